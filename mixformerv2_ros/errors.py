@@ -1,0 +1,37 @@
+"""The errors that bad input raises.
+
+Every message is one line that says what was expected and what came. Adapters (the command line,
+the nodes) turn these into an exit code or a log line; any other exception is a defect of ours.
+"""
+
+
+class MixFormerError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class BoxError(MixFormerError, ValueError):
+    """A box that cannot be tracked: not finite, empty, or outside its image."""
+
+
+class ImageError(MixFormerError, ValueError):
+    """An image that cannot be decoded or is too small to track in."""
+
+
+class CheckpointError(MixFormerError, ValueError):
+    """A checkpoint file that is truncated, hostile, or of another architecture."""
+
+
+class BundleError(MixFormerError, ValueError):
+    """A model bundle that is incomplete, damaged, or inconsistent."""
+
+
+class EngineError(MixFormerError, RuntimeError):
+    """An inference engine that is not installed or cannot run the bundle."""
+
+
+class SourceError(MixFormerError, ValueError):
+    """A video, camera, image folder or bag that cannot be read or written."""
+
+
+class ParameterError(MixFormerError, ValueError):
+    """A parameter with an unknown name, a wrong type or a value out of range."""

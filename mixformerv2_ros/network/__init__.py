@@ -1,0 +1,1 @@
+"""MixFormerV2 in torch: presets, network, checkpoints. Knows nothing of tracking or ROS."""

@@ -1,0 +1,232 @@
+"""The transformer backbone with asymmetric mixed attention and four prediction tokens.
+
+Sequence of tokens: `[templates | search | left, right, top, bottom]`. Templates attend to templates
+only; search and prediction tokens attend to everything (paper, section 3.2). Keys and values of the
+templates are therefore a function of the templates alone, and can be computed once per template
+change (`encode_templates`) and reused for every frame (`search`). `forward` is the joint pass over
+all tokens; both give the same result.
+
+Module and parameter names are those of the released checkpoints, so that `load_state_dict` is
+strict.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixformerv2_ros.inference.engine import ModelSpec
+
+NORM_EPS = 1e-6
+PREDICTION_TOKENS = 4
+
+
+def sincos_position_table(width: int, side: int) -> npt.NDArray[np.float32]:
+    """Return the fixed position table (1, side * side, width) of a square patch grid.
+
+    Token `y * side + x` holds the sines and cosines of x in its first half and those of y in its
+    second half; frequencies are 10000^(-k / (width / 4)). Arithmetic in float32, like the released
+    tables.
+    """
+    quarter = width // 4
+    frequencies = np.float32(1.0) / np.power(
+        np.float32(10000.0), np.arange(quarter, dtype=np.float32) / np.float32(quarter)
+    )
+    angles = np.arange(side, dtype=np.float32)[:, None] * frequencies[None, :]
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    columns = np.tile(waves, (side, 1))
+    rows = np.repeat(waves, side, axis=0)
+    return np.concatenate([columns, rows], axis=1).astype(np.float32)[None]
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to tokens."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, H/16 * W/16, width), row by row."""
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values may come from elsewhere."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def split_heads(self, tokens: Tensor) -> Tensor:
+        """(B, N, parts * width) -> (parts, B, heads, N, channels of a head)."""
+        batch, count, _ = tokens.shape
+        width = self.proj.in_features
+        shape = (batch, count, -1, self.heads, width // self.heads)
+        return tokens.reshape(shape).permute(2, 0, 3, 1, 4)
+
+    def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k and v, each (B, heads, N, channels of a head)."""
+        q, k, v = self.split_heads(self.qkv(tokens)).unbind(0)
+        return q, k, v
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return k and v only, for tokens that nobody will ask as queries."""
+        width = self.proj.in_features
+        weight, bias = self.qkv.weight[width:], self.qkv.bias[width:]
+        k, v = self.split_heads(F.linear(tokens, weight, bias)).unbind(0)
+        return k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention before the output projection: (B, N, width)."""
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block over template tokens, search tokens, or both."""
+
+    def __init__(self, spec: ModelSpec, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(spec.width, eps=NORM_EPS)
+        self.attn = Attention(spec.width, spec.heads)
+        self.norm2 = nn.LayerNorm(spec.width, eps=NORM_EPS)
+        self.mlp = Mlp(spec.width, int(spec.width * spec.mlp_ratio))
+        self.drop_path = drop_path
+
+    def _residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
+        # Stochastic depth: a sample skips this branch, the others are scaled up to keep the mean.
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            mask = torch.rand(tokens.shape[0], 1, 1, device=tokens.device) < keep
+            branch = branch * (mask / keep)
+        return tokens + branch
+
+    def _finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        tokens = self._residual(tokens, self.attn.proj(mixed))
+        return self._residual(tokens, self.mlp(self.norm2(tokens)))
+
+    def templates(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run template tokens (B, M, width); return them with their keys and values."""
+        q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
+        return self._finish(tokens, self.attn.attend(q, k, v)), k, v
+
+    def template_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of template tokens only: all that the last block needs of them."""
+        return self.attn.keys_values(self.norm1(tokens))
+
+    def search(self, tokens: Tensor, template_keys: Tensor, template_values: Tensor) -> Tensor:
+        """Run search and prediction tokens (B, N, width) against cached template keys and values."""
+        q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
+        k = torch.cat([template_keys, k], dim=2)
+        v = torch.cat([template_values, v], dim=2)
+        return self._finish(tokens, self.attn.attend(q, k, v))
+
+    def joint(self, tokens: Tensor, template_count: int) -> Tensor:
+        """Run all tokens (B, M + N, width) at once; the first `template_count` are templates."""
+        q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
+        m = template_count
+        templates = self.attn.attend(q[:, :, :m], k[:, :, :m], v[:, :, :m])
+        others = self.attn.attend(q[:, :, m:], k, v)
+        return self._finish(tokens, torch.cat([templates, others], dim=1))
+
+
+class Backbone(nn.Module):
+    """Patch embedding, position tables, prediction tokens and the blocks. No final norm."""
+
+    def __init__(self, spec: ModelSpec, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.patch_embed = PatchEmbed(spec.width, spec.PATCH)
+        for name, size in (("t", spec.template_size), ("s", spec.search_size)):
+            table = sincos_position_table(spec.width, size // spec.PATCH)
+            parameter = nn.Parameter(torch.from_numpy(table), requires_grad=False)
+            self.register_parameter(f"pos_embed_{name}", parameter)
+        self.reg_tokens = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
+        self.pos_embed_reg = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
+        rates = torch.linspace(0, drop_path, spec.depth).tolist()
+        self.blocks = nn.ModuleList(Block(spec, rate) for rate in rates)
+
+    def embed_templates(self, templates: Tensor) -> Tensor:
+        """(B, K, 3, T, T) -> (B, K * template tokens, width), position table added to each."""
+        batch, count = templates.shape[:2]
+        tokens = self.patch_embed(templates.flatten(0, 1)) + self.pos_embed_t
+        return tokens.reshape(batch, count * tokens.shape[1], tokens.shape[2])
+
+    def embed_search(self, search: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, search tokens + 4, width)."""
+        tokens = self.patch_embed(search) + self.pos_embed_s
+        prediction = (self.reg_tokens + self.pos_embed_reg).expand(tokens.shape[0], -1, -1)
+        return torch.cat([tokens, prediction], dim=1)
+
+    def encode_templates(self, templates: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode templates (B, K, 3, T, T) once per template change.
+
+        Returns:
+            Keys and values of all blocks, each (depth, B, heads, K * template tokens, channels).
+        """
+        tokens = self.embed_templates(templates)
+        keys, values = [], []
+        for block in self.blocks[:-1]:
+            tokens, k, v = block.templates(tokens)
+            keys.append(k)
+            values.append(v)
+        k, v = self.blocks[-1].template_keys_values(tokens)
+        return torch.stack([*keys, k]), torch.stack([*values, v])
+
+    def search(self, search: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Run one frame (B, 3, S, S) against encoded templates: (B, search tokens + 4, width)."""
+        tokens = self.embed_search(search)
+        for index, block in enumerate(self.blocks):
+            tokens = block.search(tokens, keys[index], values[index])
+        return tokens
+
+    def forward(self, templates: Tensor, search: Tensor) -> Tensor:
+        """Joint pass over templates (B, K, 3, T, T) and search (B, 3, S, S).
+
+        The last block spends nothing on template queries, which nobody reads.
+
+        Returns:
+            Final search and prediction tokens, (B, search tokens + 4, width).
+        """
+        template_tokens = self.embed_templates(templates)
+        count = template_tokens.shape[1]
+        tokens = torch.cat([template_tokens, self.embed_search(search)], dim=1)
+        for block in self.blocks[:-1]:
+            tokens = block.joint(tokens, count)
+        last = self.blocks[-1]
+        keys, values = last.template_keys_values(tokens[:, :count])
+        return last.search(tokens[:, count:], keys, values)
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights: truncated normal 0.02, zero biases, unit norms (ViT's usual start)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        fan_in = math.prod(self.patch_embed.proj.weight.shape[1:])
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.trunc_normal_(self.reg_tokens, std=0.02)
+        nn.init.zeros_(self.pos_embed_reg)

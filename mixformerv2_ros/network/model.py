@@ -1,0 +1,88 @@
+"""MixFormerV2: the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.network.backbone import PREDICTION_TOKENS, Backbone
+from mixformerv2_ros.network.heads import BoxHead, ScoreHead, edges_to_boxes, expected_edges
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(crops: Tensor) -> Tensor:
+    """uint8 RGB crops (..., H, W, 3) -> float32 (..., 3, H, W), the order of operations released."""
+    mean = torch.tensor(PIXEL_MEAN, device=crops.device)
+    std = torch.tensor(PIXEL_STD, device=crops.device)
+    return ((crops.to(torch.float32) / 255.0 - mean) / std).movedim(-1, -3)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one pass of the network returns for a batch of B.
+
+    Attributes:
+        edge_logits: (B, 4, bins), order left, top, right, bottom.
+        boxes: (B, 4) centre x, centre y, width, height over the side of the search crop.
+        score_logits: (B,).
+        search_tokens: (B, search tokens, width) after the last block.
+        prediction_tokens: (B, 4, width) after the last block; order left, right, top, bottom.
+    """
+
+    edge_logits: Tensor
+    boxes: Tensor
+    score_logits: Tensor
+    search_tokens: Tensor
+    prediction_tokens: Tensor
+
+
+class MixFormerV2(nn.Module):
+    """Backbone and heads; keys of its `state_dict` are those of the released checkpoints."""
+
+    def __init__(self, spec: ModelSpec, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = Backbone(spec, drop_path)
+        self.box_head = BoxHead(spec)
+        self.score_head = ScoreHead(spec)
+
+    @classmethod
+    def from_weights(
+        cls, spec: ModelSpec, weights: Mapping[str, npt.NDArray[np.float32]]
+    ) -> MixFormerV2:
+        """Build the network in eval mode from numpy weights; every key must match, both ways."""
+        model = cls(spec)
+        model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+        return model.eval().requires_grad_(False)
+
+    def heads(self, tokens: Tensor) -> Output:
+        """Final tokens (B, search tokens + 4, width) -> output."""
+        prediction = tokens[:, -PREDICTION_TOKENS:]
+        edge_logits = self.box_head(prediction)
+        return Output(
+            edge_logits=edge_logits,
+            boxes=edges_to_boxes(expected_edges(edge_logits)),
+            score_logits=self.score_head(prediction),
+            search_tokens=tokens[:, :-PREDICTION_TOKENS],
+            prediction_tokens=prediction,
+        )
+
+    def encode_templates(self, templates: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.encode_templates`."""
+        return self.backbone.encode_templates(templates)
+
+    def search(self, search: Tensor, keys: Tensor, values: Tensor) -> Output:
+        """One frame (B, 3, S, S), normalised, against encoded templates."""
+        return self.heads(self.backbone.search(search, keys, values))
+
+    def forward(self, templates: Tensor, search: Tensor) -> Output:
+        """Joint pass: templates (B, K, 3, T, T) and search (B, 3, S, S), both normalised."""
+        return self.heads(self.backbone(templates, search))
