@@ -112,7 +112,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(spec.width, eps=NORM_EPS)
         self.attn = Attention(spec.width, spec.heads)
         self.norm2 = nn.LayerNorm(spec.width, eps=NORM_EPS)
-        self.mlp = Mlp(spec.width, int(spec.width * spec.mlp_ratio))
+        self.mlp = Mlp(spec.width, round(spec.width * spec.mlp_ratio))
         self.drop_path = drop_path
 
     def _residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Block(nn.Module):
         return self.attn.keys_values(self.norm1(tokens))
 
     def search(self, tokens: Tensor, template_keys: Tensor, template_values: Tensor) -> Tensor:
-        """Run search and prediction tokens (B, N, width) against cached template keys and values."""
+        """Run search and prediction tokens (B, N, width) with cached template keys and values."""
         q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
         k = torch.cat([template_keys, k], dim=2)
         v = torch.cat([template_values, v], dim=2)
@@ -220,7 +220,7 @@ class Backbone(nn.Module):
         return last.search(tokens[:, count:], keys, values)
 
     def reset_parameters(self) -> None:
-        """Draw fresh weights: truncated normal 0.02, zero biases, unit norms (ViT's usual start)."""
+        """Draw fresh weights the way ViTs usually start: truncated normal 0.02, zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -19,7 +19,7 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(crops: Tensor) -> Tensor:
-    """uint8 RGB crops (..., H, W, 3) -> float32 (..., 3, H, W), the order of operations released."""
+    """uint8 RGB crops (..., H, W, 3) -> float32 (..., 3, H, W), in the released order."""
     mean = torch.tensor(PIXEL_MEAN, device=crops.device)
     std = torch.tensor(PIXEL_STD, device=crops.device)
     return ((crops.to(torch.float32) / 255.0 - mean) / std).movedim(-1, -3)

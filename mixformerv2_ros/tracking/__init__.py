@@ -1,1 +1,1 @@
-"""The tracker: boxes, crops, template memory, targets. Knows no ROS, no torch, no engine library."""
+"""The tracker: boxes, crops, template memory, targets. Knows no ROS, torch or engine library."""

@@ -15,6 +15,9 @@ from mixformerv2_ros.errors import BoxError, ImageError
 MARGIN = 10.0
 """Smallest side of a tracked box and smallest overlap with the image, in pixels (reference: 10)."""
 
+MAX_AREA = 4.0
+"""Largest area of a box over that of its image; crops would else take any amount of memory."""
+
 
 class Box(NamedTuple):
     """An axis-aligned box: top-left corner and size, in pixels."""
@@ -78,6 +81,11 @@ def check_box(box: Box, image_width: int, image_height: int) -> Box:
         raise BoxError(f"box width and height must be positive, got {described}")
     if box.x >= image_width or box.y >= image_height or box.x + box.w <= 0 or box.y + box.h <= 0:
         raise BoxError(f"box must overlap the {image_width}x{image_height} image, got {described}")
+    if box.area > MAX_AREA * image_width * image_height:
+        raise BoxError(
+            f"box must be at most {MAX_AREA:.0f} times the {image_width}x{image_height} image, "
+            f"got {described}"
+        )
     return box
 
 

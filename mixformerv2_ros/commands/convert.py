@@ -1,0 +1,125 @@
+"""`mixformerv2 convert`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixformerv2_ros.errors import BundleError
+from mixformerv2_ros.inference.bundle import (
+    POOLINGS,
+    SEARCH_FACTOR,
+    TEMPLATE_FACTOR,
+    file_sha256,
+    write_bundle,
+)
+from mixformerv2_ros.network.checkpoints import Checkpoint, describe, infer_spec, load_checkpoint
+from mixformerv2_ros.text import printable, some
+
+UNKNOWN_LICENCE = "unknown: not stated in the checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Turn a checkpoint (official .pth.tar, any state_dict of MixFormerV2, .safetensors) into a "
+        "bundle. The architecture is inferred from the weights; no code in the file is executed."
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder to write"
+    )
+    parser.add_argument("--name", help="name of the model (default: MixFormerV2 and its preset)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="number format of the stored weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--search-factor",
+        type=float,
+        default=SEARCH_FACTOR,
+        metavar="F",
+        help="side of the search crop over the square root of the box area (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--template-factor",
+        type=float,
+        default=TEMPLATE_FACTOR,
+        metavar="F",
+        help="the same for template crops (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--heads",
+        type=int,
+        metavar="N",
+        help="attention heads, if neither preset nor checkpoint tells (default: width / 64)",
+    )
+    parser.add_argument(
+        "--licence",
+        default=UNKNOWN_LICENCE,
+        metavar="TEXT",
+        help="licence of the weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="model card to put into the bundle as README.md"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert one checkpoint; bad input raises a `MixFormerError` and leaves nothing behind."""
+    checkpoint = load_checkpoint(args.checkpoint)
+    print(f"{printable(args.checkpoint.name)}: {checkpoint.kind}")
+    if checkpoint.inert:
+        print(f"  made inert   {some(checkpoint.inert, 20)}")
+    if checkpoint.ignored:
+        print(f"  ignored      {some(checkpoint.ignored, 20)}")
+    spec = infer_spec(
+        checkpoint.weights,
+        heads=_heads(args.heads, checkpoint),
+        score_pooling=_score_pooling(checkpoint),
+    )
+    print(f"  model        {describe(spec)}")
+    bundle = write_bundle(
+        args.output,
+        spec,
+        checkpoint.weights,
+        name=args.name or f"MixFormerV2-{spec.preset}",
+        search_factor=args.search_factor,
+        template_factor=args.template_factor,
+        source={
+            "file": printable(args.checkpoint.name),
+            "sha256": file_sha256(args.checkpoint),
+            "kind": checkpoint.kind,
+        },
+        licence=args.licence,
+        precision=args.precision,
+        training=checkpoint.training,
+        card=_read_card(args.card),
+        overwrite=args.force,
+    )
+    megabytes = bundle.weights_path.stat().st_size / 1e6
+    print(f"  parameters   {bundle.parameters:,}")
+    print(f"  bundle       {args.output} ({bundle.precision}, {megabytes:.1f} MB)")
+    return 0
+
+
+def _heads(given: int | None, checkpoint: Checkpoint) -> int | None:
+    noted = checkpoint.spec.get("heads")
+    return noted if given is None and isinstance(noted, int) else given
+
+
+def _score_pooling(checkpoint: Checkpoint) -> str:
+    noted = checkpoint.spec.get("score_pooling")
+    return noted if isinstance(noted, str) and noted in POOLINGS else POOLINGS[0]
+
+
+def _read_card(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"model card must be a readable UTF-8 file: {printable(error)}"
+        ) from error

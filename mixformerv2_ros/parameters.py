@@ -1,0 +1,230 @@
+"""Every parameter that users can set: name, type, default, range, text, live or fixed.
+
+One table. Command-line options, the YAML files in `config/`, the README's table and validation come
+from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.inference.bundle import Bundle
+from mixformerv2_ros.inference.loader import ENGINES
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        name: Name as in the YAML files; dots separate groups.
+        default: Value where nothing else is said; its type is the parameter's type.
+        text: One line for people.
+        unit: Unit, empty where there is none.
+        low, high: Permitted range of a number, both ends included.
+        choices: Permitted values of a text; empty for any.
+        live: Whether it can be changed while the tracker runs.
+        setting: Field of `TrackerSettings` that it sets; empty for parameters of the engine.
+    """
+
+    name: str
+    default: Value
+    text: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    setting: str = ""
+
+    @property
+    def option(self) -> str:
+        """The command-line option, such as `--template-update-interval`."""
+        return "--" + self.name.replace(".", "-").replace("_", "-")
+
+    @property
+    def range(self) -> str:
+        """The permitted values in words; empty where all are."""
+        if self.choices:
+            return " | ".join(self.choices)
+        if self.low == -math.inf and self.high == math.inf:
+            return ""
+        if self.high == math.inf:
+            return f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+    def check(self, value: Any) -> Value:
+        """Return `value` in the parameter's type.
+
+        Raises:
+            ParameterError: another type, or out of range.
+        """
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise ParameterError(f"{self.name} must be {kind.__name__}, got {value!r}")
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"{self.name} must be {self.range}, got {value!r}")
+        if kind in (int, float) and not self.low <= value <= self.high:
+            raise ParameterError(f"{self.name} must be {self.range}, got {value:g}")
+        checked: Value = value
+        return checked
+
+    def parse(self, text: str) -> Value:
+        """Read a value as typed on a command line.
+
+        Raises:
+            ParameterError: not of the parameter's type, or out of range.
+        """
+        kind = type(self.default)
+        try:
+            return self.check(text if kind is str else kind(text))
+        except ValueError:
+            raise ParameterError(f"{self.name} must be {kind.__name__}, got {text!r}") from None
+
+
+_S = TrackerSettings()
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter("model", "", "folder of a model bundle; empty for the one in the package"),
+    Parameter("engine", "auto", "library that runs the network", choices=ENGINES),
+    Parameter("device", "cpu", "where the network runs", choices=("cpu", "cuda")),
+    Parameter(
+        "num_threads", 0, "threads of one network run; 0 leaves the choice to the engine",
+        low=0, high=256,
+    ),
+    Parameter(
+        "search_factor", 0.0,
+        "side of the search region over the target's size, sqrt(w*h); 0 takes the model's own",
+        low=0, high=10, live=True, setting="search_factor",
+    ),
+    Parameter(
+        "template_factor", 0.0,
+        "side of a template over the target's size, sqrt(w*h); 0 takes the model's own",
+        low=0, high=10, live=True, setting="template_factor",
+    ),
+    Parameter(
+        "template_update.interval", _S.update_interval,
+        "frames between two changes of the online template",
+        unit="frames", low=1, high=1_000_000, live=True, setting="update_interval",
+    ),
+    Parameter(
+        "template_update.period", _S.update_period,
+        "image time between two changes of the online template; 0 counts frames instead",
+        unit="s", low=0, high=3600, live=True, setting="update_period",
+    ),
+    Parameter(
+        "template_update.score_threshold", _S.update_score_threshold,
+        "only a frame with more confidence than this can become the online template",
+        low=0, high=1, live=True, setting="update_score_threshold",
+    ),
+    Parameter(
+        "template_update.max_score_decay", _S.max_score_decay,
+        "factor per frame on the best candidate's score, so that newer frames win; 1 is off",
+        low=0, high=1, live=True, setting="max_score_decay",
+    ),
+    Parameter(
+        "template_update.online_size", _S.online_size, "online templates kept, replaced in turn",
+        low=1, high=8, live=True, setting="online_size",
+    ),
+    Parameter(
+        "uncertain.score_threshold", _S.uncertain_threshold,
+        "below this confidence the target is UNCERTAIN and templates stay as they are",
+        low=0, high=1, live=True, setting="uncertain_threshold",
+    ),
+    Parameter(
+        "uncertain.duration", _S.uncertain_duration,
+        "how long the confidence must stay below before the target is UNCERTAIN",
+        unit="s", low=0, high=3600, live=True, setting="uncertain_duration",
+    ),
+    Parameter(
+        "lost.score_threshold", _S.lost_threshold,
+        "below this confidence the target counts as gone",
+        low=0, high=1, live=True, setting="lost_threshold",
+    ),
+    Parameter(
+        "lost.duration", _S.lost_duration,
+        "how long the confidence must stay below before the target is LOST",
+        unit="s", low=0, high=3600, live=True, setting="lost_duration",
+    ),
+)  # fmt: skip
+
+BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+def check_values(values: Mapping[str, Any]) -> dict[str, Value]:
+    """Check a set of values, each and together; fill in defaults.
+
+    Raises:
+        ParameterError: an unknown name, a wrong value, or values that contradict each other.
+    """
+    for name in values:
+        if name not in BY_NAME:
+            raise ParameterError(f"unknown parameter {name!r}; known are {', '.join(BY_NAME)}")
+    checked = {p.name: p.check(values.get(p.name, p.default)) for p in PARAMETERS}
+    lost, uncertain = checked["lost.score_threshold"], checked["uncertain.score_threshold"]
+    if lost > uncertain:  # type: ignore[operator]
+        raise ParameterError(
+            "lost.score_threshold must not exceed uncertain.score_threshold, "
+            f"got {lost} > {uncertain}"
+        )
+    return checked
+
+
+def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettings:
+    """Settings of the tracker from parameter values; factors left at 0 are the model's own.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    checked = check_values(values)
+    fields: dict[str, Any] = {p.setting: checked[p.name] for p in PARAMETERS if p.setting}
+    for name in ("search_factor", "template_factor"):
+        fields[name] = fields[name] or getattr(bundle, name)
+    return TrackerSettings(**fields)
+
+
+def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare an option for every parameter."""
+    engine = parser.add_argument_group("model and engine")
+    tracker = parser.add_argument_group("tracker")
+    for parameter in PARAMETERS:
+        group = tracker if parameter.setting else engine
+        notes = [parameter.unit, parameter.range if not parameter.choices else ""]
+        shown = parameter.default if parameter.default != "" else ""
+        notes.append(f"default {shown}" if shown != "" else "")
+        extra = ", ".join(note for note in notes if note)
+        group.add_argument(
+            parameter.option,
+            dest=parameter.name,
+            metavar=parameter.choices and "{" + ",".join(parameter.choices) + "}" or "VALUE",
+            help=parameter.text + (f" ({extra})" if extra else ""),
+        )
+
+
+def values_from_arguments(args: argparse.Namespace) -> dict[str, Value]:
+    """The parameters that were given on the command line.
+
+    Raises:
+        ParameterError: a value of the wrong type or out of range.
+    """
+    given = {p: getattr(args, p.name) for p in PARAMETERS}
+    return {p.name: p.parse(text) for p, text in given.items() if text is not None}
+
+
+def settings_from_arguments(args: argparse.Namespace, bundle: Bundle) -> TrackerSettings:
+    """Settings of the tracker from command-line options.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    return tracker_settings(values_from_arguments(args), bundle)

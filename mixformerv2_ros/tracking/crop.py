@@ -1,0 +1,69 @@
+"""Square crops around a box, bit for bit as the reference cuts them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.errors import BoxError
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.pixels import Pixels
+
+
+class Window(NamedTuple):
+    """A square of whole pixels in an image: top-left corner and side; may hang over the border."""
+
+    x: int
+    y: int
+    side: int
+
+
+def crop_window(box: Box, factor: float) -> Window:
+    """The window of side `ceil(sqrt(w * h) * factor)` around the middle of `box`.
+
+    Raises:
+        BoxError: the box is too small to cut a window of one pixel.
+    """
+    side = math.ceil(math.sqrt(box.w * box.h) * factor)
+    if side < 1:
+        raise BoxError(f"box must cover at least a part of a pixel, got {box.w:g}x{box.h:g}")
+    # Python rounds ties to even, and so does the reference.
+    x = round(box.x + 0.5 * box.w - side * 0.5)
+    y = round(box.y + 0.5 * box.h - side * 0.5)
+    return Window(x, y, side)
+
+
+def cut(image: Pixels, window: Window, out: npt.NDArray[np.uint8]) -> None:
+    """Fill `out` (S, S, 3) uint8 with the RGB content of `window`, resized.
+
+    What lies outside of the image is black. A window that reaches the right or lower border loses
+    its last column or row to black as well: the reference pads one pixel too much, and trained
+    weights have seen it.
+
+    Raises:
+        BoxError: the window does not overlap the image.
+    """
+    x1, y1 = max(window.x, 0), max(window.y, 0)
+    x2 = min(window.x + window.side, image.width - 1)
+    y2 = min(window.y + window.side, image.height - 1)
+    if x1 >= x2 or y1 >= y2:
+        raise BoxError(
+            f"crop of {window.side} px at {window.x},{window.y} must overlap the "
+            f"{image.width}x{image.height} image"
+        )
+    patch = image.rgb(x1, y1, x2, y2)
+    if (x2 - x1, y2 - y1) != (window.side, window.side):
+        patch = cv2.copyMakeBorder(
+            patch,
+            top=y1 - window.y,
+            bottom=window.y + window.side - y2,
+            left=x1 - window.x,
+            right=window.x + window.side - x2,
+            borderType=cv2.BORDER_CONSTANT,
+        )
+    side = out.shape[0]
+    cv2.resize(patch, (side, side), dst=out, interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,383 @@
+"""Images as they come in messages, converted to RGB only where somebody looks.
+
+A tracker looks at a small part of each image. `Pixels` therefore keeps a view of the message's
+buffer and converts the region that is asked for. The result of a region equals the same crop of
+the fully converted image, for every encoding: chroma-subsampled and Bayer data are read with the
+alignment and the border that their conversion needs.
+
+Conventions: results are 8-bit RGB. 16-bit data keeps its high byte (`value >> 8`), depth images
+(`16UC1`) included. `8UC3` is taken as BGR, as cv_bridge does. YUV is BT.601 with limited range,
+which is what OpenCV's NV12 and YUY2 conversions use. Alpha is dropped. Orientation tags in
+compressed images are ignored: pixels count as they are stored, like the boxes drawn on them.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+"""Largest image that is decoded, in pixels; a header that claims more is taken for an attack."""
+
+Bytes = npt.NDArray[np.uint8]
+Planes = tuple[Bytes, ...]
+Region = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels; x2 and y2 exclusive."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How one family of encodings lies in memory and becomes RGB.
+
+    Attributes:
+        pixel_bytes: Bytes of a pixel in a row of `step` bytes.
+        rows: Rows of `step` bytes per two image rows: 2, or more where chroma planes follow.
+        view: Splits (buffer, height, width, step, big endian) into planes, without a copy.
+        convert: Converts a region of the planes to RGB.
+        block: Width and height of the smallest block of pixels that can be converted alone.
+        whole_blocks: Whether an image must consist of whole blocks.
+        border: Pixels around a region that its conversion depends on.
+    """
+
+    pixel_bytes: int
+    view: Callable[[Bytes, int, int, int, bool], Planes]
+    convert: Callable[[Planes, Region], Bytes]
+    rows: int = 2
+    block: tuple[int, int] = (1, 1)
+    whole_blocks: bool = True
+    border: int = 0
+
+
+class Pixels:
+    """An image in the encoding it came in; a view, so its buffer must not change.
+
+    Attributes:
+        width: Width in pixels.
+        height: Height in pixels.
+        encoding: Name of the encoding, as in `sensor_msgs/image_encodings`; `bgr8` or `mono8` for
+            an image that came compressed.
+    """
+
+    __slots__ = ("_layout", "_planes", "encoding", "height", "width")
+
+    def __init__(
+        self, width: int, height: int, encoding: str, layout: _Layout, planes: Planes
+    ) -> None:
+        self.width = width
+        self.height = height
+        self.encoding = encoding
+        self._layout = layout
+        self._planes = planes
+
+    @classmethod
+    def from_array(cls, array: npt.NDArray[Any], encoding: str = "rgb8") -> Pixels:
+        """Wrap an array: HxWx3 or HxWx4 uint8, HxW uint8 (`mono8`) or HxW uint16 (`mono16`).
+
+        A contiguous array is not copied.
+
+        Raises:
+            ImageError: the array's shape or type does not fit the encoding.
+        """
+        channels = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 1}
+        if encoding not in channels:
+            raise ImageError(
+                f"array encoding must be one of {', '.join(channels)}, got {encoding!r}"
+            )
+        shape = array.shape if channels[encoding] > 1 else (*array.shape, 1)
+        kind = "uint16" if encoding == "mono16" else "uint8"
+        if len(shape) != 3 or shape[2] != channels[encoding] or array.dtype.name != kind:
+            raise ImageError(
+                f"{encoding} needs an array of height x width x {channels[encoding]} {kind}, "
+                f"got {'x'.join(map(str, array.shape))} {array.dtype.name}"
+            )
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        data = np.ascontiguousarray(native).reshape(-1).view(np.uint8)
+        bigendian = sys.byteorder == "big"
+        step = shape[1] * channels[encoding] * array.itemsize
+        return decode_image(shape[0], shape[1], encoding, bigendian, step, data)
+
+    def rgb(self, x1: int = 0, y1: int = 0, x2: int | None = None, y2: int | None = None) -> Bytes:
+        """Convert a region to RGB.
+
+        Args:
+            x1: Left column.
+            y1: Top row.
+            x2: Column after the last one; the image's width if None.
+            y2: Row after the last one; the image's height if None.
+
+        Returns:
+            (y2 - y1, x2 - x1, 3) uint8 RGB, contiguous. It may share memory with the message:
+            do not write into it.
+
+        Raises:
+            ValueError: the region does not lie in the image.
+        """
+        x2 = self.width if x2 is None else x2
+        y2 = self.height if y2 is None else y2
+        if not (0 <= x1 <= x2 <= self.width and 0 <= y1 <= y2 <= self.height):
+            raise ValueError(
+                f"region must lie in the {self.width}x{self.height} image, "
+                f"got x {x1}..{x2}, y {y1}..{y2}"
+            )
+        if x1 == x2 or y1 == y2:
+            return np.empty((y2 - y1, x2 - x1, 3), np.uint8)
+        left, right = self._span(x1, x2, self.width, self._layout.block[0])
+        top, bottom = self._span(y1, y2, self.height, self._layout.block[1])
+        converted = self._layout.convert(self._planes, (left, top, right, bottom))
+        return np.ascontiguousarray(converted[y1 - top : y2 - top, x1 - left : x2 - left])
+
+    def _span(self, start: int, stop: int, limit: int, block: int) -> tuple[int, int]:
+        """Widen start..stop by the border and to whole blocks, within the image."""
+        border = self._layout.border
+        start = max(0, start - border) // block * block
+        stop = min(limit, -(-(stop + border) // block) * block)
+        return start, stop
+
+
+def _packed_view(channels: int) -> Callable[[Bytes, int, int, int, bool], Planes]:
+    def view(data: Bytes, height: int, width: int, step: int, bigendian: bool) -> Planes:
+        rows = data[: height * step].reshape(height, step)[:, : width * channels]
+        return (rows.reshape(height, width, channels) if channels > 1 else rows,)
+
+    return view
+
+
+def _high_byte_view(channels: int) -> Callable[[Bytes, int, int, int, bool], Planes]:
+    def view(data: Bytes, height: int, width: int, step: int, bigendian: bool) -> Planes:
+        rows = data[: height * step].reshape(height, step)[:, : width * channels * 2]
+        shape = (height, width, channels) if channels > 1 else (height, width)
+        return (rows.reshape(*shape, 2)[..., 0 if bigendian else 1],)
+
+    return view
+
+
+def _nv12_view(data: Bytes, height: int, width: int, step: int, bigendian: bool) -> Planes:
+    rows = data[: height // 2 * 3 * step].reshape(height // 2 * 3, step)[:, :width]
+    return rows[:height], rows[height:].reshape(height // 2, width // 2, 2)
+
+
+def _nv24_view(data: Bytes, height: int, width: int, step: int, bigendian: bool) -> Planes:
+    luma = data[: height * step].reshape(height, step)[:, :width]
+    chroma = data[height * step : 3 * height * step].reshape(height, 2 * step)[:, : 2 * width]
+    return luma, chroma.reshape(height, width, 2)
+
+
+def _convert_packed(code: int | None) -> Callable[[Planes, Region], Bytes]:
+    def convert(planes: Planes, region: Region) -> Bytes:
+        x1, y1, x2, y2 = region
+        crop = planes[0][y1:y2, x1:x2]
+        return crop if code is None else _color(crop, code)
+
+    return convert
+
+
+def _convert_nv12(code: int) -> Callable[[Planes, Region], Bytes]:
+    def convert(planes: Planes, region: Region) -> Bytes:
+        x1, y1, x2, y2 = region
+        luma = planes[0][y1:y2, x1:x2]
+        chroma = planes[1][y1 // 2 : y2 // 2, x1 // 2 : x2 // 2]
+        return np.asarray(cv2.cvtColorTwoPlane(luma, chroma, code), np.uint8)
+
+    return convert
+
+
+def _convert_nv24(planes: Planes, region: Region) -> Bytes:
+    # OpenCV has no conversion for NV24. Every pixel written twice is YUY2 without subsampling, so
+    # the arithmetic is that of the other YUV encodings.
+    x1, y1, x2, y2 = region
+    doubled = np.empty((y2 - y1, x2 - x1, 4), np.uint8)
+    doubled[..., 0] = doubled[..., 2] = planes[0][y1:y2, x1:x2]
+    doubled[..., 1::2] = planes[1][y1:y2, x1:x2]
+    yuy2 = doubled.reshape(y2 - y1, 2 * (x2 - x1), 2)
+    return _color(yuy2, cv2.COLOR_YUV2RGB_YUY2)[:, ::2]
+
+
+def _color(image: Bytes, code: int) -> Bytes:
+    return np.asarray(cv2.cvtColor(image, code), np.uint8)
+
+
+_YUV = {
+    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
+    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
+    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+}
+_COLOR = {
+    "rgb": (3, None),
+    "bgr": (3, cv2.COLOR_BGR2RGB),
+    "rgba": (4, cv2.COLOR_RGBA2RGB),
+    "bgra": (4, cv2.COLOR_BGRA2RGB),
+    "mono": (1, cv2.COLOR_GRAY2RGB),
+}
+# ROS names the top-left 2x2 pixels; OpenCV names the 2x2 block one row and one column further on.
+_BAYER = {
+    "bayer_rggb": cv2.COLOR_BayerBG2RGB,
+    "bayer_bggr": cv2.COLOR_BayerRG2RGB,
+    "bayer_gbrg": cv2.COLOR_BayerGR2RGB,
+    "bayer_grbg": cv2.COLOR_BayerGB2RGB,
+}
+
+
+def _layouts() -> dict[str, _Layout]:
+    layouts = {}
+    for name, (channels, code) in _COLOR.items():
+        convert = _convert_packed(code)
+        layouts[f"{name}8"] = _Layout(channels, _packed_view(channels), convert)
+        layouts[f"{name}16"] = _Layout(2 * channels, _high_byte_view(channels), convert)
+    layouts["8UC1"] = layouts["mono8"]
+    layouts["8UC3"] = layouts["bgr8"]
+    layouts["16UC1"] = layouts["mono16"]
+    for name, code in _YUV.items():
+        layouts[name] = _Layout(2, _packed_view(2), _convert_packed(code), block=(2, 1))
+    for name, code in {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}.items():
+        layouts[name] = _Layout(1, _nv12_view, _convert_nv12(code), rows=3, block=(2, 2))
+    layouts["nv24"] = _Layout(1, _nv24_view, _convert_nv24, rows=6)
+    for name, code in _BAYER.items():
+        # A pixel is interpolated from its neighbours, and the outermost pixels of an image repeat
+        # those next to them: a region needs two pixels around it.
+        convert = _convert_packed(code)
+        for suffix, size, view in (("8", 1, _packed_view(1)), ("16", 2, _high_byte_view(1))):
+            layouts[name + suffix] = _Layout(
+                size, view, convert, block=(2, 2), whole_blocks=False, border=2
+            )
+    return layouts
+
+
+_LAYOUTS = _layouts()
+
+ENCODINGS = tuple(_LAYOUTS)
+"""Names of the supported encodings."""
+
+
+def decode_image(
+    height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Any
+) -> Pixels:
+    """Wrap the fields of a `sensor_msgs/Image` without copying its data.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        encoding: One of `ENCODINGS`.
+        is_bigendian: Byte order of 16-bit data.
+        step: Bytes from one row to the next.
+        data: Anything with the buffer protocol that holds at least the rows, such as bytes,
+            `array.array` or a uint8 array.
+
+    Raises:
+        ImageError: the fields do not describe an image, or its encoding is not supported.
+    """
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        raise ImageError(f"image encoding must be one of {', '.join(ENCODINGS)}, got {encoding!r}")
+    _check_size(width, height)
+    if layout.whole_blocks and (width % layout.block[0] or height % layout.block[1]):
+        sides = "an even width" + (" and height" if layout.block[1] > 1 else "")
+        raise ImageError(f"{encoding} image must have {sides}, got {width}x{height}")
+    row = width * layout.pixel_bytes
+    if step < row:
+        raise ImageError(
+            f"{encoding} image of {width}x{height} needs a step of at least {row} bytes, got {step}"
+        )
+    buffer = np.frombuffer(data, np.uint8)
+    expected = step * height * layout.rows // 2
+    if buffer.size < expected:
+        raise ImageError(
+            f"{encoding} image of {width}x{height} with step {step} needs {expected} bytes, "
+            f"got {buffer.size}"
+        )
+    planes = layout.view(buffer, height, width, step, bool(is_bigendian))
+    return Pixels(width, height, encoding, layout, planes)
+
+
+def decode_compressed(format: str, data: Any) -> Pixels:
+    """Decode the fields of a `sensor_msgs/CompressedImage`: a JPEG or a PNG.
+
+    Grey images stay grey, 16 bits become 8 by their high byte, alpha is dropped.
+
+    Args:
+        format: The message's format. Only its tail matters: `... compressed rgb8` says that the
+            sender compressed RGB data as if it were BGR, as image_transport may do.
+        data: Anything with the buffer protocol.
+
+    Raises:
+        ImageError: the data is not a JPEG or PNG, is cut off, damaged, or claims to be larger
+            than `MAX_PIXELS`.
+    """
+    if "compressedDepth" in format:
+        raise ImageError(f"compressed image must be a JPEG or PNG, got {format!r}")
+    buffer = np.frombuffer(data, np.uint8)
+    view = buffer.data
+    if bytes(view[:8]) == b"\x89PNG\r\n\x1a\n":
+        width, height = _png_size(view)
+    elif bytes(view[:3]) == b"\xff\xd8\xff":
+        width, height = _jpeg_size(view)
+    else:
+        start = bytes(view[:4]).hex(" ") or "nothing"
+        raise ImageError(
+            f"compressed image must be a JPEG or PNG, got data that starts with {start} "
+            f"(format {format!r})"
+        )
+    _check_size(width, height)
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        decoded = cv2.imdecode(buffer, flags)
+    except cv2.error as error:
+        raise ImageError(f"compressed image cannot be decoded: {error.err}") from error
+    if decoded is None:
+        raise ImageError(f"compressed image of {width}x{height} is damaged")
+    if decoded.ndim == 2:
+        return Pixels.from_array(decoded, "mono8")
+    target = format.rpartition("compressed")[2].strip()
+    return Pixels.from_array(decoded, "rgb8" if target.startswith("rgb") else "bgr8")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"image must have at least one pixel, got {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"image must have at most {MAX_PIXELS:,} pixels, got {width}x{height}")
+
+
+def _png_size(data: memoryview) -> tuple[int, int]:
+    """Width and height from a PNG's header; ImageError if its end is missing."""
+    if len(data) < 33 or bytes(data[12:16]) != b"IHDR":
+        raise ImageError("PNG image has no header")
+    if bytes(data[-8:-4]) != b"IEND" and b"IEND" not in bytes(data):
+        raise ImageError(f"PNG image is cut off after {len(data)} bytes")
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _jpeg_size(data: memoryview) -> tuple[int, int]:
+    """Width and height from a JPEG's frame header; ImageError if its end is missing."""
+    size: tuple[int, int] | None = None
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            raise ImageError(f"JPEG image is damaged at byte {position}")
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if position + 9 > len(data):
+                break
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            size = width, height
+        if marker == 0xDA and size is not None:
+            # Cameras may pad the data; within it the end marker cannot occur.
+            if bytes(data[-2:]) == b"\xff\xd9" or b"\xff\xd9" in bytes(data[position:]):
+                return size
+            break
+        position += 2 + length
+    raise ImageError(f"JPEG image is cut off after {len(data)} bytes")

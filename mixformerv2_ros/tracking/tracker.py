@@ -1,0 +1,176 @@
+"""MixFormerV2's inference protocol for one target.
+
+Per frame: cut the search region around the last box, let the engine find the target in it, map the
+box back to the image, and keep the best recent view of the target for the online template. The
+arithmetic follows the released code, so that the same weights and frames give the same boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.inference.engine import Engine, Memory, Prediction
+from mixformerv2_ros.tracking.boxes import Box, check_box, clip_box
+from mixformerv2_ros.tracking.crop import Window, crop_window, cut
+from mixformerv2_ros.tracking.memory import TemplateMemory
+from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one frame said about the target.
+
+    Attributes:
+        box: The target's box, clipped to the image.
+        confidence: In [0, 1], how sure the network is that the box holds the target.
+        edge_std: Standard deviations of left, top, right and bottom edge in pixels.
+        candidate_taken: This frame became the candidate for the online template.
+        template_updated: The online template changed after this frame.
+    """
+
+    box: Box
+    confidence: float
+    edge_std: tuple[float, float, float, float]
+    candidate_taken: bool
+    template_updated: bool
+
+
+class Tracker:
+    """Follows one target. `update` does a frame; `cut_search` and `apply` are its two halves.
+
+    Attributes:
+        settings: May be replaced between frames.
+        box: The last box in pixels.
+        memory: Encoded templates, in the engine's form.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: TrackerSettings,
+        image: Pixels,
+        box: Box,
+        stamp_ns: int = 0,
+    ) -> None:
+        """Start on `box` in `image`.
+
+        Raises:
+            BoxError, ImageError: no target can be tracked from this box (`boxes.check_box`).
+        """
+        self.engine = engine
+        self.settings = settings
+        self.box = check_box(Box(*map(float, box)), image.width, image.height)
+        self.templates = TemplateMemory(self._cut_template(image))
+        self.memory: Memory = engine.encode_templates(self.templates.templates())
+        self.frames_since_update = 0
+        self.updated_ns = stamp_ns
+        self._window = Window(0, 0, 1)
+
+    def update(self, image: Pixels, stamp_ns: int = 0, learn: bool = True) -> Observation:
+        """Find the target in the next image; see `apply` for the arguments."""
+        crops = np.empty((1, *search_shape(self.engine)), dtype=np.uint8)
+        self.cut_search(image, crops[0])
+        prediction = self.engine.search(crops, [self.memory])
+        return self.apply(image, prediction, 0, stamp_ns, learn)
+
+    def cut_search(self, image: Pixels, out: npt.NDArray[np.uint8]) -> None:
+        """Cut the search region around the last box into `out` (S, S, 3)."""
+        self._window = crop_window(self.box, self.settings.search_factor)
+        cut(image, self._window, out)
+
+    def apply(
+        self,
+        image: Pixels,
+        prediction: Prediction,
+        index: int,
+        stamp_ns: int = 0,
+        learn: bool = True,
+    ) -> Observation:
+        """Take over the engine's answer number `index` to the last `cut_search`.
+
+        Args:
+            image: The image that the crop was cut from.
+            prediction: A batch of answers.
+            index: Which of them is this target's.
+            stamp_ns: Time of the image, for updates by period.
+            learn: Whether the template memory may change with this frame.
+        """
+        side = self._window.side
+        score = float(prediction.scores[index])
+        self.box = clip_box(
+            self._to_image(prediction.boxes[index]), image.width, image.height
+        )
+        taken = self._offer(image, score) if learn else False
+        self.frames_since_update += 1
+        updated = learn and self._is_due(stamp_ns)
+        if updated:
+            self._commit(stamp_ns)
+        return Observation(
+            box=self.box,
+            confidence=score,
+            edge_std=_edge_std(prediction.edges[index], side),
+            candidate_taken=taken,
+            template_updated=updated,
+        )
+
+    def _to_image(self, box: npt.NDArray[np.float32]) -> Box:
+        """Map a predicted box (centre, size; over the crop's side) to image pixels.
+
+        Scaled in float32 and shifted in double precision like the reference, which takes the last
+        box's middle for the crop's middle and so ignores that the crop starts at a whole pixel.
+        """
+        search_size = self.engine.spec.search_size
+        factor = search_size / self._window.side
+        scaled = box * np.float32(search_size) / np.float32(factor)
+        cx, cy, w, h = (float(value) for value in scaled)
+        half = 0.5 * search_size / factor
+        x_last, y_last = self.box.center
+        return Box(cx + (x_last - half) - 0.5 * w, cy + (y_last - half) - 0.5 * h, w, h)
+
+    def _offer(self, image: Pixels, score: float) -> bool:
+        self.templates.decay(self.settings.max_score_decay)
+        if not self.templates.wants(score, self.settings.update_score_threshold):
+            return False
+        self.templates.offer(self._cut_template(image), score)
+        return True
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        if self.settings.update_period > 0:
+            return stamp_ns - self.updated_ns >= self.settings.update_period * NANOSECONDS
+        return self.frames_since_update >= self.settings.update_interval
+
+    def _commit(self, stamp_ns: int) -> None:
+        self.templates.commit(self.settings.online_size)
+        self.memory = self.engine.encode_templates(self.templates.templates())
+        self.frames_since_update = 0
+        self.updated_ns = stamp_ns
+
+    def _cut_template(self, image: Pixels) -> npt.NDArray[np.uint8]:
+        size = self.engine.spec.template_size
+        crop = np.empty((size, size, 3), dtype=np.uint8)
+        cut(image, crop_window(self.box, self.settings.template_factor), crop)
+        return crop
+
+
+def search_shape(engine: Engine) -> tuple[int, int, int]:
+    """Shape (S, S, 3) of one search crop."""
+    size = engine.spec.search_size
+    return size, size, 3
+
+
+def _edge_std(
+    edges: npt.NDArray[np.float32], side: int
+) -> tuple[float, float, float, float]:
+    """Standard deviations in image pixels of distributions (4, bins) over a crop of `side` px."""
+    bins = edges.shape[1]
+    positions = np.arange(bins) / bins
+    mean = edges @ positions
+    variance = edges @ np.square(positions) - np.square(mean)
+    left, top, right, bottom = np.sqrt(np.maximum(variance, 0.0)) * side
+    return float(left), float(top), float(right), float(bottom)

@@ -1,0 +1,1 @@
+"""Training: data, the synthetic world, losses, trainer. Needs torch."""
