@@ -102,3 +102,15 @@ class Engine(Protocol):
             crops: (B, S, S, 3) uint8 RGB.
             memories: B results of `encode_templates`.
         """
+
+
+def search_separately(
+    engine: Engine, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]
+) -> Prediction:
+    """Search for targets one after the other: for memories that cannot form one batch."""
+    answers = [engine.search(crops[i : i + 1], [memory]) for i, memory in enumerate(memories)]
+    return Prediction(
+        boxes=np.concatenate([answer.boxes for answer in answers]),
+        scores=np.concatenate([answer.scores for answer in answers]),
+        edges=np.concatenate([answer.edges for answer in answers]),
+    )

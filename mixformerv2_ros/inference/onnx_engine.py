@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.inference.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, verify_weights
-from mixformerv2_ros.inference.engine import ModelSpec, Prediction
+from mixformerv2_ros.inference.engine import ModelSpec, Prediction, search_separately
 
 OnnxMemory = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -80,7 +80,7 @@ class OnnxEngine:
     ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         if len({keys.shape for keys, _ in memories}) > 1:
-            return _stack([self.search(crops[i : i + 1], [m]) for i, m in enumerate(memories)])
+            return search_separately(self, crops, memories)
         keys, values = memories[0] if len(memories) == 1 else _join(memories)
         inputs: dict[str, Any] = {"crops": crops, "keys": keys, "values": values}
         boxes, scores, edges = self._search.run(None, inputs)
@@ -91,10 +91,3 @@ def _join(memories: Sequence[OnnxMemory]) -> OnnxMemory:
     keys, values = zip(*memories, strict=True)
     return np.concatenate(keys, axis=1), np.concatenate(values, axis=1)
 
-
-def _stack(predictions: Sequence[Prediction]) -> Prediction:
-    return Prediction(
-        boxes=np.concatenate([p.boxes for p in predictions]),
-        scores=np.concatenate([p.scores for p in predictions]),
-        edges=np.concatenate([p.edges for p in predictions]),
-    )

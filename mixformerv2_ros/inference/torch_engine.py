@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mixformerv2_ros.inference.engine import ModelSpec, Prediction
+from mixformerv2_ros.inference.engine import ModelSpec, Prediction, search_separately
 from mixformerv2_ros.network.model import MixFormerV2, Output, normalize
 
 TorchMemory = tuple[Tensor, Tensor]
@@ -42,7 +42,9 @@ class TorchEngine:
         self, crops: npt.NDArray[np.uint8], memories: Sequence[TorchMemory]
     ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
-        keys, values = join_memories(memories)
+        if len({keys.shape for keys, _ in memories}) > 1:
+            return search_separately(self, crops, memories)
+        keys, values = memories[0] if len(memories) == 1 else _join(memories)
         return self._predict(self.model.search(self._load(crops), keys, values))
 
     @torch.inference_mode()
@@ -64,9 +66,6 @@ class TorchEngine:
         )
 
 
-def join_memories(memories: Sequence[TorchMemory]) -> TorchMemory:
-    """Put the memories of several targets into one batch."""
-    if len(memories) == 1:
-        return memories[0]
+def _join(memories: Sequence[TorchMemory]) -> TorchMemory:
     keys, values = zip(*memories, strict=True)
     return torch.cat(keys, dim=1), torch.cat(values, dim=1)

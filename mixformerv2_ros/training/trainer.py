@@ -196,6 +196,9 @@ def batches(world: World, seed: int, start: int, config: TrainConfig) -> Iterato
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_single_thread,
+        # Its own, unused: a loader else draws from the generator that stochastic depth uses, and a
+        # resumed run would differ from an unbroken one.
+        generator=torch.Generator(),
     )
     for templates, search, edges, present in loader:
         yield Batch(templates, search, edges, present)

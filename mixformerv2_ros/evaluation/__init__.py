@@ -1,0 +1,1 @@
+"""Judging trackers on annotated sequences: data sets, metrics, one-pass runs, tables."""

@@ -1,0 +1,54 @@
+"""The machine and the versions that a figure was measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mixformerv2_ros import __version__
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine that a figure depends on; for JSON files and the heads of reports."""
+    packages = ("numpy", "onnxruntime", "torch")
+    return {
+        "versions": {
+            "mixformerv2_ros": __version__,
+            "python": platform.python_version(),
+            "opencv": _opencv_version(),
+            **{name: package_version(name) for name in packages},
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def processor() -> str:
+    """Name of the processor as Linux gives it, else as Python does."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package; None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _opencv_version() -> str:
+    # Debian's package and the four wheels have different distribution names.
+    import cv2
+
+    return str(cv2.__version__)

@@ -1,0 +1,179 @@
+"""Both engines on one bundle: they agree, with any number of templates and targets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import golden
+import numpy as np
+import pytest
+
+from mixformerv2_ros.errors import BundleError, EngineError
+from mixformerv2_ros.inference.bundle import WEIGHTS, write_bundle
+from mixformerv2_ros.inference.loader import load_engine
+from mixformerv2_ros.network.checkpoints import expected_shapes
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from mixformerv2_ros.inference.export import export_bundle  # noqa: E402
+from mixformerv2_ros.network.presets import PRESETS  # noqa: E402
+
+BOUND = 1e-4
+
+
+def make_bundle(folder, preset, precision):
+    spec = PRESETS[preset]
+    return write_bundle(
+        folder,
+        spec,
+        golden.weights(expected_shapes(spec), "S"),
+        name=preset,
+        source={"file": "formula", "sha256": None, "kind": "golden vectors' formula"},
+        licence="MIT",
+        precision=precision,
+    )
+
+
+@pytest.fixture(scope="module", params=[("T", "fp16"), ("T", "fp32"), ("S", "fp32")], ids=str)
+def exported(request, tmp_path_factory):
+    preset, precision = request.param
+    bundle = make_bundle(tmp_path_factory.mktemp("bundles") / preset, preset, precision)
+    return bundle, export_bundle(bundle)
+
+
+@pytest.fixture(scope="module")
+def engines(exported):
+    bundle, _ = exported
+    return load_engine(bundle, "onnxruntime"), load_engine(bundle, "torch")
+
+
+def crops(rng, *shape):
+    return rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("online", [1, 2, 5])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_onnx_runtime_agrees_with_torch(engines, online, targets):
+    rng = np.random.default_rng(online * 10 + targets)
+    spec = engines[0].spec
+    t, s = spec.template_size, spec.search_size
+    templates = [crops(rng, 1 + online, t, t) for _ in range(targets)]
+    search = crops(rng, targets, s, s)
+    onnx, reference = (
+        engine.search(search, [engine.encode_templates(one) for one in templates])
+        for engine in engines
+    )
+    for prediction in (onnx, reference):
+        assert prediction.boxes.shape == (targets, 4)
+        assert prediction.scores.shape == (targets,)
+        assert prediction.edges.shape == (targets, 4, spec.bins)
+        assert (prediction.scores > 0).all()
+        assert (prediction.scores < 1).all()
+        np.testing.assert_allclose(prediction.edges.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(onnx.boxes, reference.boxes, atol=BOUND)
+    np.testing.assert_allclose(onnx.scores, reference.scores, atol=BOUND)
+    np.testing.assert_allclose(onnx.edges, reference.edges, atol=BOUND)
+
+
+def test_targets_of_different_template_counts_share_a_call(engines):
+    rng = np.random.default_rng(7)
+    spec = engines[0].spec
+    t, s = spec.template_size, spec.search_size
+    search = crops(rng, 2, s, s)
+    templates = [crops(rng, 2, t, t), crops(rng, 4, t, t)]
+    for engine in engines:
+        memories = [engine.encode_templates(one) for one in templates]
+        together = engine.search(search, memories)
+        for index in range(2):
+            alone = engine.search(search[index : index + 1], memories[index : index + 1])
+            np.testing.assert_allclose(together.boxes[index], alone.boxes[0], atol=1e-5)
+
+
+def test_boxes_are_the_means_of_the_edges(engines):
+    rng = np.random.default_rng(3)
+    spec = engines[0].spec
+    templates = crops(rng, 2, spec.template_size, spec.template_size)
+    search = crops(rng, 1, spec.search_size, spec.search_size)
+    for engine in engines:
+        prediction = engine.search(search, [engine.encode_templates(templates)])
+        left, top, right, bottom = prediction.edges[0] @ (np.arange(spec.bins) / spec.bins)
+        expected = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+        np.testing.assert_allclose(prediction.boxes[0], expected, atol=1e-5)
+
+
+def test_export_reports_a_small_difference(exported):
+    _, difference = exported
+    assert 0 < difference.boxes < BOUND
+    assert 0 < difference.scores < BOUND
+
+
+def test_graphs_hold_no_weights_and_no_paths_of_this_machine(exported):
+    bundle, _ = exported
+    for name in ("template_encoder.onnx", "search.onnx"):
+        content = (bundle.path / name).read_bytes()
+        assert len(content) < 200_000
+        assert WEIGHTS.encode() in content
+        assert b"/work" not in content
+        assert b".py" not in content
+
+
+def test_exported_run_imports_no_torch(exported):
+    bundle, _ = exported
+    code = (
+        "import sys, numpy as np\n"
+        "from mixformerv2_ros.inference.bundle import open_bundle\n"
+        "from mixformerv2_ros.inference.loader import load_engine\n"
+        "from mixformerv2_ros.tracking.boxes import Box\n"
+        "from mixformerv2_ros.tracking.frame import Frame\n"
+        "from mixformerv2_ros.tracking.pixels import Pixels\n"
+        "from mixformerv2_ros.tracking.session import Session\n"
+        "from mixformerv2_ros.tracking.settings import TrackerSettings\n"
+        f"engine = load_engine(open_bundle({str(bundle.path)!r}))\n"
+        "frame = Frame(Pixels.from_array(np.zeros((100, 100, 3), np.uint8)))\n"
+        "session = Session(engine, TrackerSettings())\n"
+        "session.start(frame, Box(10, 10, 40, 40))\n"
+        "assert len(session.update(frame)) == 1\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_changed_weights_are_refused(tmp_path):
+    bundle = make_bundle(tmp_path / "T", "T", "fp16")
+    export_bundle(bundle)
+    content = bytearray(bundle.weights_path.read_bytes())
+    content[-1] ^= 1
+    bundle.weights_path.write_bytes(content)
+    with pytest.raises(BundleError, match="SHA-256"):
+        load_engine(bundle)
+
+
+def test_a_missing_graph_names_the_command(tmp_path):
+    bundle = make_bundle(tmp_path / "T", "T", "fp16")
+    with pytest.raises(EngineError, match="mixformerv2 export"):
+        load_engine(bundle, "onnxruntime")
+    assert load_engine(bundle).name == "torch/cpu"
+
+
+def test_a_damaged_graph_is_one_line(exported, tmp_path):
+    bundle = make_bundle(tmp_path / "T", "T", "fp16")
+    for name in ("template_encoder.onnx", "search.onnx"):
+        (bundle.path / name).write_bytes(b"no graph at all")
+    with pytest.raises(EngineError, match="cannot load") as caught:
+        load_engine(bundle, "onnxruntime")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"engine": "tensorflow"}, "engine must be one of"),
+        ({"engine": "onnxruntime", "device": "tpu"}, "device must be one of"),
+    ],
+)
+def test_unknown_choices_are_refused(exported, arguments, words):
+    bundle, _ = exported
+    with pytest.raises(EngineError, match=words):
+        load_engine(bundle, **arguments)

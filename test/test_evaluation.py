@@ -1,0 +1,762 @@
+"""Evaluation: readers, trackers, one-pass runs, result files, and the command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mixformerv2_ros.commands import evaluate
+from mixformerv2_ros.errors import (
+    EngineError,
+    MixFormerError,
+    ParameterError,
+    SourceError,
+)
+from mixformerv2_ros.evaluation import run, trackers
+from mixformerv2_ros.evaluation.results import (
+    Result,
+    claim_folder,
+    read_result,
+    write_result,
+    write_text,
+)
+from mixformerv2_ros.evaluation.sequences import (
+    Sequence,
+    got10k_sequence,
+    lasot_sequence,
+    load_sequences,
+    plain_sequence,
+    read_boxes,
+    read_names,
+)
+from mixformerv2_ros.evaluation.summary import overall_table, summarise
+from mixformerv2_ros.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
+from mixformerv2_ros.inference.bundle import open_bundle, write_bundle
+from mixformerv2_ros.inference.engine import ModelSpec, Prediction
+from mixformerv2_ros.machine import environment
+from mixformerv2_ros.network.checkpoints import expected_shapes
+from mixformerv2_ros.tracking.boxes import Box, iou
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+WIDTH, HEIGHT, SIDE = 96, 72, 16
+
+
+def scene(index: int) -> tuple[np.ndarray, Box]:
+    """A textured square that moves over a smooth background."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(40, 120, WIDTH).astype(np.uint8)
+    image = np.repeat(np.tile(ramp, (HEIGHT, 1))[..., None], 3, axis=2)
+    x, y = 20 + 2 * index, 24 + index
+    image[y : y + SIDE, x : x + SIDE] = rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    return image, Box(x, y, SIDE, SIDE)
+
+
+def write_images(folder: Path, frames: int, pattern: str = "{:05d}.jpg") -> list[Box]:
+    folder.mkdir(parents=True, exist_ok=True)
+    boxes = []
+    for index in range(frames):
+        image, box = scene(index)
+        assert cv2.imwrite(str(folder / pattern.format(index + 1)), image)
+        boxes.append(box)
+    return boxes
+
+
+def box_lines(boxes: list[Box], separator: str = ",") -> str:
+    return "".join(separator.join(f"{value:g}" for value in box) + "\n" for box in boxes)
+
+
+def write_plain(root: Path, name: str, frames: int = 6) -> Path:
+    folder = root / name
+    boxes = write_images(folder / "img", frames)
+    (folder / "groundtruth_rect.txt").write_text(box_lines(boxes))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three sequences of 6 frames."""
+    folder = tmp_path / "sequences"
+    for name in ("one", "two", "ten"):
+        write_plain(folder, name)
+    return folder
+
+
+@pytest.fixture
+def kcf() -> TrackerSpec:
+    """OpenCV's fastest tracker, which comes with opencv-contrib only."""
+    if not hasattr(cv2, "TrackerKCF_create"):
+        pytest.skip("needs TrackerKCF, which this OpenCV build lacks")
+    return TrackerSpec("KCF")
+
+
+class Script:
+    """A tracker that says what it was told to say, and counts its uses."""
+
+    started = 0
+
+    def __init__(self, say: Callable[[int, Box], Estimate]) -> None:
+        self._say = say
+        self._index = 0
+
+    def start(self, image: np.ndarray, box: Box) -> None:
+        assert image.shape == (HEIGHT, WIDTH, 3)
+        Script.started += 1
+
+    def update(self, image: np.ndarray) -> Estimate:
+        self._index += 1
+        return self._say(self._index, scene(self._index)[1])
+
+
+def exact(index: int, box: Box) -> Estimate:
+    return Estimate(box, 0.9, False)
+
+
+def half(index: int, box: Box) -> Estimate:
+    """IoU 0.5 on every frame; surer of the earlier ones."""
+    return Estimate(Box(box.x, box.y, box.w / 2, box.h), 1 / index, False)
+
+
+# Readers
+
+
+def test_plain_sequence_in_natural_order(tmp_path: Path) -> None:
+    boxes = write_images(tmp_path / "walk" / "img", 12, "frame{}.jpg")
+    (tmp_path / "walk" / "img" / "notes.txt").write_text("not an image")
+    (tmp_path / "walk" / "groundtruth_rect.txt").write_text(box_lines(boxes))
+    sequence = plain_sequence(tmp_path / "walk")
+    assert sequence.name == "walk"
+    assert len(sequence) == 12
+    assert [path.stem for path in sequence.frames] == [f"frame{i}" for i in range(1, 13)]
+    np.testing.assert_array_equal(sequence.boxes, np.array(boxes))
+    assert sequence.initial_box == boxes[0]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", " ", ", ", "  ", ";"])
+def test_boxes_with_any_separator(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "boxes.txt"
+    lines = [separator.join(row) for row in (["1", "2.5", "3", "-4"], ["NaN"] * 4, ["5"] * 4)]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, "", ""]).encode())
+    expected = [[1, 2.5, 3, -4], [math.nan] * 4, [5] * 4]
+    np.testing.assert_array_equal(read_boxes(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1,2,3", "expected four numbers x,y,w,h, got '1,2,3'"),
+        ("1,2,3,4,5", "expected four numbers"),
+        ("1,,2,3,4", "expected four numbers"),
+        ("1,2,three,4", "expected four numbers"),
+        ("", "expected four numbers"),
+        ("1,2,NaN,4", "expected four finite numbers, or four NaN"),
+        ("1,2,inf,4", "expected four finite numbers"),
+    ],
+)
+def test_malformed_boxes_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "boxes.txt"
+    path.write_text(f"1,2,3,4\n{line}\n5,6,7,8\n")
+    with pytest.raises(SourceError) as caught:
+        read_boxes(path)
+    assert f"{path}, line 2: {message}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_results_may_not_hold_nan(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.txt"
+    path.write_text("1,2,3,4\nNaN,NaN,NaN,NaN\n")
+    with pytest.raises(SourceError, match="line 2: expected four finite numbers, got"):
+        read_boxes(path, allow_absent=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "groundtruth_rect.txt").unlink(), "groundtruth_rect.txt: expected a text"),
+        (lambda f: (f / "img" / "00003.jpg").unlink(), "one line per frame, got 6 lines for 5"),
+        (lambda f: (f / "img").rename(f / "images"), "img: expected a folder of images"),
+        (lambda f: [p.unlink() for p in (f / "img").iterdir()], "expected images"),
+        (
+            lambda f: (f / "groundtruth_rect.txt").write_text("NaN,NaN,NaN,NaN\n" * 6),
+            "groundtruth_rect.txt, line 1: expected the box of a visible target",
+        ),
+        (
+            lambda f: (f / "groundtruth_rect.txt").write_text("1,1,0,5\n" * 6),
+            "line 1: expected the box of a visible target to start from, got 1,1,0,5",
+        ),
+        (lambda f: (f / "groundtruth_rect.txt").write_bytes(b"\xff\xfe\x00\x81" * 9), "cannot"),
+    ],
+)
+def test_a_spoilt_sequence_is_named_and_the_rest_read(
+    root: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(root / "one")
+    sequences, problems = load_sequences(root, names=["ten", "one", "two"])
+    assert [sequence.name for sequence in sequences] == ["ten", "two"]
+    assert len(problems) == 1
+    assert message in problems[0]
+    assert str(root / "one") in problems[0]
+
+
+def test_lasot_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "airplane" / "airplane-1"
+    boxes = write_images(folder / "img", 4, "{:08d}.jpg")
+    (folder / "groundtruth.txt").write_text(box_lines(boxes))
+    (folder / "full_occlusion.txt").write_text("0,0,1,0")
+    (folder / "out_of_view.txt").write_text("0,0,0,1\n")
+    sequences, problems = load_sequences(tmp_path, "lasot")
+    assert not problems
+    assert np.isnan(sequences[0].boxes).any(axis=1).tolist() == [False, False, True, True]
+    assert sequences[0].name == "airplane-1"
+    (folder / "full_occlusion.txt").write_text("0,0,1")
+    with pytest.raises(SourceError, match=r"full_occlusion.txt: expected 4 values 0 or 1"):
+        lasot_sequence(folder)
+    (folder / "full_occlusion.txt").unlink()
+    with pytest.raises(SourceError, match=r"full_occlusion.txt: expected a text file, found none"):
+        lasot_sequence(folder)
+
+
+def test_got10k_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "GOT-10k_Val_000001"
+    boxes = write_images(folder, 3, "{:08d}.jpg")
+    (folder / "groundtruth.txt").write_text(box_lines(boxes))
+    assert not np.isnan(got10k_sequence(folder).boxes).any()
+    (folder / "absence.label").write_text("0\n1\n0\n")
+    (sequence,), _ = load_sequences(tmp_path, "got10k")
+    assert np.isnan(sequence.boxes).any(axis=1).tolist() == [False, True, False]
+
+
+def test_names_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "held_out.txt"
+    path.write_text("# held out\nBolt\n\n  Deer  # fast\n")
+    assert read_names(path) == ["Bolt", "Deer"]
+    path.write_text("# nothing\n")
+    with pytest.raises(SourceError, match="found none"):
+        read_names(path)
+
+
+def test_roots_that_hold_nothing(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(SourceError, match="expected a folder of sequences"):
+        load_sequences(tmp_path / "absent")
+    with pytest.raises(SourceError, match=r"first problem: .*three/"):
+        load_sequences(root, names=["three"])
+    with pytest.raises(ParameterError, match="dataset must be one of plain, lasot, got10k"):
+        load_sequences(root, "vot")
+
+
+# Running
+
+
+def test_one_pass_over_a_sequence(root: Path) -> None:
+    sequence = plain_sequence(root / "one")
+    result = run.run_sequence(Script(half), sequence)
+    assert result.boxes.shape == (6, 4)
+    np.testing.assert_array_equal(result.boxes[0], sequence.boxes[0])
+    np.testing.assert_array_equal(result.boxes[1:, 2], np.full(5, SIDE / 2))
+    assert result.confidences.tolist() == [1, 1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]
+    assert (result.seconds >= 0).all()
+    assert not result.lost.any()
+
+
+def test_evaluate_sequences_in_memory(root: Path) -> None:
+    sequences, _ = load_sequences(root)
+    seen = []
+    summary = run.evaluate_sequences(
+        lambda: Script(half), sequences, lambda sequence, result: seen.append(sequence.name)
+    )
+    # First frame above 20 thresholds, the five others, of IoU 0.5, above 10.
+    assert summary.overall.success_auc == pytest.approx((20 + 5 * 10) / 6 / 21)
+    assert summary.overall.sequences == 3
+    assert summary.overall.frames == 18
+    assert summary.overall.ao == pytest.approx((1 + 5 * 0.5) / 6)
+    assert summary.long_term is not None
+    assert summary.long_term.recall == pytest.approx(0.5)
+    assert seen == [sequence.name for sequence in sequences] == list(summary.sequences)
+    json.dumps(summary.as_dict())
+
+
+def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+
+    def fake_read(path: Path) -> np.ndarray:
+        read.append(int(path.name))
+        return np.full((1, 1, 3), int(path.name), dtype=np.uint8)
+
+    monkeypatch.setattr(run, "read_image", fake_read)
+    paths = [Path(str(index)) for index in range(50)]
+    assert [int(image[0, 0, 0]) for image in run.read_images(paths)] == list(range(50))
+    read.clear()
+    images = run.read_images(paths, ahead=4)
+    next(images)
+    images.close()
+    assert read == list(range(len(read)))
+    assert len(read) <= 5
+
+
+def test_an_unreadable_frame_is_named(root: Path) -> None:
+    frame = root / "one" / "img" / "00004.jpg"
+    frame.write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"00004.jpg: expected an image, cannot decode it"):
+        run.run_sequence(Script(exact), plain_sequence(root / "one"))
+
+
+def test_a_tracker_that_gives_nan_is_named_with_the_frame(root: Path) -> None:
+    def broken(index: int, box: Box) -> Estimate:
+        return Estimate(Box(math.nan, 0, 1, 1) if index == 2 else box, 0.5, False)
+
+    with pytest.raises(EngineError, match=r"00003.jpg: expected a finite box.*got nan,0,1,1"):
+        run.run_sequence(Script(broken), plain_sequence(root / "one"))
+
+
+def test_summary_of_trackers_without_confidence(root: Path) -> None:
+    def silent(index: int, box: Box) -> Estimate:
+        return Estimate(box, math.nan, index == 5)
+
+    sequences, _ = load_sequences(root)
+    summary = run.evaluate_sequences(lambda: Script(silent), sequences)
+    assert summary.long_term is None
+    assert summary.confidence.lost_frames == 3
+    assert summary.confidence.lost_precision == 0
+    assert " - " in overall_table({"x": summarise([])}).splitlines()[-1] + " "
+
+
+# Trackers
+
+
+@pytest.mark.parametrize("least", [1, 5])
+def test_whole_pixel_boxes_lie_in_the_image(least: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        x, y = rng.uniform(-40, WIDTH - 1), rng.uniform(-40, HEIGHT - 1)
+        box = Box(x, y, rng.uniform(0.2, 60) + max(0, -x), rng.uniform(0.2, 60) + max(0, -y))
+        whole = trackers.whole_pixel_box(box, WIDTH, HEIGHT, least)
+        assert all(isinstance(value, int) for value in whole)
+        left, top, width, height = whole
+        assert min(left, top) >= 0
+        assert min(width, height) >= least
+        assert left + width <= WIDTH
+        assert top + height <= HEIGHT
+
+
+@pytest.mark.parametrize(
+    ("box", "least", "expected"),
+    [
+        ((10, 20, 30, 40), 1, (10, 20, 30, 40)),
+        ((10.4, 20.6, 29.6, 40.4), 1, (10, 21, 30, 40)),
+        ((-10, 20, 30, 400), 1, (0, 20, 20, 80)),
+        ((50, 50, 0.2, 0.2), 1, (50, 50, 1, 1)),
+        ((50, 60, 3, 20), 5, (49, 60, 5, 20)),
+        ((98, 0, 2, 2), 5, (95, 0, 5, 5)),
+    ],
+)
+def test_whole_pixel_boxes_by_hand(
+    box: tuple[float, ...], least: int, expected: tuple[int, ...]
+) -> None:
+    assert trackers.whole_pixel_box(Box(*box), 100, 100, least) == expected
+
+
+def test_mil_starts_from_boxes_too_small_for_it() -> None:
+    tracker = trackers.tracker_factory(TrackerSpec("MIL"))()
+    tracker.start(scene(0)[0], Box(20, 24, 3, 3))
+    assert tracker.update(scene(1)[0]).box.w == 5
+
+
+def test_opencv_tracker_follows_and_repeats_itself(root: Path, kcf: TrackerSpec) -> None:
+    sequence = plain_sequence(root / "one")
+    make = trackers.tracker_factory(kcf)
+    summary = run.evaluate_sequences(make, [sequence])
+    assert summary.overall.ao > 0.5
+    first, second = (run.run_sequence(make(), sequence) for _ in range(2))
+    np.testing.assert_array_equal(first.boxes, second.boxes)
+    assert np.isnan(first.confidences[1:]).all()
+
+
+class FailingTracker:
+    """OpenCV's interface; fails in the way that each frame asks for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def init(self, image: np.ndarray, box: tuple[int, int, int, int]) -> None:
+        if box[2] < 3:
+            raise cv2.error("box too\nsmall")
+
+    def update(self, image: np.ndarray) -> tuple[bool, tuple[int, int, int, int]]:
+        self.calls += 1
+        if self.calls == 2:
+            raise cv2.error("assertion failed")
+        return self.calls != 3, (self.calls, 1, 5, 5)
+
+    def getTrackingScore(self) -> float:
+        return 0.25
+
+
+def test_opencv_failures_keep_the_last_box_and_count_as_lost() -> None:
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    tracker = trackers.OpenCVTracker(FailingTracker())
+    tracker.start(image, Box(4, 4, 8, 8))
+    said = [tracker.update(image) for _ in range(4)]
+    assert [each.box.x for each in said] == [1, 1, 1, 4]
+    assert [each.lost for each in said] == [False, True, True, False]
+    assert said[0].confidence == 0.25
+    with pytest.raises(EngineError, match=r"cannot start from box \(4, 4, 2, 8\): .*too small"):
+        tracker.start(image, Box(4, 4, 2, 8))
+
+
+class RedEngine:
+    """Finds the reddest pixels: shows that crops arrive in RGB and that boxes come back."""
+
+    spec = ModelSpec("custom", 16, 1, 1, 1.0, 8, 32, 64)
+    name = "red"
+
+    def encode_templates(self, templates: np.ndarray) -> None:
+        assert templates.shape == (2, 32, 32, 3)
+
+    def search(self, crops: np.ndarray, memories: list[None]) -> Prediction:
+        boxes, scores = [], []
+        for crop in crops.astype(int):
+            rows, columns = np.nonzero(crop[..., 0] - crop[..., 2] > 100)
+            if len(rows):
+                sides = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                x1, y1, x2, y2 = np.array(sides) / self.spec.search_size
+            else:
+                x1, y1, x2, y2 = 0.4, 0.4, 0.6, 0.6
+            boxes.append([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
+            scores.append(0.9 if len(rows) else 0.05)
+        edges = np.full((len(crops), 4, self.spec.bins), 1 / self.spec.bins)
+        return Prediction(np.float32(boxes), np.float32(scores), np.float32(edges))
+
+
+def test_our_tracker_through_a_session() -> None:
+    def image(x: int) -> np.ndarray:
+        picture = np.full((120, 160, 3), 60, np.uint8)
+        picture[50:70, x : x + 20] = (0, 0, 255)  # red, as OpenCV orders channels
+        return picture
+
+    tracker = trackers.MixFormerTracker(RedEngine(), TrackerSettings())
+    tracker.start(image(30), Box(30, 50, 20, 20))
+    for x in range(32, 60, 2):
+        said = tracker.update(image(x))
+        assert iou(said.box, Box(x, 50, 20, 20)) > 0.7
+        assert said.confidence == pytest.approx(0.9)
+        assert not said.lost
+    empty = np.full((120, 160, 3), 60, np.uint8)
+    decisions = [tracker.update(empty).lost for _ in range(40)]
+    # Below the threshold for the settings' one second, at 30 frames per second.
+    assert decisions == [False] * 30 + [True] * 10
+
+
+def test_trackers_that_this_opencv_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "TrackerCSRT_create", raising=False)
+    trackers.tracker_factory.cache_clear()
+    with pytest.raises(EngineError, match="has no TrackerCSRT"):
+        trackers.tracker_factory(TrackerSpec("CSRT"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Nano", "Nano needs weights"),
+        ("ViT", "ViT needs weights"),
+        ("KCF=somewhere", "KCF takes no weights"),
+        ("Nano=absent", "expected one file"),
+    ],
+)
+def test_weights_are_asked_for(text: str, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        trackers.tracker_factory(parse_tracker(text))
+
+
+def test_tracker_names(tmp_path: Path) -> None:
+    assert parse_tracker(" kcf ") == TrackerSpec("KCF")
+    assert parse_tracker("mixformer").label == "mixformer"
+    weights = tmp_path / "nano.v2"
+    weights.mkdir()
+    assert parse_tracker(f"nano={weights}").label == "Nano-nano.v2"
+    (weights / "head.onnx").touch()
+    assert parse_tracker(f"vit={weights / 'head.onnx'}").label == "ViT-head"
+    with pytest.raises(ParameterError, match="one of mixformer, CSRT, KCF, MIL, Nano, ViT"):
+        parse_tracker("SiamFC")
+
+
+# Result files
+
+
+def some_result(frames: int = 4) -> Result:
+    rng = np.random.default_rng(7)
+    confidences = rng.random(frames)
+    confidences[-1] = math.nan
+    return Result(
+        rng.uniform(0, 100, (frames, 4)),
+        rng.random(frames).round(6),
+        confidences,
+        np.arange(frames) % 2 == 1,
+    )
+
+
+def test_results_survive_the_disk_exactly(tmp_path: Path) -> None:
+    result = some_result()
+    write_result(tmp_path, "walk", result)
+    again = read_result(tmp_path, "walk", 4)
+    for name in ("boxes", "seconds", "confidences", "lost"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["walk.txt", "walk_frames.csv"]
+
+
+def test_bare_boxes_are_results_too(tmp_path: Path) -> None:
+    (tmp_path / "walk.txt").write_text("1\t2\t3\t4\n5\t6\t7\t8\n")
+    result = read_result(tmp_path, "walk", 2)
+    assert result.boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert np.isnan(result.confidences).all()
+    assert np.isnan(result.seconds).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("walk.txt", "1,2,3,4\n", "walk.txt: expected 4 lines, one per frame, got 1"),
+        ("walk.txt", "1,2,3,4\n" * 3 + "NaN,NaN,NaN,NaN\n", "walk.txt, line 4: expected four"),
+        ("walk_frames.csv", "", "line 1: expected 'seconds,confidence,lost', got an empty"),
+        ("walk_frames.csv", "seconds,confidence,lost\n0,1,0\n", "expected 5 lines"),
+        ("walk_frames.csv", "seconds,confidence,lost\n0,1,0\n0,1\n0,1,0\n0,1,0\n", "csv, line 3:"),
+    ],
+)
+def test_malformed_results_name_file_and_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    write_result(tmp_path, "walk", some_result())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SourceError, match=message):
+        read_result(tmp_path, "walk", 4)
+
+
+def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "KCF"
+    claim_folder(folder, {"tracker": "KCF", "num_threads": 1})
+    claim_folder(folder, {"tracker": "KCF", "num_threads": 1})
+    with pytest.raises(ParameterError, match="num_threads 1, this run has 2"):
+        claim_folder(folder, {"tracker": "KCF", "num_threads": 2})
+    (folder / "config.json").write_text("{")
+    with pytest.raises(SourceError, match=r"config.json: expected a configuration in JSON"):
+        claim_folder(folder, {})
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ParameterError, match=r"holds notes.txt but no config.json"):
+        claim_folder(tmp_path, {})
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "walk.txt"
+    write_text(path, "old")
+
+    def full(self: Path, *args: object, **kwargs: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SourceError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+# Runs on disk
+
+DATASET = {"dataset": "plain", "root": "somewhere"}
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> TrackerSpec:
+    """A spec whose tracker is `half`, in this process."""
+    monkeypatch.setattr(run, "tracker_factory", lambda spec: lambda: Script(half))
+    monkeypatch.setattr(Script, "started", 0)
+    return TrackerSpec("KCF")
+
+
+def test_a_killed_run_continues(tmp_path: Path, root: Path, scripted: TrackerSpec) -> None:
+    sequences, _ = load_sequences(root)
+
+    def kill(sequence: Sequence, result: Result) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "KCF"
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate_to_folder(scripted, sequences, folder, DATASET, progress=kill)
+    assert Script.started == 1
+    assert not (folder / "summary.json").exists()
+    evaluation = run.evaluate_to_folder(scripted, sequences, folder, DATASET)
+    assert Script.started == 3
+    assert evaluation.problems == []
+    fresh = run.evaluate_to_folder(scripted, sequences, tmp_path / "fresh", DATASET)
+    assert evaluation.summary.overall == fresh.summary.overall
+    again = run.evaluate_to_folder(scripted, sequences, folder, DATASET)
+    assert Script.started == 6
+    assert again.summary.as_dict()["sequences"] == evaluation.summary.as_dict()["sequences"]
+
+
+def test_summary_file_says_all(tmp_path: Path, root: Path, scripted: TrackerSpec) -> None:
+    sequences, _ = load_sequences(root)
+    evaluation = run.evaluate_to_folder(scripted, sequences, tmp_path / "KCF", DATASET)
+    summary = json.loads((tmp_path / "KCF" / "summary.json").read_text())
+    assert summary["tracker"] == "KCF"
+    assert summary["config"]["root"] == "somewhere"
+    assert summary["versions"]["opencv"] == cv2.__version__
+    assert summary["machine"] == environment()["machine"]
+    assert summary["machine"]["processor"]
+    assert summary["overall"]["success_auc"] == evaluation.summary.overall.success_auc
+    assert list(summary["sequences"]) == [sequence.name for sequence in sequences]
+    assert summary["confidence"]["median_miss"] is None  # NaN: there were no misses
+    assert summary["problems"] == []
+
+
+def test_a_problem_with_one_sequence_leaves_the_rest(
+    tmp_path: Path, root: Path, scripted: TrackerSpec
+) -> None:
+    sequences, _ = load_sequences(root)
+    (root / "two" / "img" / "00002.jpg").write_bytes(b"")
+    evaluation = run.evaluate_to_folder(scripted, sequences, tmp_path / "KCF", DATASET)
+    assert len(evaluation.problems) == 1
+    assert "00002.jpg" in evaluation.problems[0]
+    assert set(evaluation.summary.sequences) == {"one", "ten"}
+
+
+def test_several_workers_give_the_same(tmp_path: Path, root: Path, kcf: TrackerSpec) -> None:
+    sequences, _ = load_sequences(root)
+    (root / "two" / "img" / "00002.jpg").write_bytes(b"")
+    alone = run.evaluate_to_folder(kcf, sequences, tmp_path / "a", DATASET)
+    together = run.evaluate_to_folder(kcf, sequences, tmp_path / "b", DATASET, workers=2)
+    assert together.summary.overall == alone.summary.overall
+    assert together.summary.sequences == alone.summary.sequences
+    assert together.problems == alone.problems
+    assert len(together.problems) == 1
+
+
+def test_checksum_covers_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "a.onnx").write_bytes(b"123")
+    first = run.checksum(tmp_path / "w")
+    assert first == run.checksum(tmp_path / "w")
+    (tmp_path / "w" / "a.onnx").rename(tmp_path / "w" / "b.onnx")
+    assert run.checksum(tmp_path / "w") != first
+    assert run.checksum(tmp_path / "w" / "b.onnx") != first
+
+
+# The command
+
+
+def command(*argv: object) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return evaluate.run(parser.parse_args([str(each) for each in argv]))
+
+
+def test_command_evaluates_and_compares(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert command("--root", root, "--trackers", "MIL", "-o", out, "--per-sequence") == 0
+    printed = capsys.readouterr().out
+    assert "MIL" in printed
+    assert "AUC" in printed
+    for name in ("one", "two", "ten"):
+        assert name in printed
+    raw = tmp_path / "published"
+    raw.mkdir()
+    for name in ("one", "two", "ten"):
+        (raw / f"{name}.txt").write_text((root / name / "groundtruth_rect.txt").read_text())
+    assert command("--root", root, "--compare", raw, out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["tracker", "seqs", "AUC"]
+    assert lines[2].split()[:3] == ["published", "3", "0.952"]
+    assert lines[3].split()[0] == "MIL"
+
+
+def test_command_names_bad_input_and_evaluates_the_rest(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("one\ntwo\nmissing\n")
+    truth = root / "two" / "groundtruth_rect.txt"
+    truth.write_text(truth.read_text().replace("26,27", "26;oops"))
+    out = tmp_path / "out"
+    code = command("--root", root, "--sequences", names, "--trackers", "MIL,Nano", "-o", out)
+    assert code == 2
+    printed = capsys.readouterr()
+    assert "MIL" in printed.out
+    problems = [line for line in printed.err.splitlines() if line.startswith("mixformerv2")]
+    assert len(problems) == 3
+    assert f"{truth}, line 4" in problems[0]
+    assert "expected sequence missing/groundtruth_rect.txt" in problems[1]
+    assert "Nano needs weights" in problems[2]
+    assert not (out / "Nano").exists()
+
+
+def test_command_refuses_results_of_another_run(tmp_path: Path, root: Path) -> None:
+    arguments = ("--root", root, "--sequences", "one", "--trackers", "MIL", "-o", tmp_path / "out")
+    assert command(*arguments) == 0
+    with pytest.raises(ParameterError, match="num_threads 1, this run has 2"):
+        command(*arguments, "--num-threads", 2)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--num-threads", "-1"], "--num-threads must be at least 0"),
+        (["--trackers", "KCF,kcf"], "each tracker once, got KCF twice"),
+        (["--sequences", "absent.txt"], "--sequences must be a file of names, or names"),
+        (["--compare", "nowhere"], "nowhere: expected result files"),
+    ],
+)
+def test_command_arguments(tmp_path: Path, root: Path, extra: list[str], message: str) -> None:
+    with pytest.raises(MixFormerError, match=message):
+        command("--root", root, "-o", tmp_path / "out", *extra)
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_needs_somewhere_to_write(root: Path) -> None:
+    with pytest.raises(ParameterError, match="-o OUT"):
+        command("--root", root)
+
+
+def write_tiny_bundle(folder: Path, seed: int) -> Path:
+    spec = ModelSpec("custom", 64, 1, 1, 1.0, 8, 32, 48)
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: 0.1 * rng.standard_normal(shape, dtype=np.float32)
+        for name, shape in expected_shapes(spec).items()
+    }
+    source = {"file": "none", "sha256": None, "kind": "random weights made by a test"}
+    bundle = write_bundle(
+        folder, spec, weights, name="tiny", source=source, licence="none", overwrite=True
+    )
+    return bundle.path
+
+
+def test_command_evaluates_a_bundle_and_knows_its_weights(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="needs torch to run a bundle without graphs")
+    bundle, out = write_tiny_bundle(tmp_path / "tiny", 0), tmp_path / "out"
+    arguments = (bundle, "--root", root, "--engine", "torch", "-o", out)
+    assert command(*arguments) == 0
+    assert "mixformer-tiny" in capsys.readouterr().out
+    summary = json.loads((out / "mixformer-tiny" / "summary.json").read_text())
+    assert summary["config"]["weights_sha256"] == open_bundle(bundle).metadata["weights"]["sha256"]
+    assert 0 < summary["confidence"]["hits"] + summary["confidence"]["misses"] <= 15
+    assert summary["long_term"]["f_score"] is not None
+    kept = (out / "mixformer-tiny" / "one.txt").read_text()
+    shutil.rmtree(out)
+    assert command(*arguments) == 0
+    assert (out / "mixformer-tiny" / "one.txt").read_text() == kept
+    write_tiny_bundle(bundle, 1)
+    with pytest.raises(ParameterError, match="weights_sha256"):
+        command(*arguments)

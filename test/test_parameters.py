@@ -1,0 +1,85 @@
+"""The parameter table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.parameters import (
+    BY_NAME,
+    PARAMETERS,
+    add_parameter_arguments,
+    check_values,
+    settings_from_arguments,
+    tracker_settings,
+)
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+BUNDLE = SimpleNamespace(search_factor=4.25, template_factor=2.5)
+
+
+def test_every_setting_of_the_tracker_has_one_parameter():
+    settings = [p.setting for p in PARAMETERS if p.setting]
+    assert sorted(settings) == sorted(f.name for f in dataclasses.fields(TrackerSettings))
+
+
+def test_defaults_are_valid_and_those_of_the_tracker():
+    values = check_values({})
+    assert set(values) == set(BY_NAME)
+    expected = TrackerSettings(search_factor=4.25, template_factor=2.5)
+    assert tracker_settings({}, BUNDLE) == expected
+
+
+def test_factors_can_be_set():
+    settings = tracker_settings({"search_factor": 5, "template_factor": 1.5}, BUNDLE)
+    assert (settings.search_factor, settings.template_factor) == (5.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"serch_factor": 4.0}, "unknown parameter 'serch_factor'"),
+        ({"template_update.interval": 0}, "template_update.interval must be 1 to 1e\\+06, got 0"),
+        ({"template_update.interval": 2.5}, "must be int, got 2.5"),
+        ({"template_update.interval": True}, "must be int, got True"),
+        ({"template_update.score_threshold": 1.5}, "must be 0 to 1, got 1.5"),
+        ({"template_update.score_threshold": float("nan")}, "must be 0 to 1, got nan"),
+        ({"engine": "tensorflow"}, "must be auto | onnxruntime | torch"),
+        ({"model": 3}, "must be str, got 3"),
+        (
+            {"lost.score_threshold": 0.6, "uncertain.score_threshold": 0.5},
+            "lost.score_threshold must not exceed",
+        ),
+    ],
+)
+def test_wrong_values_are_named_with_their_range(values, words):
+    with pytest.raises(ParameterError, match=words):
+        check_values(values)
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    add_parameter_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_options_become_settings():
+    args = parse("--template-update-interval", "7", "--lost-duration", "2")
+    settings = settings_from_arguments(args, BUNDLE)
+    assert (settings.update_interval, settings.lost_duration) == (7, 2.0)
+
+
+@pytest.mark.parametrize("text", ["x", "1e9", "-1", "", "nan"])
+def test_options_out_of_range_are_refused(text):
+    with pytest.raises(ParameterError, match="template_update.interval must be"):
+        settings_from_arguments(parse("--template-update-interval=" + text), BUNDLE)
+
+
+def test_every_parameter_says_what_it_is():
+    for parameter in PARAMETERS:
+        assert 10 < len(parameter.text) < 120
+        parameter.check(parameter.default)

@@ -1,0 +1,280 @@
+"""Training: the sample stream, the losses, and runs that resume bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError  # noqa: E402
+from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
+from mixformerv2_ros.network.presets import T  # noqa: E402
+from mixformerv2_ros.training import augment, losses  # noqa: E402
+from mixformerv2_ros.training.config import TrainConfig, read_config  # noqa: E402
+from mixformerv2_ros.training.pictures import read_stills  # noqa: E402
+from mixformerv2_ros.training.trainer import (  # noqa: E402
+    CHECKPOINT,
+    Run,
+    learning_rate_factor,
+    load_worlds,
+    train,
+)
+from mixformerv2_ros.training.world import World, WorldConfig  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A miniature of the data folder: 24 stills with two boxes each, two sequences."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / "stills" / "images").mkdir(parents=True)
+    lines = ["image,x,y,w,h,label"]
+    for index in range(24):
+        image = cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
+        name = f"{index:03}.png"
+        for label, (x, y) in (("cat", (20, 30)), ("dog", (90, 50))):
+            color = [int(c) for c in rng.integers(0, 255, 3)]
+            cv2.rectangle(image, (x, y), (x + 30, y + 40), color, -1)
+            lines.append(f"{name},{x},{y},30,40,{label}")
+        cv2.imwrite(str(root / "stills" / "images" / name), image)
+    (root / "stills" / "boxes.csv").write_text("\n".join(lines) + "\n")
+    for name in ("one", "two"):
+        folder = root / "sequences" / name
+        (folder / "img").mkdir(parents=True)
+        boxes = []
+        for step in range(6):
+            image = np.full((120, 160, 3), 60, np.uint8)
+            cv2.circle(image, (40 + 10 * step, 60), 15, (0, 200, 255), -1)
+            cv2.imwrite(str(folder / "img" / f"{step:04}.png"), image)
+            boxes.append(f"{25 + 10 * step},45,30,30" if step != 3 else "NaN,NaN,NaN,NaN")
+        (folder / "groundtruth_rect.txt").write_text("\n".join(boxes) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(data, tmp_path_factory):
+    exclude = tmp_path_factory.mktemp("lists") / "held_out.txt"
+    exclude.write_text("two\n")
+    return TrainConfig(
+        preset="T",
+        data=str(data),
+        output="",
+        exclude=str(exclude),
+        batch=4,
+        steps=6,
+        warmup=2,
+        workers=0,
+        validate_every=3,
+        validation_samples=8,
+        matrix_learning_rate=0.02,
+        identity_start=1.0,
+        drop_path=0.1,
+    )
+
+
+@pytest.fixture(scope="module")
+def world(config):
+    return load_worlds(config)[0]
+
+
+def test_held_out_sequences_are_not_read(world):
+    assert [clip.name for clip in world.clips] == ["one"]
+    # The frame without a target is left out.
+    assert len(world.clips[0].images) == 5
+
+
+def test_samples_depend_on_seed_and_index_only(world):
+    again = World(world.stills, world.clips, world.spec, world.config)
+    for index in (5, 3, 11):
+        a, b = world.sample(1, index), again.sample(1, index)
+        for left, right in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(world.sample(1, 0).search, world.sample(2, 0).search)
+    assert not np.array_equal(world.sample(1, 0).search, world.sample(1, 1).search)
+
+
+def test_samples_are_what_the_network_takes(world):
+    present = 0
+    for index in range(80):
+        sample = world.sample(0, index)
+        assert sample.templates.shape == (2, T.template_size, T.template_size, 3)
+        assert sample.search.shape == (T.search_size, T.search_size, 3)
+        assert sample.templates.dtype == sample.search.dtype == np.uint8
+        left, top, right, bottom = sample.edges
+        if sample.present:
+            assert 0 <= left < right <= 1
+            assert 0 <= top < bottom <= 1
+        else:
+            assert (sample.edges == 0).all()
+        present += sample.present
+    assert 55 <= present <= 79
+
+
+def test_boxes_lie_on_the_target(data):
+    """A yellow disc on grey: in an unchanged crop, the box must enclose the disc exactly."""
+    plain = WorldConfig(clip=1, still=0, composite=0, absent=0, photometric=0, grey=0)
+    clips = load_worlds(TrainConfig(preset="T", data=str(data), output=""))[0].clips
+    world = World([], clips, T, plain)
+    checked = 0
+    for index in range(40):
+        sample = world.sample(0, index)
+        rows, columns = np.nonzero(sample.search[:, :, 0].astype(int) > 150)
+        if columns.min() == 0 or columns.max() == 127 or rows.min() == 0 or rows.max() == 127:
+            continue
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        # The disc's outline reaches half a pixel over its radius, scaled with the crop.
+        np.testing.assert_allclose(sample.edges * 128, found, atol=2.5)
+        checked += 1
+    assert checked > 10
+
+
+def test_a_crop_matrix_maps_its_square_onto_the_crop():
+    matrix = augment.crop_matrix((50, 40), 20, 100)
+    corners = augment.warp_box(np.array([40.0, 30.0, 20.0, 20.0]), matrix)
+    np.testing.assert_allclose(corners, [0, 0, 100, 100], atol=1e-9)
+    flipped = augment.crop_matrix((50, 40), 20, 100, flip=True)
+    np.testing.assert_allclose(
+        augment.warp_box(np.array([40.0, 30.0, 5.0, 20.0]), flipped), [75, 0, 100, 100], atol=1e-9
+    )
+
+
+def test_an_unscaled_crop_is_a_copy():
+    image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    crop = augment.warp(image, augment.crop_matrix((30, 30), 20, 20), 20)
+    np.testing.assert_array_equal(crop, image[20:40, 20:40])
+
+
+def test_ciou_is_the_reference_one(shared_vectors):
+    vectors = np.load(shared_vectors / "training.npz", allow_pickle=False)
+    cx, cy, w, h = torch.from_numpy(vectors["pred_cxcywh"]).unbind(1)
+    predicted = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=1)
+    x, y, w, h = torch.from_numpy(vectors["gt_xywh"]).unbind(1)
+    target = torch.stack([x, y, x + w, y + h], dim=1).clamp(0, 1)
+    complete, iou = losses.ciou(predicted, target)
+    np.testing.assert_allclose(iou, vectors["iou"], rtol=1e-5)
+    assert float((1 - complete).mean()) == pytest.approx(float(vectors["ciou_mean"]), rel=1e-5)
+
+
+def test_edge_cross_entropy_is_least_at_the_true_place():
+    bins = 8
+    edges = torch.full((1, 4), 0.3)  # Between bins 2 and 3, nearer to 2 (2.4).
+    best = torch.full((1, 4, bins), -20.0)
+    best[..., 2], best[..., 3] = math.log(0.6), math.log(0.4)
+    entropy = -(0.6 * math.log(0.6) + 0.4 * math.log(0.4))
+    assert float(losses.edge_cross_entropy(best, edges)) == pytest.approx(entropy, abs=1e-4)
+    for shift in (-1, 1):
+        assert losses.edge_cross_entropy(best.roll(shift, -1), edges) > entropy
+
+
+def test_patch_coverage_counts_area():
+    edges = torch.tensor([[0.25, 0.5, 0.625, 1.0], [0, 0, 0, 0]])
+    coverage = losses.patch_coverage(edges, 4).reshape(2, 4, 4)
+    expected = torch.zeros(4, 4)
+    expected[2:, 1] = 1
+    expected[2:, 2] = 0.5
+    torch.testing.assert_close(coverage[0], expected)
+    assert coverage[1].sum() == 0
+
+
+def test_learning_rate_warms_up_and_cools_down(config):
+    long = dataclasses.replace(config, steps=100, warmup=10, cooldown=0.2)
+    rates = [learning_rate_factor(step, long) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == 1
+    assert rates[99] == pytest.approx(0.05)
+    assert max(rates) == 1
+
+
+def weights_of(path):
+    return load_checkpoint(path).weights
+
+
+def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
+    whole = train(dataclasses.replace(config, output=str(tmp_path / "whole")))
+    parts = dataclasses.replace(config, output=str(tmp_path / "parts"))
+    path = train(dataclasses.replace(parts, workers=1), seconds=0)
+    assert torch.load(path, weights_only=True)["step"] == 1
+    # What a kill in the middle of writing leaves behind.
+    (tmp_path / "parts" / "last.pth.partial").write_bytes(b"half a checkpoint")
+    assert train(parts) == tmp_path / "parts" / CHECKPOINT
+    first, second = weights_of(whole), weights_of(path)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, second[key], err_msg=key)
+
+
+def test_training_reduces_the_loss(config):
+    run = Run(dataclasses.replace(config, steps=60, warmup=5, learning_rate=1e-3))
+    world, _ = load_worlds(config)
+    from mixformerv2_ros.training.trainer import batches
+
+    batch = next(batches(world, 0, 0, dataclasses.replace(config, batch=8)))
+    values = [run.advance(batch)["loss"] for _ in range(40)]
+    assert values[-1] < 0.7 * values[0]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
+    run = Run(config)
+    path = tmp_path / CHECKPOINT
+    run.save(path)
+    state = torch.load(path, weights_only=True)
+    state["spec"]["depth"] = 9
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="expected architecture"):
+        run.restore(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="expected a training checkpoint"):
+        run.restore(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("preset: T\ndata: d\noutput: o\nbatches: 3\n", "unknown setting 'batches'"),
+        ("preset: T\ndata: d\noutput: o\nbatch: many\n", "batch must be int, got 'many'"),
+        ("preset: T\ndata: d\noutput: o\nworld: 3\n", "world must be a table"),
+        ("preset: T\ndata: d\noutput: o\nworld:\n  fog: 1\n", "unknown setting 'fog'"),
+        ("preset: T\n", "missing data, output"),
+        ("- 1\n- 2\n", "expected a table"),
+        ("a: [1\n", "expected a YAML file"),
+    ],
+)
+def test_wrong_settings_are_named(text, words, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=words) as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_can_be_overridden(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("preset: T\ndata: d\noutput: o\n")
+    config = read_config(path, ["batch=3", "world.gap=7", "learning_rate=1"])
+    assert (config.batch, config.world.gap, config.learning_rate) == (3, 7, 1.0)
+    with pytest.raises(ParameterError, match="expected name=value"):
+        read_config(path, ["batch"])
+
+
+def test_a_malformed_list_of_boxes_names_its_line(data, tmp_path):
+    (tmp_path / "boxes.csv").write_text("image,x,y,w,h,label\na.png,1,2,three,4,cat\n")
+    with pytest.raises(SourceError, match=r"boxes.csv:2: expected image,x,y,w,h,label"):
+        read_stills(tmp_path)
+
+
+def test_an_unknown_preset_is_refused(config):
+    with pytest.raises(ParameterError, match="preset must be one of S, B, T"):
+        Run(dataclasses.replace(config, preset="XL"))
+
+
+def test_the_shipped_settings_are_readable():
+    from pathlib import Path
+
+    folder = Path(__file__).resolve().parents[1] / "config" / "training"
+    for path in folder.glob("*.yaml"):
+        assert read_config(path).steps > 0
