@@ -74,7 +74,7 @@ class Parameter:
             raise ParameterError(f"{self.name} must be {kind.__name__}, got {value!r}")
         if self.choices and value not in self.choices:
             raise ParameterError(f"{self.name} must be {self.range}, got {value!r}")
-        if kind in (int, float) and not self.low <= value <= self.high:
+        if isinstance(value, (int, float)) and not self.low <= value <= self.high:
             raise ParameterError(f"{self.name} must be {self.range}, got {value:g}")
         checked: Value = value
         return checked
@@ -206,7 +206,7 @@ def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             parameter.option,
             dest=parameter.name,
-            metavar=parameter.choices and "{" + ",".join(parameter.choices) + "}" or "VALUE",
+            metavar="{" + ",".join(parameter.choices) + "}" if parameter.choices else "VALUE",
             help=parameter.text + (f" ({extra})" if extra else ""),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -43,7 +44,7 @@ def test_factors_can_be_set():
     ("values", "words"),
     [
         ({"serch_factor": 4.0}, "unknown parameter 'serch_factor'"),
-        ({"template_update.interval": 0}, "template_update.interval must be 1 to 1e\\+06, got 0"),
+        ({"template_update.interval": 0}, "template_update.interval must be 1 to 1e+06, got 0"),
         ({"template_update.interval": 2.5}, "must be int, got 2.5"),
         ({"template_update.interval": True}, "must be int, got True"),
         ({"template_update.score_threshold": 1.5}, "must be 0 to 1, got 1.5"),
@@ -57,7 +58,7 @@ def test_factors_can_be_set():
     ],
 )
 def test_wrong_values_are_named_with_their_range(values, words):
-    with pytest.raises(ParameterError, match=words):
+    with pytest.raises(ParameterError, match=re.escape(words)):
         check_values(values)
 
 
@@ -75,7 +76,7 @@ def test_options_become_settings():
 
 @pytest.mark.parametrize("text", ["x", "1e9", "-1", "", "nan"])
 def test_options_out_of_range_are_refused(text):
-    with pytest.raises(ParameterError, match="template_update.interval must be"):
+    with pytest.raises(ParameterError, match=r"template_update\.interval must be"):
         settings_from_arguments(parse("--template-update-interval=" + text), BUNDLE)
 
 

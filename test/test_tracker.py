@@ -197,7 +197,14 @@ def test_updates_come_every_interval_of_frames_or_seconds(spec):
         ]
 
     assert updates(TrackerSettings(update_interval=10)) == [10, 20, 30]
-    assert updates(TrackerSettings(update_interval=10, update_period=0.5)) == [5, 10, 15, 20, 25, 30]
+    assert updates(TrackerSettings(update_interval=10, update_period=0.5)) == [
+        5,
+        10,
+        15,
+        20,
+        25,
+        30,
+    ]
 
 
 def test_nothing_is_learnt_when_told_so(spec):

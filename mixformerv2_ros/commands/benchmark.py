@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from mixformerv2_ros.errors import EngineError, ParameterError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("bundle", nargs="?", type=Path, help="model bundle (default: the shipped)")
+    parser.add_argument("bundle", nargs="?", type=Path, help="model bundle (default: our own)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: engine's choice")
+    parser.add_argument(
+        "--num-threads", type=int, default=0, metavar="N", help="0 leaves it to the engine"
+    )
     parser.add_argument(
         "--size", default="1280x720", metavar="WxH", help="camera image (default %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds in turn (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default %(default)s)")
     parser.add_argument(
         "--frames", type=int, default=20, help="frames of a round (default %(default)s)"
     )
@@ -49,11 +52,8 @@ def run(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         frames=args.frames,
     )
-    measurements = []
-    for measurements in tqdm(
-        measure(plan, variants), total=plan.rounds, desc="rounds", disable=None, leave=False
-    ):
-        pass
+    rounds = measure(plan, variants)
+    *_, measurements = tqdm(rounds, total=plan.rounds, desc="rounds", disable=None, leave=False)
     summaries = [measurement.summary() for measurement in measurements]
     about = environment()
     machine = about["machine"]
@@ -86,7 +86,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _table(summaries: list[dict]) -> str:  # type: ignore[type-arg]
+def _table(summaries: list[dict[str, Any]]) -> str:
     head = (
         f"{'ms per frame':20}{'decode':>8}{'crop':>8}{'engine':>8}{'p95':>8}{'p99':>8}"
         f"{'frame':>8}{'p95':>8}{'p99':>8}{'fps':>8}{'peak MB':>9}"

@@ -28,6 +28,7 @@ from mixformerv2_ros.inference.bundle import (
     Bundle,
     read_weights,
 )
+from mixformerv2_ros.inference.engine import Engine
 from mixformerv2_ros.inference.onnx_engine import OnnxEngine
 from mixformerv2_ros.inference.torch_engine import TorchEngine
 from mixformerv2_ros.network.model import MixFormerV2, normalize
@@ -117,7 +118,7 @@ def compare(bundle: Bundle, network: MixFormerV2) -> Difference:
     """Run both engines on random crops, for 1 and 3 online templates and 1 and 2 targets."""
     rng = np.random.default_rng(0)
     spec = bundle.spec
-    torch_engine, onnx_engine = TorchEngine(network), OnnxEngine(bundle)
+    engines: tuple[Engine, Engine] = (TorchEngine(network), OnnxEngine(bundle))
     worst = np.zeros(3)
     for online in (1, 3):
         for targets in (1, 2):
@@ -128,7 +129,7 @@ def compare(bundle: Bundle, network: MixFormerV2) -> Difference:
             )
             a, b = (
                 engine.search(crops, [engine.encode_templates(one) for one in templates])
-                for engine in (torch_engine, onnx_engine)
+                for engine in engines
             )
             differences = (a.boxes - b.boxes, a.scores - b.scores, a.edges - b.edges)
             worst = np.maximum(worst, [np.abs(d).max() for d in differences])
@@ -188,9 +189,7 @@ def _point_into_weights(model: onnx.ModelProto, bundle: Bundle) -> None:
         external_data_helper.set_external_data(tensor, WEIGHTS, offset=offset, length=length)
         tensor.ClearField("raw_data")
         if dtype != "F32":
-            casts.append(
-                helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
-            )
+            casts.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
 

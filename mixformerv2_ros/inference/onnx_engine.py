@@ -75,9 +75,7 @@ class OnnxEngine:
         keys, values = self._encoder.run(None, {"templates": templates[None]})
         return keys, values
 
-    def search(
-        self, crops: npt.NDArray[np.uint8], memories: Sequence[OnnxMemory]
-    ) -> Prediction:
+    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[OnnxMemory]) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         if len({keys.shape for keys, _ in memories}) > 1:
             return search_separately(self, crops, memories)
@@ -90,4 +88,3 @@ class OnnxEngine:
 def _join(memories: Sequence[OnnxMemory]) -> OnnxMemory:
     keys, values = zip(*memories, strict=True)
     return np.concatenate(keys, axis=1), np.concatenate(values, axis=1)
-

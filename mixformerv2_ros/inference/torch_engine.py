@@ -38,9 +38,7 @@ class TorchEngine:
         return self.model.encode_templates(self._load(templates)[None])
 
     @torch.inference_mode()
-    def search(
-        self, crops: npt.NDArray[np.uint8], memories: Sequence[TorchMemory]
-    ) -> Prediction:
+    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[TorchMemory]) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         if len({keys.shape for keys, _ in memories}) > 1:
             return search_separately(self, crops, memories)
@@ -48,9 +46,7 @@ class TorchEngine:
         return self._predict(self.model.search(self._load(crops), keys, values))
 
     @torch.inference_mode()
-    def joint(
-        self, templates: npt.NDArray[np.uint8], crop: npt.NDArray[np.uint8]
-    ) -> Prediction:
+    def joint(self, templates: npt.NDArray[np.uint8], crop: npt.NDArray[np.uint8]) -> Prediction:
         """The same without a cache: all templates (1 + n, T, T, 3) and one crop in one pass."""
         return self._predict(self.model(self._load(templates)[None], self._load(crop)[None]))
 

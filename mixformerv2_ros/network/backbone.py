@@ -6,6 +6,10 @@ templates are therefore a function of the templates alone, and can be computed o
 change (`encode_templates`) and reused for every frame (`search`). `forward` is the joint pass over
 all tokens; both give the same result.
 
+Both append the attention of the prediction tokens to a list, one tensor per block, when given one:
+(B, heads, 4, keys), rows in the order of the tokens, keys in the order of the sequence, each row a
+probability distribution. Without a list nothing of it is computed.
+
 Module and parameter names are those of the released checkpoints, so that `load_state_dict` is
 strict.
 """
@@ -13,6 +17,7 @@ strict.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +94,11 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).flatten(2)
 
+    @staticmethod
+    def weights(q: Tensor, k: Tensor) -> Tensor:
+        """The distributions over keys that `attend` mixes values by: (B, heads, queries, keys)."""
+        return (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(dim=3)
+
 
 class Mlp(nn.Module):
     """Two linear layers with the exact (erf) GELU between them."""
@@ -136,19 +146,31 @@ class Block(nn.Module):
         """Keys and values of template tokens only: all that the last block needs of them."""
         return self.attn.keys_values(self.norm1(tokens))
 
-    def search(self, tokens: Tensor, template_keys: Tensor, template_values: Tensor) -> Tensor:
+    def search(
+        self,
+        tokens: Tensor,
+        template_keys: Tensor,
+        template_values: Tensor,
+        attention: list[Tensor] | None = None,
+    ) -> Tensor:
         """Run search and prediction tokens (B, N, width) with cached template keys and values."""
         q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
         k = torch.cat([template_keys, k], dim=2)
         v = torch.cat([template_values, v], dim=2)
+        if attention is not None:
+            attention.append(self.attn.weights(q[:, :, -PREDICTION_TOKENS:], k))
         return self._finish(tokens, self.attn.attend(q, k, v))
 
-    def joint(self, tokens: Tensor, template_count: int) -> Tensor:
+    def joint(
+        self, tokens: Tensor, template_count: int, attention: list[Tensor] | None = None
+    ) -> Tensor:
         """Run all tokens (B, M + N, width) at once; the first `template_count` are templates."""
         q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
         m = template_count
         templates = self.attn.attend(q[:, :, :m], k[:, :, :m], v[:, :, :m])
         others = self.attn.attend(q[:, :, m:], k, v)
+        if attention is not None:
+            attention.append(self.attn.weights(q[:, :, -PREDICTION_TOKENS:], k))
         return self._finish(tokens, torch.cat([templates, others], dim=1))
 
 
@@ -166,7 +188,10 @@ class Backbone(nn.Module):
         self.reg_tokens = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
         self.pos_embed_reg = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
         rates = torch.linspace(0, drop_path, spec.depth).tolist()
-        self.blocks = nn.ModuleList(Block(spec, rate) for rate in rates)
+        # A ModuleList; declared by what is in it, which torch's types cannot say.
+        self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
+            Block(spec, rate) for rate in rates
+        )
 
     def embed_templates(self, templates: Tensor) -> Tensor:
         """(B, K, 3, T, T) -> (B, K * template tokens, width), position table added to each."""
@@ -195,14 +220,22 @@ class Backbone(nn.Module):
         k, v = self.blocks[-1].template_keys_values(tokens)
         return torch.stack([*keys, k]), torch.stack([*values, v])
 
-    def search(self, search: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def search(
+        self,
+        search: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attention: list[Tensor] | None = None,
+    ) -> Tensor:
         """Run one frame (B, 3, S, S) against encoded templates: (B, search tokens + 4, width)."""
         tokens = self.embed_search(search)
         for index, block in enumerate(self.blocks):
-            tokens = block.search(tokens, keys[index], values[index])
+            tokens = block.search(tokens, keys[index], values[index], attention)
         return tokens
 
-    def forward(self, templates: Tensor, search: Tensor) -> Tensor:
+    def forward(
+        self, templates: Tensor, search: Tensor, attention: list[Tensor] | None = None
+    ) -> Tensor:
         """Joint pass over templates (B, K, 3, T, T) and search (B, 3, S, S).
 
         The last block spends nothing on template queries, which nobody reads.
@@ -214,10 +247,10 @@ class Backbone(nn.Module):
         count = template_tokens.shape[1]
         tokens = torch.cat([template_tokens, self.embed_search(search)], dim=1)
         for block in self.blocks[:-1]:
-            tokens = block.joint(tokens, count)
+            tokens = block.joint(tokens, count, attention)
         last = self.blocks[-1]
         keys, values = last.template_keys_values(tokens[:, :count])
-        return last.search(tokens[:, count:], keys, values)
+        return last.search(tokens[:, count:], keys, values, attention)
 
     def reset_parameters(self) -> None:
         """Draw fresh weights the way ViTs usually start: truncated normal 0.02, zero biases."""
@@ -227,6 +260,7 @@ class Backbone(nn.Module):
                 nn.init.zeros_(module.bias)
         fan_in = math.prod(self.patch_embed.proj.weight.shape[1:])
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
+        assert self.patch_embed.proj.bias is not None
         nn.init.zeros_(self.patch_embed.proj.bias)
         nn.init.trunc_normal_(self.reg_tokens, std=0.02)
         nn.init.zeros_(self.pos_embed_reg)

@@ -63,6 +63,4 @@ def expected_edges(edge_logits: Tensor) -> Tensor:
 def edges_to_boxes(edges: Tensor) -> Tensor:
     """(B, 4) left, top, right, bottom -> (B, 4) centre x, centre y, width, height."""
     left, top, right, bottom = edges.unbind(dim=-1)
-    return torch.stack(
-        [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], dim=-1
-    )
+    return torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], dim=-1)

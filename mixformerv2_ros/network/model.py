@@ -79,10 +79,24 @@ class MixFormerV2(nn.Module):
         """See `Backbone.encode_templates`."""
         return self.backbone.encode_templates(templates)
 
-    def search(self, search: Tensor, keys: Tensor, values: Tensor) -> Output:
-        """One frame (B, 3, S, S), normalised, against encoded templates."""
-        return self.heads(self.backbone.search(search, keys, values))
+    def search(
+        self,
+        search: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attention: list[Tensor] | None = None,
+    ) -> Output:
+        """One frame (B, 3, S, S), normalised, against encoded templates.
 
-    def forward(self, templates: Tensor, search: Tensor) -> Output:
-        """Joint pass: templates (B, K, 3, T, T) and search (B, 3, S, S), both normalised."""
-        return self.heads(self.backbone(templates, search))
+        `attention` is filled as the module `backbone` says.
+        """
+        return self.heads(self.backbone.search(search, keys, values, attention))
+
+    def forward(
+        self, templates: Tensor, search: Tensor, attention: list[Tensor] | None = None
+    ) -> Output:
+        """Joint pass: templates (B, K, 3, T, T) and search (B, 3, S, S), both normalised.
+
+        `attention` is filled as the module `backbone` says.
+        """
+        return self.heads(self.backbone(templates, search, attention))

@@ -57,7 +57,7 @@ def cut(image: Pixels, window: Window, out: npt.NDArray[np.uint8]) -> None:
         )
     patch = image.rgb(x1, y1, x2, y2)
     if (x2 - x1, y2 - y1) != (window.side, window.side):
-        patch = cv2.copyMakeBorder(
+        patch = cv2.copyMakeBorder(  # type: ignore[assignment]
             patch,
             top=y1 - window.y,
             bottom=window.y + window.side - y2,

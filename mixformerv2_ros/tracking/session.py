@@ -154,9 +154,7 @@ class Session:
         prediction = self.engine.search(crops, [tracker.memory for tracker in trackers])
         tracks = []
         for index, (name, (tracker, machine)) in enumerate(self._targets.items()):
-            state = machine.update(
-                float(prediction.scores[index]), frame.stamp_ns, self.settings
-            )
+            state = machine.update(float(prediction.scores[index]), frame.stamp_ns, self.settings)
             seen = tracker.apply(
                 frame.pixels, prediction, index, frame.stamp_ns, learn=state is State.TRACKING
             )
@@ -169,9 +167,7 @@ class Session:
         return self._crops
 
 
-def _track(
-    name: str, frame: Frame, seen: Observation, state: State, updated_ns: int
-) -> Track:
+def _track(name: str, frame: Frame, seen: Observation, state: State, updated_ns: int) -> Track:
     return Track(
         target_id=name,
         stamp_ns=frame.stamp_ns,

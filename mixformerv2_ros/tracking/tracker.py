@@ -103,9 +103,7 @@ class Tracker:
         """
         side = self._window.side
         score = float(prediction.scores[index])
-        self.box = clip_box(
-            self._to_image(prediction.boxes[index]), image.width, image.height
-        )
+        self.box = clip_box(self._to_image(prediction.boxes[index]), image.width, image.height)
         taken = self._offer(image, score) if learn else False
         self.frames_since_update += 1
         updated = learn and self._is_due(stamp_ns)
@@ -164,9 +162,7 @@ def search_shape(engine: Engine) -> tuple[int, int, int]:
     return size, size, 3
 
 
-def _edge_std(
-    edges: npt.NDArray[np.float32], side: int
-) -> tuple[float, float, float, float]:
+def _edge_std(edges: npt.NDArray[np.float32], side: int) -> tuple[float, float, float, float]:
     """Standard deviations in image pixels of distributions (4, bins) over a crop of `side` px."""
     bins = edges.shape[1]
     positions = np.arange(bins) / bins

@@ -102,13 +102,14 @@ def start_near_identity(network: MixFormerV2, strength: float) -> None:
 
 
 def total_loss(
-    output: Output, foreground: Tensor, batch: Batch, config: TrainConfig
+    answer: tuple[Output, Tensor], batch: Batch, config: TrainConfig
 ) -> tuple[Tensor, dict[str, float]]:
     """Weighted sum of all terms, and each term for the log. Boxes count where a target is present.
 
     The score's label is the quality of the box that it vouches for: 0 where the target is absent,
     and for a present one rising from 0 at IoU 0.2 to 1 at IoU 0.7, so that 0.5 falls near IoU 0.45.
     """
+    output, foreground = answer
     weights = config.loss
     here = batch.present > 0.5
     predicted = output.boxes[here]
@@ -219,13 +220,13 @@ def validate(model: Trainee, world: World, config: TrainConfig) -> dict[str, flo
     for start in range(0, config.validation_samples, 64):
         arrays = [stream[i] for i in range(start, min(start + 64, config.validation_samples))]
         batch = Batch(*(torch.from_numpy(np.stack(part)) for part in zip(*arrays, strict=True)))
-        output, foreground = model(batch)
-        _, values = total_loss(output, foreground, batch, config)
+        answer = model(batch)
+        _, values = total_loss(answer, batch, config)
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value * len(arrays)
         count += len(arrays)
         scores += zip(
-            output.score_logits.sigmoid().tolist(), (batch.present > 0.5).tolist(), strict=True
+            answer[0].score_logits.sigmoid().tolist(), (batch.present > 0.5).tolist(), strict=True
         )
     model.train()
     report = {name: value / count for name, value in sums.items()}
@@ -254,7 +255,7 @@ class Run:
         for optimizer, rate in zip(self.optimizers, rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-        loss, values = total_loss(*self.model(batch), batch, self.config)
+        loss, values = total_loss(self.model(batch), batch, self.config)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -264,9 +265,7 @@ class Run:
         self.step += 1
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, now in zip(
-                self.averaged.parameters(), self.model.parameters(), strict=True
-            ):
+            for mean, now in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
         values["norm"] = float(norm)
         return values

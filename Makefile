@@ -1,0 +1,80 @@
+# make demo   a virtual environment with the run-time pieces, then the main job on a real video
+# make test   a virtual environment with everything, then lint, types and the whole test suite
+# make help   the other targets
+
+PYTHON ?= python3
+RUN := .venv-run
+DEV := .venv-dev
+PIP_OPTIONS := --quiet --disable-pip-version-check
+METADATA := setup.py pyproject.toml package.xml constraints-dev.txt Makefile
+
+# Clip and box of the demo; empty: a pedestrian in Debian's vtest.avi.
+VIDEO ?=
+BOX ?=
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint types unit evaluate benchmark train clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+	@echo "make lint | types | unit   one part of make test"
+	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
+	@echo "make benchmark             milliseconds per frame of every engine"
+	@echo "make train                 train the default weights (hours)"
+	@echo "make clean                 remove environments and outputs"
+
+demo: $(RUN)/ready
+	$(RUN)/bin/mixformerv2 demo --output demo_out $(if $(VIDEO),--video "$(VIDEO)" --box "$(BOX)")
+
+test: lint types unit
+
+lint: $(DEV)/ready
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+
+types: $(DEV)/ready
+	$(DEV)/bin/mypy
+
+# torch's threads must sleep, not spin, while another process of the suite uses the cores.
+unit: $(DEV)/ready
+	OMP_WAIT_POLICY=passive $(DEV)/bin/python -m pytest $(TESTS)
+
+evaluate: $(DEV)/ready
+	$(DEV)/bin/mixformerv2 evaluate --root ../shared/data/sequences \
+	  --sequences mixformerv2_ros/evaluation/held_out.txt --output runs/evaluation \
+	  --trackers mixformer,KCF,MIL,CSRT,Nano=../shared/data/peers/nanotrackv1,Nano=../shared/data/peers/nanotrackv2,ViT=../shared/data/peers/vittrack/object_tracking_vittrack_2023sep.onnx
+
+benchmark: $(DEV)/ready
+	$(DEV)/bin/mixformerv2 benchmark --json runs/benchmark.json
+
+train: $(DEV)/ready
+	$(DEV)/bin/mixformerv2 train config/training/scratch_t.yaml
+
+# Environments. A fresh Debian has no ensurepip until python3-venv is installed.
+define make_environment
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing python3-venv"; apt-get update -qq && apt-get install -qqy python3-venv >/dev/null; \
+	  else \
+	    echo "$(PYTHON) lacks venv: install it first (Debian, Ubuntu: sudo apt install python3-venv)" >&2; exit 2; \
+	  fi; }
+	@echo "setting up $(1)"
+	@"$(PYTHON)" -m venv $(1)
+endef
+
+$(RUN)/ready: setup.py pyproject.toml package.xml
+	$(call make_environment,$(RUN))
+	@$(RUN)/bin/python -m pip install $(PIP_OPTIONS) --editable .
+	@touch $@
+
+# The contrib wheel holds all of OpenCV and more; both wheels write the same folder, and the last one
+# in wins.
+$(DEV)/ready: $(METADATA)
+	$(call make_environment,$(DEV))
+	@$(DEV)/bin/python -m pip install $(PIP_OPTIONS) --constraint constraints-dev.txt --editable '.[dev]'
+	@$(DEV)/bin/python -m pip install $(PIP_OPTIONS) --constraint constraints-dev.txt \
+	  --force-reinstall --no-deps opencv-contrib-python-headless
+	@touch $@
+
+clean:
+	rm -rf $(RUN) $(DEV) demo_out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

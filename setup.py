@@ -1,0 +1,67 @@
+"""The pip project. `colcon build` uses CMakeLists.txt instead; both install the same modules."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_text()).group(1)
+
+TORCH = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.1"]
+DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
+
+setup(
+    name="mixformerv2_ros",
+    version=VERSION,
+    description="ROS 2 package that tracks one chosen object in a camera stream with MixFormerV2",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["mixformerv2_ros*"]),
+        "mixformerv2_ros.interfaces.mixformerv2_ros",
+        "mixformerv2_ros.models",
+    ],
+    # Interfaces are defined once, in msg/; the wheel carries a copy that bag code can read.
+    package_dir={"mixformerv2_ros.interfaces.mixformerv2_ros": "msg"},
+    package_data={
+        "mixformerv2_ros": ["py.typed"],
+        "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
+        "mixformerv2_ros.interfaces.mixformerv2_ros": ["*.msg"],
+        "mixformerv2_ros.models": ["default/*"],
+        "mixformerv2_ros.evaluation": ["*.txt", "*.html", "*.js", "*.css"],
+        "mixformerv2_ros.visualization": ["*.html", "*.js", "*.css"],
+    },
+    install_requires=[
+        "numpy>=1.26",
+        # The headless wheel: opencv-python needs libGL and glib, which a fresh machine lacks.
+        "opencv-python-headless>=4.6",
+        "onnxruntime>=1.17",
+        "rosbags>=0.10.6",
+        "rosbags-image>=0.10",
+        "safetensors>=0.4",
+        "pyyaml>=6",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "torch": TORCH,
+        "dds": DDS,
+        "dev": [
+            *TORCH,
+            *DDS,
+            "pytest>=8",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "catkin_pkg",
+            "mcap",
+            "opencv-contrib-python-headless>=4.6",
+        ],
+    },
+    entry_points={"console_scripts": ["mixformerv2 = mixformerv2_ros.cli:main"]},
+    zip_safe=False,
+)
