@@ -39,8 +39,10 @@ setup(
         # The headless wheel: opencv-python needs libGL and glib, which a fresh machine lacks.
         "opencv-python-headless>=4.6",
         "onnxruntime>=1.17",
-        "rosbags>=0.10.6",
-        "rosbags-image>=0.10",
+        "rosbags>=0.11",
+        # Compression of recordings that are cut off; rosbags itself needs both.
+        "lz4",
+        "backports.zstd; python_version < '3.14'",
         "safetensors>=0.4",
         "pyyaml>=6",
         "tqdm>=4.60",
@@ -58,7 +60,8 @@ setup(
             "mypy",
             "types-PyYAML",
             "catkin_pkg",
-            "mcap",
+            "mcap-ros2-support",
+            "rosbags-image",
             "opencv-contrib-python-headless>=4.6",
         ],
     },

@@ -32,6 +32,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "measure and train": {
         "evaluate": "one-pass evaluation on sequences with ground truth, beside other trackers",
+        "trax": "speak the TraX protocol, so that the VOT toolkit can run the tracker",
+        "visualize": "pictures of attention, edge distributions, templates, training samples",
         "train": "train a network from a file of settings",
     },
 }
@@ -64,7 +66,8 @@ def usage() -> str:
     lines = ["usage: mixformerv2 COMMAND ...", "", "Follow one chosen object in a camera stream."]
     for group, commands in COMMANDS.items():
         lines += ["", f"{group}:", *(f"  {n:{width}}{text}" for n, text in commands.items())]
-    return "\n".join([*lines, "", "mixformerv2 COMMAND --help says more; --version tells the version."])
+    more = "mixformerv2 COMMAND --help says more; --version tells the version."
+    return "\n".join([*lines, "", more])
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -76,6 +79,8 @@ def _run(name: str, words: list[str]) -> int:
     module.add_arguments(parser)
     try:
         args = parser.parse_args(words)
+        # For outputs that say how they were made.
+        args.command_line = [name, *words]
     except SystemExit as end:
         return int(end.code or 0)
     try:

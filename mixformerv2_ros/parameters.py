@@ -228,3 +228,17 @@ def settings_from_arguments(args: argparse.Namespace, bundle: Bundle) -> Tracker
         ParameterError: see `check_values`.
     """
     return tracker_settings(values_from_arguments(args), bundle)
+
+
+def markdown_table() -> str:
+    """The table of parameters as it stands in README.md."""
+    lines = [
+        "| parameter | default | range | unit | while running | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for p in PARAMETERS:
+        default = f"`{p.default}`" if p.default != "" else ""
+        permitted = p.range.replace("|", "\\|")
+        live = "yes" if p.live else "no"
+        lines.append(f"| `{p.name}` | {default} | {permitted} | {p.unit} | {live} | {p.text} |")
+    return "\n".join(lines)

@@ -28,15 +28,8 @@ from mixformerv2_ros.evaluation.results import (
     write_result,
     write_text,
 )
-from mixformerv2_ros.evaluation.sequences import (
-    Sequence,
-    got10k_sequence,
-    lasot_sequence,
-    load_sequences,
-    plain_sequence,
-    read_boxes,
-    read_names,
-)
+from mixformerv2_ros.evaluation.layouts import load_sequences
+from mixformerv2_ros.evaluation.sequences import Sequence, plain_sequence, read_boxes, read_names
 from mixformerv2_ros.evaluation.summary import overall_table, summarise
 from mixformerv2_ros.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
 from mixformerv2_ros.inference.bundle import open_bundle, write_bundle
@@ -205,34 +198,6 @@ def test_a_spoilt_sequence_is_named_and_the_rest_read(
     assert str(root / "one") in problems[0]
 
 
-def test_lasot_layout(tmp_path: Path) -> None:
-    folder = tmp_path / "airplane" / "airplane-1"
-    boxes = write_images(folder / "img", 4, "{:08d}.jpg")
-    (folder / "groundtruth.txt").write_text(box_lines(boxes))
-    (folder / "full_occlusion.txt").write_text("0,0,1,0")
-    (folder / "out_of_view.txt").write_text("0,0,0,1\n")
-    sequences, problems = load_sequences(tmp_path, "lasot")
-    assert not problems
-    assert np.isnan(sequences[0].boxes).any(axis=1).tolist() == [False, False, True, True]
-    assert sequences[0].name == "airplane-1"
-    (folder / "full_occlusion.txt").write_text("0,0,1")
-    with pytest.raises(SourceError, match=r"full_occlusion.txt: expected 4 values 0 or 1"):
-        lasot_sequence(folder)
-    (folder / "full_occlusion.txt").unlink()
-    with pytest.raises(SourceError, match=r"full_occlusion.txt: expected a text file, found none"):
-        lasot_sequence(folder)
-
-
-def test_got10k_layout(tmp_path: Path) -> None:
-    folder = tmp_path / "GOT-10k_Val_000001"
-    boxes = write_images(folder, 3, "{:08d}.jpg")
-    (folder / "groundtruth.txt").write_text(box_lines(boxes))
-    assert not np.isnan(got10k_sequence(folder).boxes).any()
-    (folder / "absence.label").write_text("0\n1\n0\n")
-    (sequence,), _ = load_sequences(tmp_path, "got10k")
-    assert np.isnan(sequence.boxes).any(axis=1).tolist() == [False, True, False]
-
-
 def test_names_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "held_out.txt"
     path.write_text("# held out\nBolt\n\n  Deer  # fast\n")
@@ -247,8 +212,8 @@ def test_roots_that_hold_nothing(tmp_path: Path, root: Path) -> None:
         load_sequences(tmp_path / "absent")
     with pytest.raises(SourceError, match=r"first problem: .*three/"):
         load_sequences(root, names=["three"])
-    with pytest.raises(ParameterError, match="dataset must be one of plain, lasot, got10k"):
-        load_sequences(root, "vot")
+    with pytest.raises(ParameterError, match="dataset must be one of plain, otb, lasot"):
+        load_sequences(root, "mot")
 
 
 # Running
@@ -710,7 +675,7 @@ def test_command_refuses_results_of_another_run(tmp_path: Path, root: Path) -> N
     ("extra", "message"),
     [
         (["--workers", "0"], "--workers must be at least 1, got 0"),
-        (["--num-threads", "-1"], "--num-threads must be at least 0"),
+        (["--num-threads", "-1"], "num_threads must be"),
         (["--trackers", "KCF,kcf"], "each tracker once, got KCF twice"),
         (["--sequences", "absent.txt"], "--sequences must be a file of names, or names"),
         (["--compare", "nowhere"], "nowhere: expected result files"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from mixformerv2_ros.parameters import (
     PARAMETERS,
     add_parameter_arguments,
     check_values,
+    markdown_table,
     settings_from_arguments,
     tracker_settings,
 )
@@ -84,3 +86,8 @@ def test_every_parameter_says_what_it_is():
     for parameter in PARAMETERS:
         assert 10 < len(parameter.text) < 120
         parameter.check(parameter.default)
+
+
+def test_the_readme_shows_this_table():
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    assert markdown_table() in readme.read_text("utf-8")

@@ -6,28 +6,33 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
+from mixformerv2_ros.evaluation.layouts import LAYOUTS, find_sequences, load_sequences
 from mixformerv2_ros.evaluation.metrics import score_sequence
+from mixformerv2_ros.evaluation.protocols import published_settings
 from mixformerv2_ros.evaluation.results import Result
 from mixformerv2_ros.evaluation.run import Evaluation, evaluate_results, evaluate_to_folder
-from mixformerv2_ros.evaluation.sequences import (
-    READERS,
-    Sequence,
-    find_sequences,
-    load_sequences,
-    read_names,
-)
+from mixformerv2_ros.evaluation.sequences import Sequence, read_names
+from mixformerv2_ros.evaluation.submission import DATASETS, check_submission, write_submission
 from mixformerv2_ros.evaluation.summary import (
     Summary,
     confidence_table,
     overall_table,
     sequence_table,
+    toolkit_table,
 )
 from mixformerv2_ros.evaluation.trackers import OPENCV_TRACKERS, TrackerSpec, parse_tracker
-from mixformerv2_ros.inference.loader import ENGINES
+from mixformerv2_ros.inference.bundle import open_bundle
+from mixformerv2_ros.parameters import (
+    BY_NAME,
+    add_parameter_arguments,
+    check_values,
+    values_from_arguments,
+)
 
 LEGEND = (
     "AUC, P20, NP, OP50, OP75: means over sequences. AO, SR50, SR75: pooled over frames. "
@@ -44,25 +49,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Follow the target of each annotated sequence from its first box to the end, with our "
         "tracker and any of OpenCV's, and print success AUC, precision and more side by side. "
-        "Results are kept in OUT/TRACKER; a run that was killed continues where it stopped."
+        "Results are kept in OUT/TRACKER; a run that was killed continues where it stopped. "
+        "Choosing a data set also chooses the search factor and template updates that were "
+        "published for it; options of the tracker override them. Each tracker has one thread, so "
+        "that speeds compare, unless --num-threads says otherwise."
     )
     parser.add_argument(
         "bundle",
         nargs="?",
         type=Path,
         metavar="BUNDLE",
-        help="model bundle for the tracker `mixformer` (default: the one shipped)",
+        help="model bundle for the tracker `mixformer`, as --model (default: the one shipped)",
     )
     parser.add_argument(
-        "--root", type=Path, required=True, metavar="R", help="folder of the sequences"
+        "--root", type=Path, required=True, metavar="R", help="folder of the data set"
     )
     parser.add_argument(
-        "--dataset", choices=list(READERS), default="plain", help="layout on disk (default: plain)"
+        "--dataset",
+        choices=list(LAYOUTS),
+        default="plain",
+        metavar="D",
+        help=f"layout on disk: {', '.join(LAYOUTS)} (default: plain)",
     )
     parser.add_argument(
         "--sequences",
         metavar="FILE|NAMES",
-        help="only these: a file with one name per line, or names with commas (default: all)",
+        help="only these: a file with one name per line, or names with commas (default: all, or "
+        "those in the data set's own list)",
     )
     kinds = ", ".join(["mixformer", *OPENCV_TRACKERS])
     parser.add_argument(
@@ -88,21 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=1, metavar="N", help="processes (default: 1)"
     )
     parser.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="engine for mixformer (default: auto)"
+        "--submission",
+        type=Path,
+        metavar="FILE.zip",
+        help="also pack the results of the one tracker as the benchmark's server or toolkit takes "
+        f"them ({', '.join(DATASETS)})",
     )
-    parser.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="device of that engine (default: cpu)",
-    )
-    parser.add_argument(
-        "--num-threads",
-        type=int,
-        default=1,
-        metavar="N",
-        help="threads of each tracker, 0 for its own choice (default: 1, so that speeds compare)",
-    )
+    add_parameter_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,15 +117,25 @@ def run(args: argparse.Namespace) -> int:
         ParameterError: an argument is out of range, or OUT holds results of another run.
         SourceError: no sequence can be read.
     """
-    _check(args)
+    values = _check(args)
+    specs = _specs(args, values)
+    folders = (
+        result_folders(args.compare)
+        if args.compare
+        else {spec.label: args.output / spec.label for spec in specs}
+    )
+    if args.submission is not None:
+        check_submission(args.submission, args.dataset)
+        if len(folders) > 1:
+            raise ParameterError(f"--submission needs one tracker, got {', '.join(folders)}")
     sequences, problems = load_sequences(args.root, args.dataset, _names(args))
     if args.compare:
         outcomes = {
-            label: evaluate_results(folder, sequences)
-            for label, folder in result_folders(args.compare).items()
+            label: evaluate_results(folder, sequences, args.dataset)
+            for label, folder in folders.items()
         }
     else:
-        outcomes = _evaluate(args, sequences, problems)
+        outcomes = _evaluate(args, specs, values, sequences, problems)
     for outcome in outcomes.values():
         problems.extend(outcome.problems)
     summaries = {label: outcome.summary for label, outcome in outcomes.items()}
@@ -129,6 +144,15 @@ def run(args: argparse.Namespace) -> int:
     counts = {summary.overall.sequences for summary in summaries.values()}
     if len(counts) > 1:
         problems.append("the trackers' figures are over different sequences, see column seqs")
+    if args.submission is not None and not problems:
+        ((label, folder),) = folders.items()
+        write_submission(args.submission, args.dataset, label, folder, sequences)
+        print(f"\nsubmission: {args.submission}")
+    elif args.submission is not None:
+        problems.append(f"{args.submission} is not written: a submission must be complete")
+    withheld = sum(sequence.withheld for sequence in sequences)
+    if withheld:
+        print(f"\n{withheld} sequences have no published ground truth: their speed alone counts.")
     for problem in problems:
         print(f"mixformerv2 evaluate: {problem}", file=sys.stderr)
     return 2 if problems else 0
@@ -165,9 +189,10 @@ class RunningAuc:
 
     def __call__(self, sequence: Sequence, result: Result) -> None:
         """Count one finished sequence."""
-        self._sum += score_sequence(result.boxes, sequence.boxes).success_auc
-        self._count += 1
-        self._bar.set_postfix_str(f"AUC {self._sum / self._count:.3f}", refresh=False)
+        if not sequence.withheld:
+            self._sum += score_sequence(result.boxes, sequence.boxes).success_auc
+            self._count += 1
+            self._bar.set_postfix_str(f"AUC {self._sum / self._count:.3f}", refresh=False)
         self._bar.update(len(sequence))
 
     def close(self) -> None:
@@ -175,13 +200,17 @@ class RunningAuc:
         self._bar.close()
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the options; return the values of those that `parameters.py` declares."""
     if args.workers < 1:
         raise ParameterError(f"--workers must be at least 1, got {args.workers}")
-    if args.num_threads < 0:
-        raise ParameterError(f"--num-threads must be at least 0, got {args.num_threads}")
     if args.compare is None and args.output is None:
         raise ParameterError("evaluate needs -o OUT for its results, or --compare FOLDER")
+    if args.bundle is not None and args.model is not None:
+        raise ParameterError("give the model as BUNDLE or with --model, not both")
+    values: dict[str, Any] = values_from_arguments(args)
+    check_values(values)
+    return values
 
 
 def _names(args: argparse.Namespace) -> list[str] | None:
@@ -200,16 +229,21 @@ def _names(args: argparse.Namespace) -> list[str] | None:
 
 
 def _evaluate(
-    args: argparse.Namespace, sequences: list[Sequence], problems: list[str]
+    args: argparse.Namespace,
+    specs: list[TrackerSpec],
+    values: dict[str, Any],
+    sequences: list[Sequence],
+    problems: list[str],
 ) -> dict[str, Evaluation]:
-    specs = _specs(args)
+    given = {name: value for name, value in values.items() if BY_NAME[name].setting}
     dataset = {"dataset": args.dataset, "root": str(args.root.resolve())}
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
         bar = RunningAuc(spec.label, sum(map(len, sequences)))
         try:
             outcomes[spec.label] = evaluate_to_folder(
-                spec, sequences, args.output / spec.label, dataset, args.workers, bar
+                _with_settings(spec, args.dataset, given),
+                sequences, args.output / spec.label, dataset, args.workers, bar
             )
         except (BundleError, EngineError) as error:
             # One tracker that cannot run here does not keep the others from running.
@@ -219,12 +253,22 @@ def _evaluate(
     return outcomes
 
 
-def _specs(args: argparse.Namespace) -> list[TrackerSpec]:
+def _with_settings(spec: TrackerSpec, dataset: str, given: dict[str, Any]) -> TrackerSpec:
+    """Add what was published for `dataset`, and over it what the command line says."""
+    if spec.kind != "mixformer":
+        return spec
+    published = published_settings(dataset, open_bundle(spec.path).spec.preset)
+    return dataclasses.replace(spec, values=tuple(sorted({**published, **given}.items())))
+
+
+def _specs(args: argparse.Namespace, values: dict[str, Any]) -> list[TrackerSpec]:
     specs: dict[str, TrackerSpec] = {}
+    bundle = args.bundle or (Path(values["model"]) if values.get("model") else None)
+    engine, device = values.get("engine", "auto"), values.get("device", "cpu")
     for text in args.trackers.split(","):
-        spec = parse_tracker(text, args.engine, args.device, args.num_threads)
+        spec = parse_tracker(text, engine, device, values.get("num_threads", 1))
         if spec.kind == "mixformer" and spec.path is None:
-            spec = dataclasses.replace(spec, path=args.bundle)
+            spec = dataclasses.replace(spec, path=bundle)
         if spec.label in specs:
             raise ParameterError(f"--trackers must name each tracker once, got {spec.label} twice")
         specs[spec.label] = spec
@@ -235,4 +279,6 @@ def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:
     if per_sequence:
         print(sequence_table(summaries), end="\n\n")
     print(overall_table(summaries), LEGEND, sep="\n", end="\n\n")
+    if table := toolkit_table(summaries):
+        print(table, end="\n\n")
     print(confidence_table(summaries), CONFIDENCE_LEGEND, sep="\n")

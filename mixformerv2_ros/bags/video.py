@@ -1,0 +1,213 @@
+"""Frames out of video files, cameras and image folders, and overlay videos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.bags.paths import natural_order
+from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
+"""Codec of an overlay video by its suffix; those that OpenCV's wheels can write."""
+
+DEFAULT_FPS = 30.0
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """A frame of a video, camera or image folder.
+
+    Attributes:
+        index: Number of the frame, from 0.
+        frame: The image and its time: since the start of a video, of the day for a camera.
+        name: File of an image folder's image, else empty.
+    """
+
+    index: int
+    frame: Frame
+    name: str = ""
+
+
+class VideoSource:
+    """An open video file, camera or image folder; use it as a context manager.
+
+    Attributes:
+        name: What was opened, for messages.
+        fps: Frames per second: as the file or camera says, as given, else 30.
+        count: Number of frames as far as known; the header of a video may be wrong.
+        warning: What is wrong with a video that was read to its end; empty if nothing is.
+    """
+
+    def __init__(self, source: str, fps: float | None = None) -> None:
+        """Open a source.
+
+        Args:
+            source: Path of a video file or of a folder of images, or the number of a camera.
+            fps: Frames per second to use in place of the source's own timing.
+
+        Raises:
+            SourceError: it cannot be opened.
+        """
+        self.name = source
+        self.warning = ""
+        self._given_fps = fps
+        self._files: list[Path] | None = None
+        self._capture: cv2.VideoCapture | None = None
+        self._live = source.isdecimal() and not Path(source).exists()
+        path = Path(source)
+        if path.is_dir():
+            self._files = _image_files(path)
+            self.fps = fps or DEFAULT_FPS
+            self.count: int | None = len(self._files)
+            return
+        if not self._live and not path.exists():
+            raise SourceError(f"video {source} does not exist")
+        capture = cv2.VideoCapture(int(source) if self._live else source)
+        if not capture.isOpened():
+            kind = "camera" if self._live else "video"
+            raise SourceError(f"{kind} {source} cannot be opened")
+        self._capture = capture
+        own = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps or (own if 0 < own < 1000 else DEFAULT_FPS)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.count = int(count) if 0 < count < 1e9 and not self._live else None
+
+    def __enter__(self) -> VideoSource:
+        """Return the source, which is open already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release the source."""
+        if self._capture is not None:
+            self._capture.release()
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """Read the frames, once.
+
+        Raises:
+            SourceError: an image of a folder cannot be read, or a video has no frame.
+        """
+        if self._capture is None:
+            return self._read_files()
+        return self._read_capture(self._capture)
+
+    def _read_files(self) -> Iterator[VideoFrame]:
+        for index, file in enumerate(self._files or ()):
+            stamp_ns = round(index * 1e9 / self.fps)
+            yield VideoFrame(index, Frame(read_image(file), stamp_ns), file.name)
+
+    def _read_capture(self, capture: cv2.VideoCapture) -> Iterator[VideoFrame]:
+        index, stamp_ns = 0, -1
+        while True:
+            ok, image = capture.read()
+            if not ok:
+                break
+            stamp_ns = self._stamp(capture, index, stamp_ns)
+            # OpenCV decodes videos to BGR; grey cameras may give one channel.
+            pixels = Pixels.from_array(image, "bgr8" if image.ndim == 3 else "mono8")
+            yield VideoFrame(index, Frame(pixels, stamp_ns))
+            index += 1
+        if index == 0:
+            raise SourceError(f"video {self.name} has no frame that can be read")
+        if self.count is not None and index < self.count:
+            self.warning = f"video {self.name} announces {self.count} frames, {index} can be read"
+
+    def _stamp(self, capture: cv2.VideoCapture, index: int, previous_ns: int) -> int:
+        """Time of the frame just read in nanoseconds, later than that of the frame before."""
+        if self._live:
+            return time.time_ns()
+        if self._given_fps is None:
+            own = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+            if own > previous_ns and (own > 0 or index == 0):
+                return own
+        return max(round(index * 1e9 / self.fps), previous_ns + 1)
+
+
+def read_image(path: Path) -> Pixels:
+    """Read an image file; orientation tags are ignored.
+
+    Raises:
+        SourceError: it cannot be read or decoded; names the file.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
+            return decode_compressed("", data)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (OSError, cv2.error, ImageError) as error:
+        raise SourceError(f"image {path} cannot be read: {error}") from error
+    if image is None:
+        raise SourceError(f"image {path} cannot be decoded")
+    return Pixels.from_array(image, "bgr8")
+
+
+def bgr_copy(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """The whole image as a new (height, width, 3) uint8 array in OpenCV's order, to draw in."""
+    return np.asarray(cv2.cvtColor(pixels.rgb(), cv2.COLOR_RGB2BGR), np.uint8)
+
+
+class VideoFile:
+    """A video file being written; it is created with its first frame.
+
+    Frames of another size than the first are scaled to it.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        """Choose the file; its suffix (one of `CODECS`) chooses the codec.
+
+        Raises:
+            SourceError: the suffix is not known.
+        """
+        if path.suffix.lower() not in CODECS:
+            raise SourceError(f"video must end in {', '.join(CODECS)}, got {path}")
+        self.path = path
+        self._fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def write(self, image: npt.NDArray[np.uint8]) -> None:
+        """Append a (height, width, 3) uint8 BGR image.
+
+        Raises:
+            SourceError: the file cannot be created.
+        """
+        if self._writer is None:
+            self._size = image.shape[1], image.shape[0]
+            codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
+            self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
+            if not self._writer.isOpened():
+                raise SourceError(f"video {self.path} cannot be written")
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = np.asarray(cv2.resize(image, self._size), np.uint8)
+        self._writer.write(image)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise SourceError(
+            f"image folder {folder} must hold images ({', '.join(IMAGE_SUFFIXES)}), found none"
+        )
+    return sorted(files, key=natural_order)

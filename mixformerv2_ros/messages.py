@@ -1,0 +1,238 @@
+"""Tracks, boxes and images to ROS messages and back.
+
+Nothing here knows where the message classes come from. Every function that makes a message takes
+`types`, which gives the class of a name such as `sensor_msgs/msg/Image`; the classes of rclpy, of
+the DDS node and of bags all take their fields by keyword. Functions that read a message look at
+its fields only.
+
+Inside the package a box is its top-left corner and size; messages of `vision_msgs` hold centres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
+from mixformerv2_ros.tracking.session import State, Track
+
+Types = Callable[[str], type] | Mapping[str, type]
+"""Gives the message class of a name such as `std_msgs/msg/Header`."""
+
+DEFAULT_TARGET = "target"
+"""Name of a target that was started without one."""
+
+CLASS_ID = "target"
+"""Class of every detection: a tracker follows what it was shown, whatever it is."""
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class InitRequest:
+    """A box that asks for a target to be tracked.
+
+    Attributes:
+        box: The box in pixels of its image, not checked.
+        target_id: Name of the target.
+        stamp_ns: Stamp of the image that the box was drawn on; None means the next image.
+    """
+
+    box: Box
+    target_id: str = DEFAULT_TARGET
+    stamp_ns: int | None = None
+
+
+def track_message(types: Types, track: Track, latency_ns: int = 0) -> Any:
+    """Make a `mixformerv2_ros/msg/Track`.
+
+    Args:
+        types: The message classes.
+        track: The track.
+        latency_ns: Nanoseconds from the image's arrival to this message; 0 in a replay, so that
+            a replay gives the same bytes every time.
+    """
+    return _make(
+        types,
+        "mixformerv2_ros/msg/Track",
+        header=header_message(types, track.stamp_ns, track.frame_id),
+        target_id=track.target_id,
+        state=int(track.state),
+        box=_bounding_box(types, track.box),
+        confidence=float(track.confidence),
+        edge_std=np.array(track.edge_std, np.float32),
+        template_age=_duration(types, track.template_age_ns),
+        latency=_duration(types, latency_ns),
+    )
+
+
+def detections_message(types: Types, tracks: Iterable[Track], stamp_ns: int, frame_id: str) -> Any:
+    """Make a `vision_msgs/msg/Detection2DArray` from the tracks of one image.
+
+    A target that is LOST or IDLE gives no detection. `id` is the target's name, the score the
+    confidence. The hypothesis' pose holds the box's centre in pixels (z 0, no rotation), and its
+    covariance the variances of the centre in square pixels at [0] (x) and [7] (y): edges taken as
+    independent, var(centre) = (std_left^2 + std_right^2) / 4.
+
+    Args:
+        types: The message classes.
+        tracks: Tracks of that image, one per target.
+        stamp_ns: Stamp of the image in nanoseconds.
+        frame_id: Coordinate frame of the image.
+    """
+    seen = [track for track in tracks if track.state in (State.TRACKING, State.UNCERTAIN)]
+    return _make(
+        types,
+        "vision_msgs/msg/Detection2DArray",
+        header=header_message(types, stamp_ns, frame_id),
+        detections=[_detection(types, track) for track in seen],
+    )
+
+
+def image_message(
+    types: Types, image: npt.NDArray[np.uint8], encoding: str, stamp_ns: int, frame_id: str
+) -> Any:
+    """Make a `sensor_msgs/msg/Image` from a contiguous HxW or HxWxC uint8 array."""
+    return _make(
+        types,
+        "sensor_msgs/msg/Image",
+        header=header_message(types, stamp_ns, frame_id),
+        height=image.shape[0],
+        width=image.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=image.strides[0],
+        data=image.reshape(-1),
+    )
+
+
+def compressed_image_message(
+    types: Types, data: npt.NDArray[np.uint8], format: str, stamp_ns: int, frame_id: str
+) -> Any:
+    """Make a `sensor_msgs/msg/CompressedImage` from the bytes of a JPEG or PNG file."""
+    return _make(
+        types,
+        "sensor_msgs/msg/CompressedImage",
+        header=header_message(types, stamp_ns, frame_id),
+        format=format,
+        data=data.reshape(-1),
+    )
+
+
+def header_message(types: Types, stamp_ns: int, frame_id: str) -> Any:
+    """Make a `std_msgs/msg/Header`."""
+    stamp = _make(types, "builtin_interfaces/msg/Time", sec=stamp_ns // NS, nanosec=stamp_ns % NS)
+    return _make(types, "std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+
+
+def stamp_ns(message: Any) -> int:
+    """Stamp in a message's header, in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * NS + int(stamp.nanosec)
+
+
+def image_frame(message: Any) -> Frame:
+    """Wrap a `sensor_msgs/Image` (its data is not copied) or decode a `CompressedImage`.
+
+    Raises:
+        ImageError: the message does not hold an image that can be decoded.
+    """
+    if hasattr(message, "format"):
+        pixels = decode_compressed(message.format, message.data)
+    else:
+        pixels = decode_image(
+            message.height,
+            message.width,
+            message.encoding,
+            message.is_bigendian,
+            message.step,
+            message.data,
+        )
+    return Frame(pixels, stamp_ns(message), message.header.frame_id)
+
+
+def init_request(message: Any) -> InitRequest:
+    """Read an `InitBox`, a `vision_msgs/Detection2D` or a `sensor_msgs/RegionOfInterest`.
+
+    A stamp of zero, and a RegionOfInterest, which has none, mean the next image. The box is not
+    checked: that needs its image.
+    """
+    if hasattr(message, "x_offset"):
+        box = Box(*map(float, (message.x_offset, message.y_offset, message.width, message.height)))
+        return InitRequest(box)
+    if hasattr(message, "bbox"):
+        center = message.bbox.center
+        center = getattr(center, "position", center)  # vision_msgs before 4.0 had x, y here
+        w, h = float(message.bbox.size_x), float(message.bbox.size_y)
+        box = Box(center.x - w / 2, center.y - h / 2, w, h)
+        name = getattr(message, "id", "")
+    else:
+        box = Box(*map(float, (message.x, message.y, message.w, message.h)))
+        name = message.target_id
+    return InitRequest(box, name or DEFAULT_TARGET, stamp_ns(message) or None)
+
+
+def _make(types: Types, name: str, **fields: Any) -> Any:
+    cls = types[name] if isinstance(types, Mapping) else types(name)
+    return cls(**fields)
+
+
+def _duration(types: Types, nanoseconds: int) -> Any:
+    return _make(
+        types,
+        "builtin_interfaces/msg/Duration",
+        sec=nanoseconds // NS,
+        nanosec=nanoseconds % NS,
+    )
+
+
+def _bounding_box(types: Types, box: Box) -> Any:
+    x, y = box.center
+    position = _make(types, "vision_msgs/msg/Point2D", x=float(x), y=float(y))
+    center = _make(types, "vision_msgs/msg/Pose2D", position=position, theta=0.0)
+    return _make(
+        types,
+        "vision_msgs/msg/BoundingBox2D",
+        center=center,
+        size_x=float(box.w),
+        size_y=float(box.h),
+    )
+
+
+def _detection(types: Types, track: Track) -> Any:
+    left, top, right, bottom = track.edge_std
+    covariance = np.zeros(36, np.float64)
+    covariance[0] = (left**2 + right**2) / 4
+    covariance[7] = (top**2 + bottom**2) / 4
+    x, y = track.box.center
+    pose = _make(
+        types,
+        "geometry_msgs/msg/Pose",
+        position=_make(types, "geometry_msgs/msg/Point", x=float(x), y=float(y), z=0.0),
+        orientation=_make(types, "geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
+    )
+    result = _make(
+        types,
+        "vision_msgs/msg/ObjectHypothesisWithPose",
+        hypothesis=_make(
+            types,
+            "vision_msgs/msg/ObjectHypothesis",
+            class_id=CLASS_ID,
+            score=float(track.confidence),
+        ),
+        pose=_make(types, "geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=covariance),
+    )
+    return _make(
+        types,
+        "vision_msgs/msg/Detection2D",
+        header=header_message(types, track.stamp_ns, track.frame_id),
+        results=[result],
+        bbox=_bounding_box(types, track.box),
+        id=track.target_id,
+    )

@@ -1,0 +1,1 @@
+"""Pictures for people: overlays, charts, reports, and what the network looks at."""

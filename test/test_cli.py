@@ -1,0 +1,108 @@
+"""The front door: help, unknown commands, exit codes, and what gets imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mixformerv2_ros import __version__
+from mixformerv2_ros.cli import NAMES, main
+from mixformerv2_ros.errors import MixFormerError
+
+COMMANDS = Path(__file__).resolve().parents[1] / "mixformerv2_ros" / "commands"
+
+
+def test_every_module_with_a_run_is_a_command_and_the_other_way_round():
+    modules = {
+        path.stem for path in COMMANDS.glob("*.py") if "\ndef run(" in path.read_text("utf-8")
+    }
+    assert modules == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_explains_itself(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"mixformerv2 {name}" in shown
+    assert len(shown.splitlines()) > 5
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in NAMES)
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mixformerv2 {__version__}\n"
+
+
+def test_a_mistyped_command_gets_a_hint(capsys):
+    assert main(["trak"]) == 2
+    assert "did you mean 'track'?" in capsys.readouterr().err
+
+
+def test_wrong_options_exit_with_2(capsys):
+    assert main(["track"]) == 2
+    assert "SOURCE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (MixFormerError("a must be b, got c"), 2, "mixformerv2 info: a must be b, got c\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_exit_codes(raised, code, said, monkeypatch, capsys):
+    def fail(args):
+        raise raised
+
+    monkeypatch.setattr(import_module("mixformerv2_ros.commands.info"), "run", fail)
+    assert main(["info"]) == code
+    assert capsys.readouterr().err == said
+
+
+def test_defects_are_not_hidden(monkeypatch):
+    def fail(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(import_module("mixformerv2_ros.commands.info"), "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["info"])
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m mixformerv2_ros.cli info --json | head -c 1",
+        shell=True, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from mixformerv2_ros.cli import main; main(['--help']);"
+        "heavy = {'torch', 'cv2', 'numpy', 'onnxruntime', 'rosbags'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_command_imports_torch_before_it_is_run(name):
+    code = (
+        f"import sys; from mixformerv2_ros.cli import main; main([{name!r}, '--help']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
