@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,20 @@ def processor() -> str:
             if line.startswith(("model name", "Model")):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def peak_megabytes() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes).
+
+    Not `ru_maxrss` where it can be avoided: on Linux that includes what the process was before it
+    became this program, such as a copy of the parent.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def package_version(name: str) -> str | None:

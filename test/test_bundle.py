@@ -407,11 +407,16 @@ def test_costs_are_those_of_the_specification():
         (B, 20.606, 7.525, 6.744, 28.131),
     ):
         whole = template_macs(spec, skip_unused=False)
-        assert frame_macs(spec) / 1e9 == pytest.approx(frame, abs=5e-4)
+        whole_frame = frame_macs(spec, skip_unused=False)
+        assert whole_frame / 1e9 == pytest.approx(frame, abs=5e-4)
         assert whole / 1e9 == pytest.approx(update, abs=5e-4)
         assert template_macs(spec) / 1e9 == pytest.approx(needed, abs=5e-4)
-        assert (frame_macs(spec) + whole) / 1e9 == pytest.approx(joint, abs=5e-4)
-    assert frame_macs(S, online_templates=3) - frame_macs(S) == 2 * 4 * 2 * 200 * 49 * 768
+        assert (whole_frame + whole) / 1e9 == pytest.approx(joint, abs=5e-4)
+    # More templates cost attention alone: of 200 queries in three blocks, of 4 in the last.
+    assert frame_macs(S, online_templates=3) - frame_macs(S) == 2 * 2 * (3 * 200 + 4) * 49 * 768
+    # Of 196 search tokens, the last block skips query, output, MLP, and attention to 298 keys.
+    saved = 196 * (4 * 768**2 + 2 * 298 * 768)
+    assert frame_macs(S, skip_unused=False) - frame_macs(S) == saved
     pooled = replace(S, score_pooling="mean")
     assert frame_macs(S) - frame_macs(pooled) == 3 * 768 * 769
 
@@ -426,7 +431,7 @@ def test_info_in_words(tmp_path, capsys):
     said = capsys.readouterr().out
     for part in (
         "My T (preset T)", "width 192, depth 4, 6 heads", "64 px, 16 tokens, factor 2",
-        "128 px, 64 tokens, factor 4.5", "2,031,169", "fp16, SHA-256 ", "model.safetensors 4.0",
+        "128 px, 64 tokens, factor 4.5", "1,439,809", "fp16, SHA-256 ", "model.safetensors 4.0",
         "tiny.pth.tar (made by a test), SHA-256 0123", "Apache-2.0", "mixformerv2 export",
         "steps 500, config.batch 48, list list", "limits small", "mixformerv2_ros ",
     ):  # fmt: skip

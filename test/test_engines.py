@@ -119,7 +119,7 @@ def test_graphs_hold_no_weights_and_no_paths_of_this_machine(exported):
         assert b".py" not in content
 
 
-def test_exported_run_imports_no_torch(exported):
+def test_exported_run_imports_no_torch_and_stays_small(exported):
     bundle, _ = exported
     code = (
         "import sys, numpy as np\n"
@@ -136,6 +136,9 @@ def test_exported_run_imports_no_torch(exported):
         "session.start(frame, Box(10, 10, 40, 40))\n"
         "assert len(session.update(frame)) == 1\n"
         "assert 'torch' not in sys.modules\n"
+        "from mixformerv2_ros.machine import peak_megabytes\n"
+        # The promise is 400 MB for preset S in fp32.
+        "assert peak_megabytes() < 400, peak_megabytes()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -8,7 +8,6 @@ over time would favour whoever came first.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from mixformerv2_ros.errors import EngineError, MixFormerError
 from mixformerv2_ros.inference.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, open_bundle
 from mixformerv2_ros.inference.engine import Engine, Memory, Prediction
 from mixformerv2_ros.inference.loader import load_engine
+from mixformerv2_ros.machine import peak_megabytes
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.pixels import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -184,9 +184,7 @@ def _work(plan: Plan, variant: Variant, connection: Connection) -> None:
         except EOFError:
             return
         rows = bench.run(frames)
-        # Linux counts in KiB.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        connection.send((rows, peak))
+        connection.send((rows, peak_megabytes()))
 
 
 class _Bench:

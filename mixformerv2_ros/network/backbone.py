@@ -82,6 +82,12 @@ class Attention(nn.Module):
         q, k, v = self.split_heads(self.qkv(tokens)).unbind(0)
         return q, k, v
 
+    def queries(self, tokens: Tensor) -> Tensor:
+        """Return q only, for tokens whose keys are wanted elsewhere or not at all."""
+        width = self.proj.in_features
+        weight, bias = self.qkv.weight[:width], self.qkv.bias[:width]
+        return self.split_heads(F.linear(tokens, weight, bias))[0]
+
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return k and v only, for tokens that nobody will ask as queries."""
         width = self.proj.in_features
@@ -161,6 +167,26 @@ class Block(nn.Module):
             attention.append(self.attn.weights(q[:, :, -PREDICTION_TOKENS:], k))
         return self._finish(tokens, self.attn.attend(q, k, v))
 
+    def predict(
+        self,
+        tokens: Tensor,
+        template_keys: Tensor,
+        template_values: Tensor,
+        attention: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Like `search`, but return the prediction tokens only: (B, 4, width).
+
+        In the last block nobody reads what the search tokens become, only their keys and values.
+        """
+        normed = self.norm1(tokens)
+        q = self.attn.queries(normed[:, -PREDICTION_TOKENS:])
+        k, v = self.attn.keys_values(normed)
+        k = torch.cat([template_keys, k], dim=2)
+        v = torch.cat([template_values, v], dim=2)
+        if attention is not None:
+            attention.append(self.attn.weights(q, k))
+        return self._finish(tokens[:, -PREDICTION_TOKENS:], self.attn.attend(q, k, v))
+
     def joint(
         self, tokens: Tensor, template_count: int, attention: list[Tensor] | None = None
     ) -> Tensor:
@@ -227,11 +253,15 @@ class Backbone(nn.Module):
         values: Tensor,
         attention: list[Tensor] | None = None,
     ) -> Tensor:
-        """Run one frame (B, 3, S, S) against encoded templates: (B, search tokens + 4, width)."""
+        """Run one frame (B, 3, S, S) against encoded templates.
+
+        Returns:
+            Final prediction tokens, (B, 4, width).
+        """
         tokens = self.embed_search(search)
-        for index, block in enumerate(self.blocks):
-            tokens = block.search(tokens, keys[index], values[index], attention)
-        return tokens
+        for block, k, v in zip(self.blocks[:-1], keys, values, strict=False):
+            tokens = block.search(tokens, k, v, attention)
+        return self.blocks[-1].predict(tokens, keys[-1], values[-1], attention)
 
     def forward(
         self, templates: Tensor, search: Tensor, attention: list[Tensor] | None = None

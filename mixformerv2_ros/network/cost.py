@@ -10,17 +10,27 @@ from mixformerv2_ros.inference.engine import ModelSpec
 _PREDICTION_TOKENS = 4
 
 
-def frame_macs(spec: ModelSpec, online_templates: int = 1) -> int:
-    """Return the multiply-adds of one target in one frame, with cached templates."""
+def frame_macs(spec: ModelSpec, online_templates: int = 1, skip_unused: bool = True) -> int:
+    """Return the multiply-adds of one target in one frame, with cached templates.
+
+    Args:
+        spec: The architecture.
+        online_templates: Number of online templates.
+        skip_unused: Compute in the last block only what the prediction tokens ask for: keys and
+            values of the search tokens, but none of their queries.
+    """
     width = spec.width
     queries = spec.search_tokens + _PREDICTION_TOKENS
     keys = queries + (1 + online_templates) * spec.template_tokens
     box_head = _PREDICTION_TOKENS * width * (width + spec.bins)
+    unused = spec.search_tokens if skip_unused else 0
     scored_tokens = 1 if spec.score_pooling == "mean" else _PREDICTION_TOKENS
     score_head = scored_tokens * width * (width + 1)
     return (
         _patch_embedding(spec, spec.search_tokens)
         + spec.depth * _block(spec, queries, keys)
+        - _block(spec, unused, keys)
+        + 2 * unused * width**2
         + box_head
         + score_head
     )

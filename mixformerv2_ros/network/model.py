@@ -33,14 +33,15 @@ class Output:
         edge_logits: (B, 4, bins), order left, top, right, bottom.
         boxes: (B, 4) centre x, centre y, width, height over the side of the search crop.
         score_logits: (B,).
-        search_tokens: (B, search tokens, width) after the last block.
+        search_tokens: (B, search tokens, width) after the last block; None from `search`, which
+            does not compute them.
         prediction_tokens: (B, 4, width) after the last block; order left, right, top, bottom.
     """
 
     edge_logits: Tensor
     boxes: Tensor
     score_logits: Tensor
-    search_tokens: Tensor
+    search_tokens: Tensor | None
     prediction_tokens: Tensor
 
 
@@ -63,15 +64,14 @@ class MixFormerV2(nn.Module):
         model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
         return model.eval().requires_grad_(False)
 
-    def heads(self, tokens: Tensor) -> Output:
-        """Final tokens (B, search tokens + 4, width) -> output."""
-        prediction = tokens[:, -PREDICTION_TOKENS:]
+    def heads(self, prediction: Tensor, search_tokens: Tensor | None = None) -> Output:
+        """Final prediction tokens (B, 4, width) -> output."""
         edge_logits = self.box_head(prediction)
         return Output(
             edge_logits=edge_logits,
             boxes=edges_to_boxes(expected_edges(edge_logits)),
             score_logits=self.score_head(prediction),
-            search_tokens=tokens[:, :-PREDICTION_TOKENS],
+            search_tokens=search_tokens,
             prediction_tokens=prediction,
         )
 
@@ -99,4 +99,5 @@ class MixFormerV2(nn.Module):
 
         `attention` is filled as the module `backbone` says.
         """
-        return self.heads(self.backbone(templates, search, attention))
+        tokens = self.backbone(templates, search, attention)
+        return self.heads(tokens[:, -PREDICTION_TOKENS:], tokens[:, :-PREDICTION_TOKENS])

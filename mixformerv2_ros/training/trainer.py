@@ -71,6 +71,7 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch) -> tuple[Output, Tensor]:
         """Return the network's output and foreground logits (B, search tokens)."""
         output = self.network(normalize(batch.templates), normalize(batch.search))
+        assert output.search_tokens is not None
         return output, self.foreground(output.search_tokens).squeeze(-1)
 
 
