@@ -431,7 +431,7 @@ def test_info_in_words(tmp_path, capsys):
     said = capsys.readouterr().out
     for part in (
         "My T (preset T)", "width 192, depth 4, 6 heads", "64 px, 16 tokens, factor 2",
-        "128 px, 64 tokens, factor 4.5", "1,439,809", "fp16, SHA-256 ", "model.safetensors 2.9",
+        "128 px, 64 tokens, factor 4.5", "1,439,809", "fp16, SHA-256 ", "model.safetensors 2.8",
         "tiny.pth.tar (made by a test), SHA-256 0123", "Apache-2.0", "mixformerv2 export",
         "steps 500, config.batch 48, list list", "limits small", "mixformerv2_ros ",
     ):  # fmt: skip

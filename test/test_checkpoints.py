@@ -915,7 +915,7 @@ def test_what_convert_says(reference_modules, tmp_path, capsys):
     assert main(arguments) == 0
     said = capsys.readouterr().out
     for part in ("training container", "lib.train.admin.settings.Settings", "preset T", "depth 4",
-                 "64 bins", "template 64 px", "search 128 px", "2,031,169", "fp16"):  # fmt: skip
+                 "64 bins", "template 64 px", "search 128 px", "1,439,809", "fp16"):  # fmt: skip
         assert part in said
     bundle = open_bundle(tmp_path / "new" / "t")
     assert bundle.spec == T
