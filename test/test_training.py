@@ -15,7 +15,7 @@ from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError 
 from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
 from mixformerv2_ros.network.presets import T  # noqa: E402
 from mixformerv2_ros.training import augment, losses  # noqa: E402
-from mixformerv2_ros.training.config import TrainConfig, read_config  # noqa: E402
+from mixformerv2_ros.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
 from mixformerv2_ros.training.pictures import read_stills  # noqa: E402
 from mixformerv2_ros.training.trainer import (  # noqa: E402
     CHECKPOINT,
@@ -278,3 +278,25 @@ def test_the_shipped_settings_are_readable():
     folder = Path(__file__).resolve().parents[1] / "config" / "training"
     for path in folder.glob("*.yaml"):
         assert read_config(path).steps > 0
+
+
+def test_the_score_stage_changes_the_score_head_only(config, tmp_path):
+    first = train(dataclasses.replace(config, output=str(tmp_path / "first"), steps=3))
+    second = train(
+        dataclasses.replace(
+            config,
+            output=str(tmp_path / "second"),
+            start=str(first),
+            only="score_head",
+            loss=LossWeights(l1=0, ciou=0, edge=0, foreground=0, score=1),
+        )
+    )
+    before, after = weights_of(first), weights_of(second)
+    changed = {key for key in before if not np.array_equal(before[key], after[key])}
+    assert changed
+    assert all(key.startswith("score_head.") for key in changed)
+
+
+def test_a_name_that_no_parameter_has_is_refused(config):
+    with pytest.raises(ParameterError, match="only must be part of a parameter's name"):
+        Run(dataclasses.replace(config, only="scoring"))

@@ -41,6 +41,8 @@ class TrainConfig:
         data: Folder with `stills/` and `sequences/`.
         exclude: File with names of sequences that must not be trained on.
         output: Folder of checkpoints and log.
+        start: Checkpoint of this trainer to take the weights from; empty draws them from the seed.
+        only: Train only parameters with this in their name, such as `score_head`; empty trains all.
         seed: Seed of weights and of the sample stream.
         batch: Samples per step.
         steps: Steps of the whole run.
@@ -65,6 +67,8 @@ class TrainConfig:
     data: str
     output: str
     exclude: str = ""
+    start: str = ""
+    only: str = ""
     seed: int = 0
     batch: int = 64
     steps: int = 5000

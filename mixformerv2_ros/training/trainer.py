@@ -246,8 +246,15 @@ class Run:
         self.config = config
         self.step = 0
         self.model = fresh_trainee(config)
+        if config.start:
+            self.model.load_state_dict(self._read(Path(config.start))["averaged"])
+        for name, parameter in self.model.named_parameters():
+            if config.only not in name:
+                parameter.requires_grad_(False)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = build_optimizers(self.model, config)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ParameterError(f"only must be part of a parameter's name, got {config.only!r}")
 
     def advance(self, batch: Batch) -> dict[str, float]:
         """Take one optimisation step."""
@@ -297,6 +304,15 @@ class Run:
         Raises:
             CheckpointError: the file is damaged or of another architecture.
         """
+        state = self._read(path)
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step = state["step"]
+        torch.set_rng_state(state["rng"])
+
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -305,12 +321,7 @@ class Run:
         spec = dataclasses.asdict(self.model.network.spec)
         if state.get("spec") != spec:
             raise CheckpointError(f"{path}: expected architecture {spec}, got {state.get('spec')}")
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step = state["step"]
-        torch.set_rng_state(state["rng"])
+        return state
 
 
 def train(config: TrainConfig, seconds: float = math.inf) -> Path:
