@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_text()).group(1)
 
 TORCH = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.1"]
-DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
+TRAX = ["vot-trax>=4", "six"]
 
 setup(
     name="mixformerv2_ros",
@@ -49,10 +49,10 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
-        "dds": DDS,
+        "trax": TRAX,
         "dev": [
             *TORCH,
-            *DDS,
+            *TRAX,
             "pytest>=8",
             "pytest-xdist",
             "hypothesis",
@@ -60,11 +60,15 @@ setup(
             "mypy",
             "types-PyYAML",
             "catkin_pkg",
+            "got10k",
             "mcap-ros2-support",
             "rosbags-image",
             "opencv-contrib-python-headless>=4.6",
         ],
     },
-    entry_points={"console_scripts": ["mixformerv2 = mixformerv2_ros.cli:main"]},
+    entry_points={
+        "console_scripts": ["mixformerv2 = mixformerv2_ros.cli:main"],
+        "pytest11": ["mixformerv2_ros = mixformerv2_ros.pytest_plugin"],
+    },
     zip_safe=False,
 )

@@ -32,7 +32,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "measure and train": {
         "evaluate": "one-pass evaluation on sequences with ground truth, beside other trackers",
-        "trax": "speak the TraX protocol, so that the VOT toolkit can run the tracker",
+        "trax": "be a tracker for the VOT toolkit (TraX on standard input and output)",
         "visualize": "pictures of attention, edge distributions, templates, training samples",
         "train": "train a network from a file of settings",
     },

@@ -87,9 +87,10 @@ class Parameter:
         """
         kind = type(self.default)
         try:
-            return self.check(text if kind is str else kind(text))
+            value = text if kind is str else kind(text)
         except ValueError:
             raise ParameterError(f"{self.name} must be {kind.__name__}, got {text!r}") from None
+        return self.check(value)
 
 
 _S = TrackerSettings()

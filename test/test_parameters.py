@@ -82,6 +82,11 @@ def test_options_out_of_range_are_refused(text):
         settings_from_arguments(parse("--template-update-interval=" + text), BUNDLE)
 
 
+def test_a_number_out_of_range_is_told_the_range():
+    with pytest.raises(ParameterError, match=re.escape("num_threads must be 0 to 256, got -1")):
+        settings_from_arguments(parse("--num-threads=-1"), BUNDLE)
+
+
 def test_every_parameter_says_what_it_is():
     for parameter in PARAMETERS:
         assert 10 < len(parameter.text) < 120

@@ -44,7 +44,6 @@ from mixformerv2_ros.errors import (
     ParameterError,
     SourceError,
 )
-from mixformerv2_ros.inference.bundle import DEFAULT_BUNDLE
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.tracking.boxes import Box, iou
@@ -343,7 +342,6 @@ def test_tables_that_cannot_be_written(tmp_path: Path) -> None:
 # --- with a real model ---------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not DEFAULT_BUNDLE.is_dir(), reason="the default bundle is not built yet")
 def test_replay_with_the_default_bundle(tmp_path: Path, shared_data: Path) -> None:
     """A real clip through the real model, twice: the same bytes."""
     folder = tmp_path / "images"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mixformerv2_ros.bags.expectation import Comparison
 from mixformerv2_ros.bags.paths import remove_output
 from mixformerv2_ros.bags.reader import BagReader, Topic
 from mixformerv2_ros.bags.replay import (
@@ -37,6 +38,9 @@ from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.parameters import add_parameter_arguments
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import Session
+
+DIFFERENT = 1
+"""Exit code of a replay whose tracks are not the expected ones."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +100,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--copy-images", action="store_true", help="record the images too, to view OUT alone"
     )
+    expected = parser.add_argument_group("comparison")
+    expected.add_argument(
+        "--expect",
+        type=Path,
+        metavar="F",
+        help="compare with tracks that an earlier --json wrote; exit code 1 if they differ",
+    )
+    expected.add_argument(
+        "--min-iou",
+        type=float,
+        default=0.9,
+        metavar="IOU",
+        help="smallest overlap with the expected box that is no difference (default: %(default)s)",
+    )
     add_output_arguments(parser)
     add_parameter_arguments(parser)
 
@@ -111,12 +129,38 @@ def run(args: argparse.Namespace) -> int:
     if args.box is not None and args.init_topic:
         raise SourceError("--box and --init-topic exclude each other")
     check_outputs(args, args.bag, folder=args.output)
+    comparison = None if args.expect is None else Comparison(args.expect, args.min_iou)
     with BagReader(args.bag) as reader:
         topic = choose_image_topic(reader, args.image_topic)
         starts = _starts(args, reader, topic)
         session = open_session(args)
         frames = replay(images(reader, topic), session, starts)
-        return _write(args, reader, topic, session, itertools.islice(frames, args.max_frames))
+        frames = itertools.islice(frames, args.max_frames)
+        code = _write(args, reader, topic, session, _compared(frames, comparison))
+    return code or _verdict(args, comparison)
+
+
+def _compared(
+    frames: Iterator[ReplayedFrame], comparison: Comparison | None
+) -> Iterator[ReplayedFrame]:
+    for frame in frames:
+        if comparison is not None:
+            comparison.check(frame.image.index, frame.tracks)
+        yield frame
+
+
+def _verdict(args: argparse.Namespace, comparison: Comparison | None) -> int:
+    if comparison is None:
+        return 0
+    comparison.finish()
+    if comparison.difference is None:
+        print(f"as {args.expect} expects; least overlap {comparison.least:.3f}")
+        return 0
+    print(
+        f"mixformerv2 replay: not as {args.expect} expects: {comparison.difference}",
+        file=sys.stderr,
+    )
+    return DIFFERENT
 
 
 def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[Start]:

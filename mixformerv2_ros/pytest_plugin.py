@@ -1,0 +1,122 @@
+"""pytest plugin: replay a recording in a test and compare its tracks with stored ones.
+
+Installed with the package; in a test:
+
+    def test_follows_the_person(bag_replay):
+        replay = bag_replay("door.mcap", box=(691, 213, 30, 90))
+        replay.assert_tracks("door.json", min_iou=0.9)
+
+`pytest --update-tracks` writes the files instead of comparing with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from mixformerv2_ros.tracking.session import Track
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare `--update-tracks`."""
+    group = parser.getgroup("mixformerv2_ros")
+    group.addoption(
+        "--update-tracks",
+        action="store_true",
+        help="write the files that bag_replay(...).assert_tracks compares with",
+    )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The tracks of one replayed recording.
+
+    Attributes:
+        source: The recording.
+        tracks: Frame number and tracks of every frame, in order.
+        update: Whether `assert_tracks` writes instead of comparing.
+    """
+
+    source: Path
+    tracks: tuple[tuple[int, tuple[Track, ...]], ...]
+    update: bool = False
+
+    def assert_tracks(self, path: str | Path, min_iou: float = 0.9) -> None:
+        """Fail, naming the first difference, unless the tracks are those stored in `path`.
+
+        Args:
+            path: JSON of tracks, as `mixformerv2 replay --json` and `--update-tracks` write it.
+            min_iou: Smallest overlap with the stored box that is no difference.
+        """
+        from mixformerv2_ros.bags.expectation import Comparison
+        from mixformerv2_ros.bags.track_files import JsonFile
+
+        path = Path(path)
+        if self.update:
+            file = JsonFile(path, str(self.source))
+            for frame, tracks in self.tracks:
+                for track in tracks:
+                    file.write(frame, track)
+            file.close()
+            return
+        comparison = Comparison(path, min_iou)
+        for frame, tracks in self.tracks:
+            comparison.check(frame, tracks)
+        comparison.finish()
+        if comparison.difference is not None:
+            pytest.fail(f"{self.source} against {path}: {comparison.difference}", pytrace=False)
+
+
+@pytest.fixture
+def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
+    """Replay a recording: `bag_replay(bag, box=None, image_topic=None, model=None, **parameters)`.
+
+    `box` is x, y, w, h in the first image (without it, the boxes recorded in the bag are tracked);
+    `parameters` are those of `parameters.py` with `_` for `.`, such as
+    `template_update_interval=10`. Bad input raises `mixformerv2_ros.errors.MixFormerError`.
+    """
+    update = bool(request.config.getoption("--update-tracks"))
+
+    def run(
+        bag: str | Path,
+        box: Iterable[float] | None = None,
+        image_topic: str | None = None,
+        model: str | Path | None = None,
+        **parameters: Any,
+    ) -> Replay:
+        from mixformerv2_ros.bags.reader import BagReader
+        from mixformerv2_ros.bags.replay import (
+            Start,
+            choose_image_topic,
+            images,
+            recorded_starts,
+            replay,
+        )
+        from mixformerv2_ros.inference.bundle import open_bundle
+        from mixformerv2_ros.inference.loader import load_engine
+        from mixformerv2_ros.parameters import BY_NAME, check_values, tracker_settings
+        from mixformerv2_ros.tracking.boxes import Box
+        from mixformerv2_ros.tracking.session import Session
+
+        names = {name.replace(".", "_"): name for name in BY_NAME}
+        values = check_values({names.get(key, key): value for key, value in parameters.items()})
+        bundle = open_bundle(model)
+        engine = load_engine(
+            bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
+        )
+        session = Session(engine, tracker_settings(values, bundle))
+        with BagReader(Path(bag)) as reader:
+            topic = choose_image_topic(reader, image_topic)
+            starts = recorded_starts(reader, []) if box is None else [Start(Box(*box), index=0)]
+            frames = tuple(
+                (frame.image.index, tuple(frame.tracks))
+                for frame in replay(images(reader, topic), session, starts)
+            )
+        return Replay(Path(bag), frames, update)
+
+    return run
