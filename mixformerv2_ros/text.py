@@ -1,7 +1,8 @@
-"""Text of unknown origin, made fit for one line on a terminal."""
+"""Text of unknown origin: fit for one line on a terminal, and in the order that people expect."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 
@@ -18,6 +19,12 @@ def printable(text: object, limit: int = 80) -> str:
         for character in str(text)[: limit + 1]
     )
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts `img2` before `img10`, and numbers before words."""
+    parts = re.findall(r"([0-9]+)|([^0-9]+)", name)
+    return [(0, int(digits), "") if digits else (1, 0, text) for digits, text in parts]
 
 
 def some(names: Collection[object], limit: int = 3) -> str:

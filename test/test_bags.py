@@ -14,7 +14,7 @@ from rosbags.interfaces import QosReliability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mixformerv2_ros.bags.paths import check_output, natural_order, remove_output
+from mixformerv2_ros.bags.paths import check_output, remove_output
 from mixformerv2_ros.bags.reader import BagMessage, BagReader, DamagedBagError, Topic
 from mixformerv2_ros.bags.recovery import Damage, scan
 from mixformerv2_ros.bags.replay import choose_image_topic, images
@@ -22,6 +22,7 @@ from mixformerv2_ros.bags.writer import BagWriter
 from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.messages import image_message
+from mixformerv2_ros.text import natural_order
 
 STORAGES = ["mcap", "sqlite3"]
 
@@ -530,8 +531,8 @@ def test_check_output(tmp_path: Path) -> None:
 
 def test_natural_order() -> None:
     names = ["bag_10.mcap", "bag_9.mcap", "bag.mcap", "bag_1.mcap", "9.mcap"]
-    ordered = sorted(map(Path, names), key=natural_order)
-    assert [path.name for path in ordered] == [
+    ordered = sorted(names, key=natural_order)
+    assert ordered == [
         "9.mcap",
         "bag.mcap",
         "bag_1.mcap",

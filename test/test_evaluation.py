@@ -6,6 +6,8 @@ import argparse
 import json
 import math
 import shutil
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from mixformerv2_ros.errors import (
     SourceError,
 )
 from mixformerv2_ros.evaluation import run, trackers
+from mixformerv2_ros.evaluation.layouts import load_sequences
 from mixformerv2_ros.evaluation.results import (
     Result,
     claim_folder,
@@ -28,7 +31,6 @@ from mixformerv2_ros.evaluation.results import (
     write_result,
     write_text,
 )
-from mixformerv2_ros.evaluation.layouts import load_sequences
 from mixformerv2_ros.evaluation.sequences import Sequence, plain_sequence, read_boxes, read_names
 from mixformerv2_ros.evaluation.summary import overall_table, summarise
 from mixformerv2_ros.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
@@ -263,7 +265,7 @@ def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
     images = run.read_images(paths, ahead=4)
     next(images)
     images.close()
-    assert read == list(range(len(read)))
+    assert sorted(read) == list(range(len(read)))
     assert len(read) <= 5
 
 
@@ -725,3 +727,107 @@ def test_command_evaluates_a_bundle_and_knows_its_weights(
     write_tiny_bundle(bundle, 1)
     with pytest.raises(ParameterError, match="weights_sha256"):
         command(*arguments)
+
+
+def write_got10k(root: Path, withheld: bool) -> None:
+    for number in (1, 2):
+        folder = root / f"GOT-10k_Val_{number:06d}"
+        boxes = write_images(folder, 5, "{:08d}.jpg")
+        (folder / "groundtruth.txt").write_text(box_lines(boxes[:1] if withheld else boxes))
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_command_packs_a_submission(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], withheld: bool
+) -> None:
+    root, out, archive = tmp_path / "val", tmp_path / "out", tmp_path / "sub.zip"
+    write_got10k(root, withheld)
+    arguments = ("--root", root, "--dataset", "got10k", "--submission", archive)
+    assert command(*arguments, "--trackers", "MIL", "-o", out) == 0
+    printed = capsys.readouterr().out
+    assert f"submission: {archive}" in printed
+    assert ("as its toolkit" in printed) is not withheld
+    assert ("no published ground truth" in printed) is withheld
+    with zipfile.ZipFile(archive) as opened:
+        assert len(opened.namelist()) == 4
+    archive.unlink()
+    assert command(*arguments, "--compare", out) == 0
+    assert archive.is_file()
+    archive.unlink()
+    (root / "GOT-10k_Val_000002" / "00000003.jpg").write_bytes(b"")
+    shutil.rmtree(out)
+    assert command(*arguments, "--trackers", "MIL", "-o", out) == 2
+    assert "a submission must be complete" in capsys.readouterr().err
+    assert not archive.exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--submission", "x.zip"], "--submission needs --dataset got10k"),
+        (["--dataset", "lasot", "--submission", "x.tar"], "FILE.zip in an existing folder"),
+        (["--dataset", "lasot", "--submission", "x.zip", "--trackers", "MIL,KCF"], "one tracker"),
+        (["--model", "a"], "as BUNDLE or with --model, not both"),
+        (["--lost-score-threshold", "0.9"], "must not exceed uncertain.score_threshold"),
+    ],
+)
+def test_command_checks_before_it_works(
+    tmp_path: Path, root: Path, extra: list[str], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        command("bundle", "--root", root, "-o", tmp_path / "out", *extra)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_sets_set_the_tracker_and_options_override(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def note(spec: TrackerSpec, *rest: object) -> run.Evaluation:
+        used.append(run.configuration(spec, DATASET)["settings"])
+        return run.Evaluation(summarise([]), [])
+
+    monkeypatch.setattr(evaluate, "evaluate_to_folder", note)
+    bundle = write_tiny_bundle(tmp_path / "tiny", 0)
+    arguments = (bundle, "--root", root, "-o", tmp_path / "out")
+    command(*arguments)
+    command(*arguments, "--dataset", "otb")
+    command(*arguments, "--dataset", "otb", "--template-update-interval", "7")
+    defaults = TrackerSettings()
+    assert [each["update_interval"] for each in used] == [defaults.update_interval, 200, 7]
+    assert [each["online_size"] for each in used] == [defaults.online_size, 3, 3]
+    # A model of no published preset keeps its own search factor.
+    assert {each["search_factor"] for each in used} == {open_bundle(bundle).search_factor}
+
+
+def test_reading_hides_behind_the_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_seconds, track_seconds, frames = 0.01, 0.015, 30
+
+    def slow_read(path: Path) -> np.ndarray:
+        time.sleep(read_seconds)
+        return np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+
+    def slow_track(index: int, box: Box) -> Estimate:
+        time.sleep(track_seconds)
+        return Estimate(box, 1.0, False)
+
+    monkeypatch.setattr(run, "read_image", slow_read)
+    boxes = np.tile([1.0, 2, 10, 12], (frames, 1))
+    sequence = Sequence("x", [tmp_path / str(index) for index in range(frames)], boxes)
+    started = time.perf_counter()
+    run.run_sequence(Script(slow_track), sequence)
+    taken = time.perf_counter() - started
+    assert taken < frames * (read_seconds + track_seconds) * 0.85
+
+
+def test_command_writes_a_report(tmp_path: Path, root: Path) -> None:
+    page, out = tmp_path / "report.html", tmp_path / "out"
+    arguments = ("--root", root, "--report", page)
+    with pytest.raises(ParameterError, match="--report must be a file in an existing folder"):
+        command("--root", root, "--report", tmp_path / "no" / "x.html", "-o", out)
+    assert command(*arguments, "--trackers", "MIL", "-o", out) == 0
+    assert "MIL" in page.read_text()
+    page.unlink()
+    assert command(*arguments, "--compare", out) == 0
+    assert page.is_file()

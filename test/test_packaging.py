@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -67,10 +68,14 @@ def test_no_registry_is_written_down():
 
 
 def test_a_wheel_carries_interfaces_model_and_pages(tmp_path):
+    # A copy: setuptools leaves its build folder behind, and would take stale files from it.
+    source = tmp_path / "source"
+    skipped = shutil.ignore_patterns(".*", "build", "runs", "demo_out", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=skipped)
     subprocess.run(
         [
             sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-            "--wheel-dir", str(tmp_path), str(ROOT),
+            "--wheel-dir", str(tmp_path), str(source),
         ],
         check=True,
         capture_output=True,

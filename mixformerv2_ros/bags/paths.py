@@ -1,18 +1,11 @@
-"""Paths of recordings: the order of their files, and what may be overwritten."""
+"""Paths of outputs: what may be overwritten."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 from mixformerv2_ros.errors import SourceError
-
-
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """Sort key that puts `bag_2.mcap` before `bag_10.mcap`."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def check_output(path: Path, force: bool, source: Path | None = None) -> None:

@@ -18,11 +18,10 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
-from mixformerv2_ros.bags.paths import natural_order
 from mixformerv2_ros.bags.recovery import Damage, scan, unfinished
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.text import printable
+from mixformerv2_ros.text import natural_order, printable
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Qos
@@ -336,7 +335,7 @@ def _storage_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = (file for file in path.iterdir() if file.suffix in STORAGE_SUFFIXES)
-    return sorted(files, key=natural_order)
+    return sorted(files, key=lambda file: natural_order(file.name))
 
 
 def _unfinished(path: Path) -> str:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.bags.paths import natural_order
 from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.text import natural_order
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
 
@@ -210,4 +210,4 @@ def _image_files(folder: Path) -> list[Path]:
         raise SourceError(
             f"image folder {folder} must hold images ({', '.join(IMAGE_SUFFIXES)}), found none"
         )
-    return sorted(files, key=natural_order)
+    return sorted(files, key=lambda file: natural_order(file.name))

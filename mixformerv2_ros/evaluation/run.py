@@ -6,6 +6,7 @@ results on disk, continues where a killed run stopped, and uses several processe
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import multiprocessing
 import os
@@ -47,9 +48,13 @@ from mixformerv2_ros.evaluation.trackers import (
 )
 from mixformerv2_ros.inference.bundle import open_bundle
 from mixformerv2_ros.machine import environment
+from mixformerv2_ros.parameters import tracker_settings
 
 READ_AHEAD = 8
 """Frames decoded ahead of the tracker."""
+
+READ_THREADS = 2
+"""Threads that decode them: one is too slow for large images beside a fast engine."""
 
 Progress = Callable[[Sequence, Result], None]
 """Called after each sequence."""
@@ -61,6 +66,8 @@ def read_image(path: Path) -> Image:
     Raises:
         SourceError: it is missing or no image.
     """
+    if not path.is_file():  # of which OpenCV warns on stderr
+        raise SourceError(f"{path}: expected an image, found none")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise SourceError(f"{path}: expected an image, cannot decode it")
@@ -68,9 +75,9 @@ def read_image(path: Path) -> Image:
 
 
 def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Image]:
-    """Read images in order, decoding up to `ahead` of them in a thread of its own."""
+    """Read images in order, decoding up to `ahead` of them in threads of their own."""
     remaining = iter(paths)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         pending = deque(pool.submit(read_image, path) for path in islice(remaining, ahead))
         while pending:
             image = pending.popleft().result()
@@ -206,15 +213,14 @@ def evaluate_to_folder(
             if progress is not None:
                 progress(sequence, outcome)
 
-    summary = summarise(
-        (sequence, results[sequence.name]) for sequence in sequences if sequence.name in results
-    )
+    done = [(each, results[each.name]) for each in sequences if each.name in results]
+    summary = summarise(done, dataset.get("dataset", "plain"))
     content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
     write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
     return Evaluation(summary, problems)
 
 
-def evaluate_results(folder: Path, sequences: list[Sequence]) -> Evaluation:
+def evaluate_results(folder: Path, sequences: list[Sequence], dataset: str = "plain") -> Evaluation:
     """Compute the figures of results that are on disk already, ours or published raw results."""
     results, problems = [], []
     for sequence in sequences:
@@ -222,7 +228,7 @@ def evaluate_results(folder: Path, sequences: list[Sequence]) -> Evaluation:
             results.append((sequence, read_result(folder, sequence.name, len(sequence))))
         except SourceError as error:
             problems.append(str(error))
-    return Evaluation(summarise(results), problems)
+    return Evaluation(summarise(results, dataset), problems)
 
 
 def configuration(spec: TrackerSpec, dataset: dict[str, str]) -> dict[str, Any]:
@@ -241,8 +247,7 @@ def configuration(spec: TrackerSpec, dataset: dict[str, str]) -> dict[str, Any]:
         config["device"] = spec.device
         config["bundle"] = bundle.name
         config["weights_sha256"] = bundle.metadata["weights"]["sha256"]
-        config["search_factor"] = bundle.search_factor
-        config["template_factor"] = bundle.template_factor
+        config["settings"] = dataclasses.asdict(tracker_settings(dict(spec.values), bundle))
     elif spec.path is not None:
         config["weights"] = spec.path.resolve().name
         config["weights_sha256"] = checksum(spec.path)

@@ -1,29 +1,23 @@
-"""Annotated image sequences, read from their published layouts on disk.
+"""Annotated image sequences and the text files that annotations come in.
 
-Three layouts, each below one root folder:
+Where each data set keeps its files stands in `layouts.py`.
 
-* `plain`: `NAME/img/*.jpg` and `NAME/groundtruth_rect.txt` (OTB's form);
-* `lasot`: `CLASS/NAME/img/*.jpg` (or `NAME/img/*.jpg`), `groundtruth.txt`, `full_occlusion.txt`,
-  `out_of_view.txt`; frames fully occluded or out of view count as absent;
-* `got10k`: `NAME/*.jpg`, `groundtruth.txt` and, where given, `absence.label`.
-
-Boxes keep the origin in which they were published (OTB and GOT-10k count pixels from 1): no shift
-is applied, as in the benchmarks' own toolkits.
+Boxes keep the origin in which they were published (OTB, LaSOT, GOT-10k and others count pixels from
+1, VOT from 0): no shift is applied, as in the benchmarks' own toolkits.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.text import printable
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.text import natural_order, printable
 from mixformerv2_ros.tracking.boxes import Box
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
@@ -38,11 +32,18 @@ class Sequence:
         frames: Image files in order of time.
         boxes: (N, 4) float64 ground truth, x, y, w, h in pixels of the stored images, NaN in all
             four columns where the target is absent; one row per frame.
+        attributes: What makes it hard, in the data set's words; empty where it says nothing.
+        size: Width and height of its images where the annotation says so.
+        withheld: Only the first box is published, the rest of `boxes` is NaN: nothing can be
+            computed here, the benchmark's server does it.
     """
 
     name: str
     frames: list[Path]
     boxes: npt.NDArray[np.float64]
+    attributes: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    withheld: bool = False
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -68,8 +69,8 @@ def read_boxes(path: Path, allow_absent: bool = True) -> npt.NDArray[np.float64]
         SourceError: the file cannot be read or a line is not a box; names file and line.
     """
     rows = []
-    for number, line in enumerate(_lines(path), start=1):
-        fields = _fields(line)
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = split_fields(line)
         try:
             row = [float(field) for field in fields]
         except ValueError:
@@ -91,17 +92,11 @@ def read_names(path: Path) -> list[str]:
     Raises:
         SourceError: the file cannot be read or holds no name.
     """
-    names = [line.split("#", 1)[0].strip() for line in _lines(path)]
+    names = [line.split("#", 1)[0].strip() for line in read_lines(path)]
     names = [name for name in names if name]
     if not names:
         raise SourceError(f"{path}: expected one sequence name per line, found none")
     return names
-
-
-def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sort key that puts `img2` before `img10`."""
-    parts = re.findall(r"([0-9]+)|([^0-9]+)", path.name)
-    return [(int(digits), "") if digits else (-1, text) for digits, text in parts]
 
 
 def plain_sequence(folder: Path) -> Sequence:
@@ -111,137 +106,84 @@ def plain_sequence(folder: Path) -> Sequence:
         SourceError: something is missing or malformed; names the file and line.
     """
     truth = folder / "groundtruth_rect.txt"
-    return _sequence(folder.name, _images(folder / "img"), read_boxes(truth), truth)
+    return checked_sequence(folder.name, list_images(folder / "img"), read_boxes(truth), truth)
 
 
-def lasot_sequence(folder: Path) -> Sequence:
-    """Read one sequence of LaSOT (or of its extension subset).
-
-    Raises:
-        SourceError: something is missing or malformed; names the file and line.
-    """
-    truth = folder / "groundtruth.txt"
-    boxes = read_boxes(truth)
-    for name in ("full_occlusion.txt", "out_of_view.txt"):
-        boxes[_flags(folder / name, len(boxes))] = np.nan
-    return _sequence(folder.name, _images(folder / "img"), boxes, truth)
-
-
-def got10k_sequence(folder: Path) -> Sequence:
-    """Read one sequence of GOT-10k's train or validation part (the test part has no truth).
-
-    Raises:
-        SourceError: something is missing or malformed; names the file and line.
-    """
-    truth = folder / "groundtruth.txt"
-    boxes = read_boxes(truth)
-    absence = folder / "absence.label"
-    if absence.exists():
-        boxes[_flags(absence, len(boxes))] = np.nan
-    return _sequence(folder.name, _images(folder), boxes, truth)
-
-
-READERS: dict[str, Callable[[Path], Sequence]] = {
-    "plain": plain_sequence,
-    "lasot": lasot_sequence,
-    "got10k": got10k_sequence,
-}
-"""Layout name -> function that reads the folder of one sequence."""
-
-# Either of the two marks a sequence, so that the other is missed by name when it is missing.
-_MARKS = {
-    "plain": ("*/groundtruth_rect.txt", "*/img"),
-    "lasot": ("*/groundtruth.txt", "*/img", "*/*/groundtruth.txt", "*/*/img"),
-    "got10k": ("*/groundtruth.txt",),
-}
-
-
-def find_sequences(root: Path, dataset: str = "plain") -> dict[str, Path]:
-    """Folders of all sequences below `root`, by name, in natural order.
-
-    Raises:
-        ParameterError: the layout is unknown.
-        SourceError: `root` is no folder.
-    """
-    if dataset not in READERS:
-        raise ParameterError(f"dataset must be one of {', '.join(READERS)}, got {dataset!r}")
-    if not root.is_dir():
-        raise SourceError(f"{root}: expected a folder of sequences, found none")
-    folders = {found.parent for glob in _MARKS[dataset] for found in root.glob(glob)}
-    return {folder.name: folder for folder in sorted(folders, key=natural_key)}
-
-
-def load_sequences(
-    root: Path, dataset: str = "plain", names: Iterable[str] | None = None
-) -> tuple[list[Sequence], list[str]]:
-    """Read the sequences below `root`.
+def checked_sequence(
+    name: str,
+    frames: list[Path],
+    boxes: npt.NDArray[np.float64],
+    truth: Path,
+    attributes: tuple[str, ...] = (),
+    size: tuple[int, int] | None = None,
+    may_withhold: bool = False,
+) -> Sequence:
+    """Make a `Sequence` of frames and the boxes read from `truth`.
 
     Args:
-        root: Folder that holds the sequences.
-        dataset: Name of the layout, a key of `READERS`.
-        names: Sequences to read, in this order; all by default.
-
-    Returns:
-        The sequences that could be read, and one line for each that could not.
+        name: As in `Sequence`, like all that follow.
+        frames: Image files.
+        boxes: Ground truth.
+        truth: The file that `boxes` come from, which messages name.
+        attributes: What makes the sequence hard.
+        size: Width and height of the images.
+        may_withhold: Whether a single line for several frames means that the rest is withheld.
 
     Raises:
-        ParameterError: the layout is unknown.
-        SourceError: not a single sequence could be read.
+        SourceError: not one box per frame, or no visible target in the first frame.
     """
-    folders = find_sequences(root, dataset)
-    sequences, problems = [], []
-    for name in folders if names is None else dict.fromkeys(names):
-        if name not in folders:
-            expected = _MARKS[dataset][0].replace("*", printable(name))
-            problems.append(f"{root}: expected sequence {expected}, found none")
-            continue
-        try:
-            sequences.append(READERS[dataset](folders[name]))
-        except SourceError as error:
-            problems.append(str(error))
-    if not sequences:
-        detail = f"; first problem: {problems[0]}" if problems else ""
-        raise SourceError(f"{root}: no sequence in the {dataset} layout could be read{detail}")
-    return sequences, problems
-
-
-def _sequence(
-    name: str, frames: list[Path], boxes: npt.NDArray[np.float64], truth: Path
-) -> Sequence:
-    if len(frames) != len(boxes):
+    withheld = may_withhold and len(boxes) == 1 < len(frames)
+    if withheld:
+        boxes = np.vstack([boxes, np.full((len(frames) - 1, 4), np.nan)])
+    if not frames or len(frames) != len(boxes):
+        where = f" in {frames[0].parent}" if frames else ""
         raise SourceError(
             f"{truth}: expected one line per frame, got {len(boxes)} lines for {len(frames)} "
-            f"images in {frames[0].parent}"
+            f"images{where}"
         )
     if np.isnan(boxes[0]).any() or (boxes[0, 2:] <= 0).any():
         raise SourceError(
             f"{truth}, line 1: expected the box of a visible target to start from, "
             f"got {','.join(f'{value:g}' for value in boxes[0])}"
         )
-    return Sequence(name, frames, boxes)
+    return Sequence(name, frames, boxes, attributes, size, withheld)
 
 
-def _images(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in `folder`, in natural order.
+
+    Raises:
+        SourceError: no such folder, or no image in it.
+    """
     if not folder.is_dir():
         raise SourceError(f"{folder}: expected a folder of images, found none")
     found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         wanted = ", ".join(sorted(IMAGE_SUFFIXES))
         raise SourceError(f"{folder}: expected images ({wanted}), found none")
-    return sorted(found, key=natural_key)
+    return sorted(found, key=lambda path: natural_order(path.name))
 
 
-def _flags(path: Path, count: int) -> npt.NDArray[np.bool_]:
-    """Read one 0 or 1 per frame, on one line with commas (LaSOT) or one per line (GOT-10k)."""
-    fields = [field for line in _lines(path) for field in _fields(line)]
+def read_flags(path: Path, count: int) -> npt.NDArray[np.bool_]:
+    """Read `count` values 0 or 1, on one line with commas (LaSOT) or one per line (GOT-10k).
+
+    Raises:
+        SourceError: the file cannot be read, or holds something else.
+    """
+    fields = [field for line in read_lines(path) for field in split_fields(line)]
     wrong = [field for field in fields if field not in ("0", "1")]
     if wrong or len(fields) != count:
         came = repr(printable(wrong[0])) if wrong else f"{len(fields)} values"
-        raise SourceError(f"{path}: expected {count} values 0 or 1, one per frame, got {came}")
+        raise SourceError(f"{path}: expected {count} values 0 or 1, got {came}")
     return np.array([field == "1" for field in fields], dtype=bool)
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without empty ones at its end.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     try:
         # utf-8-sig: some published annotations begin with a byte order mark.
         return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
@@ -251,5 +193,6 @@ def _lines(path: Path) -> list[str]:
         raise SourceError(f"{path}: expected a text file, cannot read it ({error})") from None
 
 
-def _fields(line: str) -> list[str]:
+def split_fields(line: str) -> list[str]:
+    """Split at commas, semicolons, tabs or spaces."""
     return re.split(r"\s*[,;]\s*|\s+", line.strip().rstrip(",;"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mixformerv2_ros.evaluation.metrics import (
     score_overall,
     score_sequence,
 )
+from mixformerv2_ros.evaluation.protocols import got10k_figures, lasot_figures
 from mixformerv2_ros.evaluation.results import Result
 from mixformerv2_ros.evaluation.sequences import Sequence
 
@@ -37,6 +38,8 @@ class Summary:
         long_term: Long-term precision, recall and F; None from trackers without confidences.
         sequences: Figures per sequence, by name.
         sequence_fps: Frames per second per sequence, by name.
+        toolkit: Figures as the data set's own toolkit computes them, where it differs; see
+            `protocols`.
     """
 
     overall: OverallScores
@@ -45,6 +48,7 @@ class Summary:
     long_term: LongTermScores | None
     sequences: dict[str, SequenceScores]
     sequence_fps: dict[str, float]
+    toolkit: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain dictionaries, for JSON."""
@@ -52,6 +56,7 @@ class Summary:
             "overall": {**dataclasses.asdict(self.overall), "fps": self.fps},
             "confidence": dataclasses.asdict(self.confidence),
             "long_term": dataclasses.asdict(self.long_term) if self.long_term else None,
+            "toolkit": self.toolkit,
             "sequences": {
                 name: {**dataclasses.asdict(scores), "fps": self.sequence_fps[name]}
                 for name, scores in self.sequences.items()
@@ -59,21 +64,38 @@ class Summary:
         }
 
 
-def summarise(results: Iterable[tuple[Sequence, Result]]) -> Summary:
-    """Compute every figure from what one tracker said on each sequence."""
-    pairs = list(results)
+def summarise(results: Iterable[tuple[Sequence, Result]], dataset: str = "plain") -> Summary:
+    """Compute every figure from what one tracker said on each sequence.
+
+    Of a sequence whose ground truth is withheld only the speed counts.
+
+    Args:
+        results: The sequences and what was said on them.
+        dataset: A key of `layouts.LAYOUTS`, for the figures of that data set's toolkit.
+    """
+    everything = list(results)
+    pairs = [(each, result) for each, result in everything if not each.withheld]
     scores = {each.name: score_sequence(result.boxes, each.boxes) for each, result in pairs}
     overlap = [overlaps(result.boxes, each.boxes) for each, result in pairs]
     confidence = [result.confidences for _, result in pairs]
     known = bool(pairs) and all(np.isfinite(each[1:]).all() for each in confidence)
     return Summary(
         overall=score_overall(scores.values()),
-        fps=_fps([result for _, result in pairs]),
+        fps=_fps([result for _, result in everything]),
         confidence=confidence_scores(overlap, confidence, [result.lost for _, result in pairs]),
         long_term=long_term(overlap, confidence) if known else None,
         sequences=scores,
-        sequence_fps={each.name: _fps([result]) for each, result in pairs},
+        sequence_fps={each.name: _fps([result]) for each, result in everything},
+        toolkit=_toolkit(pairs, dataset),
     )
+
+
+def _toolkit(pairs: list[tuple[Sequence, Result]], dataset: str) -> dict[str, float]:
+    if dataset == "got10k" and pairs:
+        return got10k_figures((result.boxes, each.boxes, each.size) for each, result in pairs)
+    if dataset == "lasot" and pairs:
+        return lasot_figures((result.boxes, each.boxes) for each, result in pairs)
+    return {}
 
 
 def overall_table(summaries: Mapping[str, Summary]) -> str:
@@ -89,6 +111,24 @@ def overall_table(summaries: Mapping[str, Summary]) -> str:
         figures = [*map(_share, shares), _number(summary.fps, ".1f")]
         rows.append([label, str(o.sequences), *figures])
     return _table(header, rows)
+
+
+_TOOLKIT_COLUMNS = {
+    **{"ao": "AO", "sr50": "SR50", "sr75": "SR75"},
+    **{"success_auc": "AUC", "precision": "P20", "normalised_precision": "NP"},
+}
+
+
+def toolkit_table(summaries: Mapping[str, Summary]) -> str:
+    """Table of the figures of the data set's own toolkit; empty where there are none."""
+    names = next((list(each.toolkit) for each in summaries.values() if each.toolkit), [])
+    if not names:
+        return ""
+    rows = [
+        [label, *(_share(summary.toolkit.get(name, math.nan)) for name in names)]
+        for label, summary in summaries.items()
+    ]
+    return _table(["as its toolkit", *(_TOOLKIT_COLUMNS[name] for name in names)], rows)
 
 
 def sequence_table(summaries: Mapping[str, Summary]) -> str:

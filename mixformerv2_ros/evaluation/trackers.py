@@ -21,6 +21,7 @@ from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.inference.bundle import open_bundle
 from mixformerv2_ros.inference.engine import Engine
 from mixformerv2_ros.inference.loader import load_engine
+from mixformerv2_ros.parameters import tracker_settings
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
@@ -159,6 +160,7 @@ class TrackerSpec:
         engine: Engine for `mixformer`, as `load_engine` names them.
         device: Device of that engine, `cpu` or `cuda`.
         num_threads: Threads of one tracker; 0 leaves it to the engine.
+        values: Parameters of `mixformer` that differ from `parameters.PARAMETERS`' defaults.
     """
 
     kind: str
@@ -166,6 +168,7 @@ class TrackerSpec:
     engine: str = "auto"
     device: str = "cpu"
     num_threads: int = 1
+    values: tuple[tuple[str, Any], ...] = ()
 
     @property
     def label(self) -> str:
@@ -205,7 +208,7 @@ def tracker_factory(spec: TrackerSpec) -> TrackerFactory:
     if spec.kind == "mixformer":
         bundle = open_bundle(spec.path)
         engine = load_engine(bundle, spec.engine, spec.device, spec.num_threads)
-        settings = TrackerSettings(bundle.search_factor, bundle.template_factor)
+        settings = tracker_settings(dict(spec.values), bundle)
         return lambda: MixFormerTracker(engine, settings)
     cv2.setNumThreads(spec.num_threads or -1)
 
