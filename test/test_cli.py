@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -84,7 +85,7 @@ def test_defects_are_not_hidden(monkeypatch):
 
 def test_a_reader_that_leaves_early_is_no_error():
     done = subprocess.run(
-        f"{sys.executable} -m mixformerv2_ros.cli info --json | head -c 1",
+        f"{shlex.quote(sys.executable)} -m mixformerv2_ros.cli info --json | head -c 1",
         shell=True, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""

@@ -45,8 +45,8 @@ _STYLE = """
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
   padding: .7rem .9rem; }
 .tile b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
-pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: .8rem 1rem;
-  overflow-x: auto; }
+pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
+  padding: .8rem 1rem; overflow-x: auto; }
 .cards.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); }
 """
 
