@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=1, metavar="N", help="processes (default: 1)"
     )
     parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="also write a page to look at"
+    )
+    parser.add_argument(
         "--submission",
         type=Path,
         metavar="FILE.zip",
@@ -153,6 +157,9 @@ def run(args: argparse.Namespace) -> int:
     withheld = sum(sequence.withheld for sequence in sequences)
     if withheld:
         print(f"\n{withheld} sequences have no published ground truth: their speed alone counts.")
+    if args.report is not None and len(sequences) > withheld and any(counts):
+        _report(args, {label: folders[label] for label in outcomes}, sequences, problems)
+        print(f"\nreport: {args.report}")
     for problem in problems:
         print(f"mixformerv2 evaluate: {problem}", file=sys.stderr)
     return 2 if problems else 0
@@ -206,6 +213,8 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
         raise ParameterError(f"--workers must be at least 1, got {args.workers}")
     if args.compare is None and args.output is None:
         raise ParameterError("evaluate needs -o OUT for its results, or --compare FOLDER")
+    if args.report is not None and not args.report.parent.is_dir():
+        raise ParameterError(f"--report must be a file in an existing folder, got {args.report}")
     if args.bundle is not None and args.model is not None:
         raise ParameterError("give the model as BUNDLE or with --model, not both")
     values: dict[str, Any] = values_from_arguments(args)
@@ -243,7 +252,11 @@ def _evaluate(
         try:
             outcomes[spec.label] = evaluate_to_folder(
                 _with_settings(spec, args.dataset, given),
-                sequences, args.output / spec.label, dataset, args.workers, bar
+                sequences,
+                args.output / spec.label,
+                dataset,
+                args.workers,
+                bar,
             )
         except (BundleError, EngineError) as error:
             # One tracker that cannot run here does not keep the others from running.
@@ -273,6 +286,26 @@ def _specs(args: argparse.Namespace, values: dict[str, Any]) -> list[TrackerSpec
             raise ParameterError(f"--trackers must name each tracker once, got {spec.label} twice")
         specs[spec.label] = spec
     return list(specs.values())
+
+
+def _report(
+    args: argparse.Namespace,
+    folders: dict[str, Path],
+    sequences: list[Sequence],
+    problems: list[str],
+) -> None:
+    from mixformerv2_ros.evaluation.analysis import read_run
+    from mixformerv2_ros.evaluation.report import write_report
+
+    words = getattr(args, "command_line", None)  # set by cli.py
+    write_report(
+        args.report,
+        [read_run(label, folder, sequences) for label, folder in folders.items()],
+        sequences,
+        command=shlex.join(["mixformerv2", *words]) if words else "",
+        dataset=args.dataset,
+        problems=problems,
+    )
 
 
 def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:

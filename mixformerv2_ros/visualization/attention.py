@@ -35,7 +35,6 @@ from mixformerv2_ros.visualization.sheet import (
     enlarge,
     fit_text,
     heat,
-    paste,
     write_text,
 )
 
@@ -150,7 +149,9 @@ def map_cell(moment: Moment, maps: Maps, side: int = SEARCH_SIDE) -> Picture:
     """Templates and, beside them, the search region under one scale of colours."""
     top = maps.top
     crops = _templates(moment)
-    small = [heat(crop, grid, top, side // 2) for crop, grid in zip(crops, maps.templates)]
+    small = [
+        heat(crop, grid, top, side // 2) for crop, grid in zip(crops, maps.templates, strict=True)
+    ]
     search = heat(moment.crop, maps.search, top, side)
     write_text(
         search, f"max {_share(top)}", side - 6, side - 7, (255, 255, 255), halo=True, align="right"

@@ -172,8 +172,9 @@ def histogram(
     guides: Sequence[Guide] = (),
     size: tuple[int, int] = (420, 290),
 ) -> str:
-    """Stacked bars between `edges` (N + 1), the first layer at the bottom; other arguments as for
-    `line_chart`.
+    """Stacked bars between `edges` (N + 1), the first layer at the bottom.
+
+    The other arguments are those of `line_chart`.
     """
     frame = _Frame(x, y, *size)
     parts = [frame.grid(), *(frame.guide(guide) for guide in guides)]
@@ -186,7 +187,9 @@ def histogram(
                 f"{layer.counts[index]:g} {layer.label}"
             )
             parts.append(
-                frame.bar(edges[index], edges[index + 1], base[index], top[index], layer.style, said)
+                frame.bar(
+                    edges[index], edges[index + 1], base[index], top[index], layer.style, said
+                )
             )
         base = top
     return frame.svg(name, "".join(parts))
@@ -211,9 +214,7 @@ class Row:
     series: int
 
 
-def histogram_rows(
-    name: str, edges: Values, rows: Sequence[Row], x: Axis, width: int = 560
-) -> str:
+def histogram_rows(name: str, edges: Values, rows: Sequence[Row], x: Axis, width: int = 560) -> str:
     """Small histograms below each other over one horizontal axis, each with a marked value."""
     step, deep = 46, 30
     y = Axis("", 0.0, 1.0, ())
@@ -332,7 +333,8 @@ class _Frame:
             parts.append(f'<text class="tick y" x="{self.left - 6}" y="{at + 4:.1f}">{text}</text>')
         middle = (self.left + self.right) / 2
         parts.append(
-            f'<text class="label" x="{middle:.1f}" y="{self.height - 6}">{escape(self.x.label)}</text>'
+            f'<text class="label" x="{middle:.1f}" y="{self.height - 6}">'
+            f"{escape(self.x.label)}</text>"
         )
         if self.y.label:
             up = (self.top + self.bottom) / 2
@@ -345,11 +347,13 @@ class _Frame:
     def guide(self, guide: Guide) -> str:
         if guide.x is not None:
             at = float(self.across(guide.x))
-            text = f'<text class="guide" x="{at + 4:.1f}" y="{self.top + 11}">{escape(guide.text)}</text>'
+            said = escape(guide.text)
+            text = f'<text class="guide" x="{at + 4:.1f}" y="{self.top + 11}">{said}</text>'
             return f'<path class="guide" d="M{at:.1f} {self.top}V{self.bottom}"/>{text}'
         if guide.y is not None:
             at = float(self.down(guide.y))
-            text = f'<text class="guide" x="{self.left + 4}" y="{at - 4:.1f}">{escape(guide.text)}</text>'
+            said = escape(guide.text)
+            text = f'<text class="guide" x="{self.left + 4}" y="{at - 4:.1f}">{said}</text>'
             return f'<path class="guide" d="M{self.left} {at:.1f}H{self.right}"/>{text}'
         return f'<path class="guide" d="M{self.left} {self.bottom}L{self.right} {self.top}"/>'
 

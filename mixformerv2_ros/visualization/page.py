@@ -15,7 +15,7 @@ from mixformerv2_ros.errors import ImageError
 
 Image = npt.NDArray[np.uint8]
 
-# The browser refuses whatever would reach out of the page, even if a name slipped through unescaped.
+# The browser refuses whatever would reach out of the page, even if a name came through unescaped.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"

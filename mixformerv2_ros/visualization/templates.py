@@ -214,9 +214,7 @@ def confidence_plot(
     chosen = set(taken)
     for point in points:
         if point.index in chosen:
-            cv2.circle(
-                area, (x_of(point.index), y_of(point.confidence)), 4, BOX, -1, cv2.LINE_AA
-            )
+            cv2.circle(area, (x_of(point.index), y_of(point.confidence)), 4, BOX, -1, cv2.LINE_AA)
     if len(points) == 1:
         cv2.circle(area, (int(line[0][0]), int(line[0][1])), 2, INK, -1)
     for index in sorted({first, (first + last) // 2, last}):
