@@ -183,11 +183,11 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         low=1, high=10_000,
     ),
     Parameter(
-        "buffer.duration", 3.0, "images older than this are not kept; a box on one is refused",
+        "buffer.duration", 2.0, "images older than this are not kept; a box on one is refused",
         unit="s", low=0, high=600,
     ),
     Parameter(
-        "buffer.megabytes", 256, "most memory that the recent images may take",
+        "buffer.megabytes", 128, "most memory that the recent images may take",
         unit="MB", low=1, high=65_536,
     ),
     Parameter(

@@ -119,6 +119,31 @@ def test_catching_up_with_a_slow_model_comes_to_an_end() -> None:
         assert stamps == sorted(set(stamps))
 
 
+def test_a_bad_image_does_not_spoil_catching_up() -> None:
+    with Node() as node:
+        node.feed(image(0), image(1))
+        bad = image(2)
+        bad.step = 1
+        # One that newer ones replaced unseen is kept, good or not.
+        node.tracker._recent.add(Arrival(3, 0, bad, frame_stamp(2), 0))
+        node.tracker._arrivals = 3
+        node.feed(image(3))
+        node.tracker.receive_init(init_box(red_box(1), frame_stamp(1)))
+        node.settle()
+        node.feed(image(4))
+        assert node.desk.tracks[-1].state == State.TRACKING
+        assert node.counts.refused == 0
+
+
+def test_a_name_without_end_is_refused() -> None:
+    with Node() as node:
+        node.tracker.receive_init(init_box(red_box(0), target_id="x" * 100_000))
+        node.feed(image(0))
+        assert node.desk.tracks[-1].state == State.IDLE
+        assert "target id must be at most 256 characters" in node.desk.texts[-1]
+        assert len(node.desk.texts[-1]) < 200
+
+
 def test_a_box_waits_for_its_image() -> None:
     with Node() as node:
         node.feed(image(0))

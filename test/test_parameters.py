@@ -100,6 +100,8 @@ def test_every_parameter_says_what_it_is():
 def test_the_readme_shows_this_table():
     readme = Path(__file__).resolve().parents[1] / "README.md"
     assert markdown_table() in readme.read_text("utf-8")
+    added = [p for p in NODE_PARAMETERS if p not in PARAMETERS]
+    assert markdown_table(added) in readme.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", PROFILES)

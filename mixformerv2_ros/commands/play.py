@@ -107,21 +107,19 @@ class _Clock:
     def __init__(self, publisher: Publisher, rate: float) -> None:
         self._publisher = publisher
         self._rate = rate
-        self._record_ns: int | None = None
-        self._wall = 0.0
+        self._first_ns: int | None = None
+        self._begin = 0.0
 
-    def set(self, record_ns: int) -> None:
-        """Let the recording be at this time now."""
-        self._record_ns, self._wall = record_ns, time.monotonic()
-        self._publish(record_ns)
+    def start(self, first_ns: int, begin: float) -> None:
+        """Let the recording begin at a time of `time.monotonic()`."""
+        self._first_ns, self._begin = first_ns, begin
 
-    def tick(self) -> None:
-        """Publish what time it is in the recording."""
-        if self._record_ns is not None:
-            passed = (time.monotonic() - self._wall) * self._rate
-            self._publish(self._record_ns + round(passed * NS))
-
-    def _publish(self, now_ns: int) -> None:
+    def tick(self, record_ns: int = 0) -> None:
+        """Publish what time it is in the recording, `record_ns` at least."""
+        if self._first_ns is None:
+            return
+        passed = round((time.monotonic() - self._begin) * self._rate * NS)
+        now_ns = max(record_ns, self._first_ns + passed)
         types: Any = typestore().types
         stamp = types["builtin_interfaces/msg/Time"](sec=now_ns // NS, nanosec=now_ns % NS)
         self._publisher.publish(types["rosgraph_msgs/msg/Clock"](clock=stamp))
@@ -142,12 +140,15 @@ def _play(
     """
     count, first_ns, begin = 0, 0, time.monotonic()
     for message in reader.messages(publishers):
-        first_ns = first_ns or message.record_ns
+        if not count:
+            first_ns = message.record_ns
+            if clock is not None:
+                clock.start(first_ns, begin)
         node.spin(stopped, begin + (message.record_ns - first_ns) / NS / rate)
         if stopped():
             break
         if clock is not None:
-            clock.set(message.record_ns)
+            clock.tick(message.record_ns)
         publishers[message.topic.name].publish_cdr(bytes(message.data))
         count += 1
     return count

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,9 @@ from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Session, State, Track
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.visualization.overlay import draw_tracks
+
+MAX_ID = 256
+"""Longest name of a target; it is repeated in every track."""
 
 
 @dataclass
@@ -352,7 +356,9 @@ class LiveTracker:
             limit, done = int(self._values["buffer.catch_up"]), start.number
             while backlog := self._backlog(done, arrival):
                 for between in spread(backlog, limit):
-                    session.update(image_frame(between.message))
+                    # A bad image among them is skipped, as it is when it is the newest.
+                    with suppress(ImageError):
+                        session.update(image_frame(between.message))
                 done = backlog[-1].number
                 if limit == 1:
                     break
@@ -425,6 +431,8 @@ class LiveTracker:
             BoxError, ImageError: says why.
         """
         check_box(request.box, frame.pixels.width, frame.pixels.height)
+        if len(request.target_id) > MAX_ID:
+            raise BoxError(f"target id must be at most {MAX_ID} characters")
         targets, limit = self._session.targets, int(self._values["max_targets"])
         if request.target_id not in targets and len(targets) + others >= limit:
             raise BoxError(f"at most {limit} targets are tracked (max_targets)")
