@@ -94,7 +94,7 @@ class Peer:
         self.lines.append(text)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for {what}"
@@ -132,7 +132,7 @@ class Command:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            code = self.process.wait(20)
+            code = self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

@@ -78,7 +78,7 @@ def test_a_damaged_recording_is_played_up_to_the_damage(tmp_path: Path, peer: Pe
     file.write_bytes(data[: len(data) // 2])
     peer.listen(TOPIC, IMAGE)
     with Command("play", bag, "--rate", 10) as player:
-        assert player.process.wait(20) == 2
+        assert player.process.wait(60) == 2
         assert player.end() == 2
     assert "is damaged after" in player.lines[-1]
     wait_for(lambda: len(peer.heard[TOPIC]) >= 2, "the images before the damage")
@@ -119,7 +119,7 @@ def test_echo_prints_what_is_published(peer: Peer) -> None:
         time.sleep(0.3)
         for i in range(3):
             publisher.publish(track_message(TYPES, make_track(i), 7_000_000))
-        assert echo.process.wait(20) == 0
+        assert echo.process.wait(60) == 0
         assert echo.end() == 0
     first, second, rest = yaml.safe_load_all("\n".join(echo.output))
     assert rest is None

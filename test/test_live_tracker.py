@@ -485,8 +485,11 @@ def test_a_defect_ends_the_worker_visibly() -> None:
         assert node.desk.lines[-1] == (Level.ERROR, "tracker failed: RuntimeError: a bug")
 
 
-def test_the_node_costs_little_beside_the_engine() -> None:
-    """Message in to messages out at 1280x720: at most 4 ms in 95 of 100 images."""
+def overheads() -> list[float]:
+    """Processor seconds from message in to messages out at 1280x720, without the engine's.
+
+    Not the time of the clock, which is also that of whatever else the machine does.
+    """
     frames = [np.full((720, 1280, 3), 90, np.uint8) for _ in range(60)]
     for i, pixels in enumerate(frames):
         pixels[200 + i : 290 + i, 300 + 2 * i : 420 + 2 * i] = (20, 20, 230)
@@ -495,29 +498,33 @@ def test_the_node_costs_little_beside_the_engine() -> None:
         spent = 0.0
 
         def search(self, crops: np.ndarray, memories: Any) -> Prediction:
-            before = time.perf_counter()
+            before = time.thread_time()
             prediction = super().search(crops, memories)
-            self.spent = time.perf_counter() - before
+            self.spent = time.thread_time() - before
             return prediction
 
     engine = Timed()
+    costs = []
     with Node(engine) as node:
         node.tracker.receive_init(init_box((300, 200, 120, 90)))
-        costs = []
         for i, pixels in enumerate(frames):
             message = image(i)
             message.height, message.width, message.step = 720, 1280, 3840
             message.encoding, message.data = "bgr8", pixels.reshape(-1)
-            before = time.perf_counter()
+            before = time.process_time()
             node.tracker.receive_image(message)
             while len(node.desk.published[DETECTIONS]) <= i:
-                time.sleep(0.0001)
-            costs.append(time.perf_counter() - before - engine.spent)
+                time.sleep(0.002)
+            costs.append(time.process_time() - before - engine.spent)
         assert all(m.state == State.TRACKING for m in node.desk.tracks)
-    print(
-        f"p50 {np.percentile(costs, 50) * 1e3:.2f} ms, p95 {np.percentile(costs, 95) * 1e3:.2f} ms"
-    )
-    assert np.percentile(costs, 95) < 0.004
+    return costs
+
+
+def test_the_node_costs_little_beside_the_engine() -> None:
+    """At most 4 ms in 95 of 100 images."""
+    costs = np.array(overheads()) * 1e3
+    print("p50 {:.2f} ms, p95 {:.2f} ms".format(*np.percentile(costs, (50, 95))))
+    assert np.percentile(costs, 95) < 4
 
 
 def arrivals(count: int, size: int = 100) -> list[Arrival]:

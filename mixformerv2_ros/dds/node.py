@@ -62,6 +62,7 @@ _CHECK_S = 0.1
 """Time between two looks at the qualities that publishers offer; longest sleep of the node."""
 _MOST_ENDPOINTS = 4096
 _MOST_SAMPLES = 64
+_OTHERS = "other deadlines or liveliness"
 
 Log = Callable[[Level, str], None]
 
@@ -141,7 +142,7 @@ class Publisher:
             }
             self._node.log(
                 Level.WARN,
-                f"a subscription to {self.topic} asks for {' or '.join(sorted(asked))}, "
+                f"a subscription to {self.topic} asks for {' or '.join(sorted(asked)) or _OTHERS}, "
                 f"but it is published {own}: it gets no messages",
             )
 
@@ -170,6 +171,7 @@ class Subscription:
         self._depth = qos[Policy.History].depth
         self._warned: set[str] = set()
         self._incompatible = 0
+        self._matched = (0, 0)
         self._open(qos)
 
     @property
@@ -195,11 +197,11 @@ class Subscription:
         if status.total_count > self._incompatible:
             self._incompatible = status.total_count
             self._handle_incompatible()
-        elif self._auto and not profiles.is_reliable(self._qos) and self.publishers:
+        elif self._auto and not profiles.is_reliable(self._qos) and self._matches_changed():
             offers = [self._offer(handle) for handle in self.reader.get_matched_publications()]
-            if offers and all(
-                offer is not None and profiles.is_reliable(offer) for offer in offers
-            ):
+            if None in offers:
+                self._matched = (0, 0)  # not known yet: look again
+            elif offers and all(offer and profiles.is_reliable(offer) for offer in offers):
                 self._reopen(profiles.reliable(self._depth))
 
     def close(self) -> None:
@@ -212,6 +214,7 @@ class Subscription:
         node = self._node
         self._qos = qos
         self._incompatible = 0
+        self._matched = (0, 0)
         self.reader: DataReader[Any] = DataReader(
             node.subscriber,
             node.dds_topic(self.topic, self.msgtype),
@@ -228,6 +231,13 @@ class Subscription:
         self._open(qos)
         self._node.announce()
 
+    def _matches_changed(self) -> bool:
+        """Whether publishers have come or gone since the last look."""
+        status = self.reader.get_subscription_matched_status()
+        now = (int(status.total_count), int(status.current_count))
+        before, self._matched = self._matched, now
+        return now != before
+
     def _offer(self, handle: int) -> Qos | None:
         data = self.reader.get_matched_publication_data(handle)
         return None if data is None else data.qos
@@ -243,8 +253,8 @@ class Subscription:
             if not profiles.fits(e.qos, self._qos)
         }
         self._warn(
-            f"a publisher of {self.topic} offers {' or '.join(sorted(offered))}, but the "
-            f"subscription asks for {own}: it gets no messages from it"
+            f"a publisher of {self.topic} offers {' or '.join(sorted(offered)) or _OTHERS}, "
+            f"but the subscription asks for {own}: it gets no messages from it"
         )
 
     def _warn(self, text: str) -> None:
