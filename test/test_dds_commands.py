@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nodes import TYPES, frame_stamp, image
-from recordings import PERIOD_NS, storage_file, write_bag
+from nodes import TYPES, frame_stamp, image, init_box
+from recordings import PERIOD_NS, red_box, storage_file, write_bag
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
 
 from peers import Command, Peer, own_domain, wait_for
 
 from mixformerv2_ros.bags.reader import BagReader
+from mixformerv2_ros.bags.writer import BagWriter
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.commands.echo import as_yaml
 from mixformerv2_ros.dds import qos as profiles
-from mixformerv2_ros.live.middleware import OUTPUTS
-from mixformerv2_ros.messages import detections_message, track_message
+from mixformerv2_ros.inference.bundle import DEFAULT_BUNDLE
+from mixformerv2_ros.live.middleware import INITS, OUTPUTS
+from mixformerv2_ros.messages import detections_message, stamp_ns, track_message
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 
@@ -59,6 +61,36 @@ def test_play_keeps_the_time_of_the_recording(tmp_path: Path, peer: Peer) -> Non
     assert clock == sorted(clock)
     assert len(clock) >= 20
     assert 0 <= clock[-1] - (frame_stamp(19) + 1000) < 10**9
+
+
+@pytest.mark.skipif(not DEFAULT_BUNDLE.is_dir(), reason="the default bundle is not built yet")
+def test_a_recording_goes_through_the_node_to_the_listener(tmp_path: Path, peer: Peer) -> None:
+    """Camera, node and listener are three processes; the box is recorded after its image."""
+    bag = tmp_path / "bag"
+    with BagWriter(bag) as writer:
+        for i in range(30):
+            writer.write(TOPIC, IMAGE, image(i), frame_stamp(i))
+            if i == 4:
+                box = init_box(red_box(2), frame_stamp(2), "dog")
+                writer.write("/init_box", INITS["init_box"], box, frame_stamp(4) + 1000)
+    peer.listen("/track", OUTPUTS["track"])
+    words = ("-p", "use_sim_time:=true", "-r", f"image:={TOPIC}")
+    with Command("node", *words) as node, Command("echo", "/track", "--timeout", 60) as echo:
+        node.wait_for_line("ready: model")
+        wait_for(lambda: peer.node.subscriptions_of("/init_box"), "a subscription to init_box")
+        with Command("play", bag, "--clock", "--rate", 0.5, "--wait", 30) as player:
+            player.wait_for_line("played 31 messages")
+        wait_for(lambda: frame_stamp(29) in peer.stamps("/track"), "the last track")
+        wait_for(lambda: echo.output.count("---") == len(peer.heard["/track"]), "the echo")
+        assert node.end() == 0
+        assert echo.end() == 0
+    tracks = {stamp_ns(track): track for track in peer.heard["/track"]}
+    assert sorted(tracks) == peer.stamps("/track")
+    assert [line for line in node.lines if "tracking dog" in line], node.lines
+    last = tracks[frame_stamp(29)]
+    assert (last.target_id, last.header.frame_id) == ("dog", "cam")
+    read = list(yaml.safe_load_all("\n".join(echo.output)))[:-1]
+    assert [document["target_id"] for document in read][-1] == "dog"
 
 
 def test_play_loops_until_it_is_stopped(tmp_path: Path, peer: Peer) -> None:

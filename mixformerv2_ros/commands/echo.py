@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     topic = names.topic(args.topic)
     with cyclone():
         from mixformerv2_ros.dds.node import Node
-        from mixformerv2_ros.dds.qos import sensor_data
+        from mixformerv2_ros.dds.qos import reliable
 
     with stop_signal() as stopped, Node(names, write_log(names.full)) as node:
         msgtype = args.type
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 print(as_yaml(message), end="---\n")
                 sys.stdout.flush()
 
-        node.subscribe(topic, msgtype, show, sensor_data(), auto=True)
+        node.subscribe(topic, msgtype, show, reliable(), auto=True)
         node.spin(lambda: stopped() or left == 0)
     return 0
 

@@ -117,9 +117,9 @@ def _parameter_lines() -> list[str]:
     lines = []
     for p in NODE_PARAMETERS:
         notes = [p.unit, p.range, "" if p.default == "" else f"default {p.default}"]
-        notes.append("live" if p.live else "")
+        extra = ", ".join(note for note in notes if note)
         lines.append(f"  {p.name}")
-        lines.append(f"      {p.text} ({', '.join(note for note in notes if note)})")
+        lines.append(f"      {p.text}" + (f" ({extra})" if extra else ""))
     lines.append(f"  {USE_SIM_TIME}")
     lines.append("      take the time from /clock (true | false, default false)")
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixformerv2_ros.bags.reader import BagReader, Topic
+from mixformerv2_ros.bags.replay import IMAGE_TYPES
 from mixformerv2_ros.commands.ros_graph import (
     add_node_arguments,
     cyclone,
@@ -55,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=3.0,
         metavar="S",
-        help="begin when every topic has a subscription, or after so many seconds (default: 3)",
+        help="begin when every image topic has a subscription, or after so many seconds "
+        "(default: 3)",
     )
     add_node_arguments(parser, "player")
 
@@ -83,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
         if args.clock is not None:
             clock = _Clock(node.advertise(CLOCK, CLOCK_TYPE, reliable(1)), args.rate)
             node.every(1 / args.clock, clock.tick)
+        cameras = [p for p in publishers.values() if p.msgtype in IMAGE_TYPES]
+        awaited = cameras or list(publishers.values())
         node.spin(
-            lambda: stopped() or all(p.subscribers for p in publishers.values()),
+            lambda: stopped() or all(publisher.subscribers for publisher in awaited),
             time.monotonic() + args.wait,
         )
         log(Level.OK, f"playing {some(sorted(publishers))}")

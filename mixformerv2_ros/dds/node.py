@@ -151,7 +151,8 @@ class Subscription:
     """Receives the messages of one topic.
 
     With `auto`, it is reliable as long as all publishers are, so that nothing is lost, and best
-    effort otherwise, so that every publisher fits.
+    effort otherwise, so that every publisher fits. It should begin reliable: a change means a new
+    entity and may cost messages, which a best effort publisher does not promise anyway.
     """
 
     def __init__(

@@ -51,12 +51,11 @@ class TrackerNode:
         for name, msgtype in INITS.items():
             node.subscribe(topic(name), msgtype, self.tracker.receive_init, profiles.reliable(10))
         transport, wanted = str(values["image_transport"]), str(values["image_qos"])
-        reliable = wanted == "reliable"
         node.subscribe(
             node.names.image_topic(IMAGE, transport),
             IMAGES[transport][1],
             self.tracker.receive_image,
-            (profiles.reliable if reliable else profiles.sensor_data)(IMAGE_DEPTH),
+            (profiles.sensor_data if wanted == "sensor_data" else profiles.reliable)(IMAGE_DEPTH),
             auto=wanted == "auto",
         )
         node.every(float(values["diagnostics.period"]), self.tracker.publish_diagnostics)
