@@ -13,11 +13,12 @@ VIDEO ?=
 BOX ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types unit evaluate benchmark train clean help
+.PHONY: demo test lint types unit soak evaluate benchmark train clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make lint | types | unit   one part of make test"
+	@echo "make soak SECONDS=1800     feeds the node over DDS that long and weighs it"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
 	@echo "make train                 train the default weights (hours)"
@@ -38,6 +39,10 @@ types: $(DEV)/ready
 # torch's threads must sleep, not spin, while another process of the suite uses the cores.
 unit: $(DEV)/ready
 	OMP_WAIT_POLICY=passive $(DEV)/bin/python -m pytest $(TESTS)
+
+SECONDS ?= 60
+soak: $(DEV)/ready
+	PYTHONPATH=.:test $(DEV)/bin/python test/soak.py --seconds $(SECONDS)
 
 evaluate: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 evaluate --root ../shared/data/sequences \

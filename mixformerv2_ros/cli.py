@@ -24,6 +24,11 @@ COMMANDS: dict[str, dict[str, str]] = {
         "replay": "follow targets through a rosbag2 recording and write their tracks to a new one",
         "video2bag": "turn a video into a rosbag2 recording",
     },
+    "live, without ROS": {
+        "node": "follow targets in a camera topic of ROS 2",
+        "play": "publish the messages of a rosbag2 recording as a camera would",
+        "echo": "print the messages of a topic",
+    },
     "models": {
         "info": "print what a model bundle is",
         "convert": "turn an official or own checkpoint into a model bundle",

@@ -35,3 +35,7 @@ class SourceError(MixFormerError, ValueError):
 
 class ParameterError(MixFormerError, ValueError):
     """A parameter with an unknown name, a wrong type or a value out of range."""
+
+
+class MiddlewareError(MixFormerError, RuntimeError):
+    """A middleware that is not installed, or a domain or topic of it that cannot be used."""

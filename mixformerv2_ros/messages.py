@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ CLASS_ID = "target"
 
 NS = 1_000_000_000
 
+INIT_TOLERANCE_NS = 200_000_000
+"""How much later than a box's stamp an image may be to stand in for one that did not arrive."""
+
 
 @dataclass(frozen=True)
 class InitRequest:
@@ -47,6 +51,62 @@ class InitRequest:
     box: Box
     target_id: str = DEFAULT_TARGET
     stamp_ns: int | None = None
+
+
+class Level(IntEnum):
+    """How serious a diagnostic status is; values are those of `diagnostic_msgs`."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a node says about itself.
+
+    Attributes:
+        name: Which part of which node.
+        hardware_id: What it runs on; never empty, or monitors complain.
+        level: How serious it is.
+        summary: One line.
+        values: Figures by their names.
+    """
+
+    name: str
+    hardware_id: str
+    level: Level
+    summary: str
+    values: Mapping[str, str]
+
+
+def diagnostics_message(types: Types, status: Status, now_ns: int) -> Any:
+    """Make a `diagnostic_msgs/msg/DiagnosticArray` with one status.
+
+    Args:
+        types: The message classes.
+        status: What to report.
+        now_ns: Time of the node's clock in nanoseconds.
+    """
+    cls = _class(types, "diagnostic_msgs/msg/DiagnosticStatus")
+    values = [
+        _make(types, "diagnostic_msgs/msg/KeyValue", key=key, value=value)
+        for key, value in status.values.items()
+    ]
+    report = cls(
+        # A `byte` is a number to some libraries and `bytes` to rclpy; the constants know.
+        level=(cls.OK, cls.WARN, cls.ERROR)[status.level],  # type: ignore[attr-defined]
+        name=status.name,
+        message=status.summary,
+        hardware_id=status.hardware_id,
+        values=values,
+    )
+    return _make(
+        types,
+        "diagnostic_msgs/msg/DiagnosticArray",
+        header=header_message(types, now_ns, ""),
+        status=[report],
+    )
 
 
 def track_message(types: Types, track: Track, latency_ns: int = 0) -> Any:
@@ -179,8 +239,11 @@ def init_request(message: Any) -> InitRequest:
 
 
 def _make(types: Types, name: str, **fields: Any) -> Any:
-    cls = types[name] if isinstance(types, Mapping) else types(name)
-    return cls(**fields)
+    return _class(types, name)(**fields)
+
+
+def _class(types: Types, name: str) -> type:
+    return types[name] if isinstance(types, Mapping) else types(name)
 
 
 def _duration(types: Types, nanoseconds: int) -> Any:

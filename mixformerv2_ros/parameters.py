@@ -7,8 +7,9 @@ from it.
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,17 +162,67 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
+NODE_PARAMETERS: tuple[Parameter, ...] = (
+    *PARAMETERS,
+    Parameter(
+        "image_transport", "raw",
+        "subscribe to sensor_msgs/Image on image, or to CompressedImage on image/compressed",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "image_qos", "auto",
+        "quality of service of the image subscription; auto is reliable if all publishers are",
+        choices=("auto", "sensor_data", "reliable"),
+    ),
+    Parameter(
+        "image_timeout", 2.0, "the camera counts as stopped after so long without an image",
+        unit="s", low=0.1, high=3600,
+    ),
+    Parameter(
+        "buffer.frames", 90, "recent images kept, so that a box can be drawn on a past one",
+        low=1, high=10_000,
+    ),
+    Parameter(
+        "buffer.duration", 2.0, "images older than this are not kept; a box on one is refused",
+        unit="s", low=0, high=600,
+    ),
+    Parameter(
+        "buffer.megabytes", 128, "most memory that the recent images may take",
+        unit="MB", low=1, high=65_536,
+    ),
+    Parameter(
+        "buffer.catch_up", 30, "most images searched between that of a box and the newest one",
+        low=1, high=10_000,
+    ),
+    Parameter(
+        "max_targets", 4, "targets followed at the same time; a box for one more is refused",
+        low=1, high=64,
+    ),
+    Parameter(
+        "diagnostics.period", 1.0, "time between two messages on /diagnostics",
+        unit="s", low=0.1, high=3600,
+    ),
+)  # fmt: skip
+"""Parameters of the live node: those of the tracker, and those of its inputs and outputs."""
 
-def check_values(values: Mapping[str, Any]) -> dict[str, Value]:
+
+def check_values(
+    values: Mapping[str, Any], parameters: Sequence[Parameter] = PARAMETERS
+) -> dict[str, Value]:
     """Check a set of values, each and together; fill in defaults.
+
+    Args:
+        values: Values by name.
+        parameters: The parameters that there are.
 
     Raises:
         ParameterError: an unknown name, a wrong value, or values that contradict each other.
     """
+    known = [parameter.name for parameter in parameters]
     for name in values:
-        if name not in BY_NAME:
-            raise ParameterError(f"unknown parameter {name!r}; known are {', '.join(BY_NAME)}")
-    checked = {p.name: p.check(values.get(p.name, p.default)) for p in PARAMETERS}
+        if name not in known:
+            raise ParameterError(f"unknown parameter {name!r}; known are {', '.join(known)}")
+    checked = {p.name: p.check(values.get(p.name, p.default)) for p in parameters}
     lost, uncertain = checked["lost.score_threshold"], checked["uncertain.score_threshold"]
     if lost > uncertain:  # type: ignore[operator]
         raise ParameterError(
@@ -231,13 +282,52 @@ def settings_from_arguments(args: argparse.Namespace, bundle: Bundle) -> Tracker
     return tracker_settings(values_from_arguments(args), bundle)
 
 
-def markdown_table() -> str:
+PROFILES: dict[str, tuple[str, dict[str, Value]]] = {
+    "tracker_s_cpu": (
+        "Preset S on a processor. `model` names the bundle that `mixformerv2 convert` made.",
+        {"engine": "onnxruntime", "device": "cpu"},
+    ),
+    "tracker_b_gpu": (
+        "Preset B on a GPU. `model` names the bundle that `mixformerv2 convert` made.",
+        {"device": "cuda", "template_update.interval": 10},
+    ),
+}
+"""Parameter files in `config/`: what each is for, and where it differs from the defaults."""
+
+
+def parameter_file(title: str, values: Mapping[str, Any]) -> str:
+    """A ROS parameter file (YAML) that names every parameter of the node with its meaning.
+
+    Args:
+        title: What the file is for, one line.
+        values: Values that differ from the defaults.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    checked = check_values(values, NODE_PARAMETERS)
+    lines = [f"# {title}", "/**:", "  ros__parameters:"]
+    group = ""
+    for p in NODE_PARAMETERS:
+        head, _, name = p.name.rpartition(".")
+        if head and head != group:
+            lines.append(f"    {head}:")
+        group = head
+        indent = "      " if head else "    "
+        notes = [p.unit, p.range, "" if p.live else "fixed"]
+        extra = ", ".join(note for note in notes if note)
+        lines.append(f"{indent}# {p.text}" + (f" ({extra})" if extra else ""))
+        lines.append(f"{indent}{name or p.name}: {json.dumps(checked[p.name])}")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
     """The table of parameters as it stands in README.md."""
     lines = [
         "| parameter | default | range | unit | while running | meaning |",
         "|---|---|---|---|---|---|",
     ]
-    for p in PARAMETERS:
+    for p in parameters:
         default = f"`{p.default}`" if p.default != "" else ""
         permitted = p.range.replace("|", "\\|")
         live = "yes" if p.live else "no"

@@ -9,14 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.parameters import (
     BY_NAME,
+    NODE_PARAMETERS,
     PARAMETERS,
+    PROFILES,
     add_parameter_arguments,
     check_values,
     markdown_table,
+    parameter_file,
     settings_from_arguments,
     tracker_settings,
 )
@@ -88,7 +92,7 @@ def test_a_number_out_of_range_is_told_the_range():
 
 
 def test_every_parameter_says_what_it_is():
-    for parameter in PARAMETERS:
+    for parameter in NODE_PARAMETERS:
         assert 10 < len(parameter.text) < 120
         parameter.check(parameter.default)
 
@@ -96,3 +100,26 @@ def test_every_parameter_says_what_it_is():
 def test_the_readme_shows_this_table():
     readme = Path(__file__).resolve().parents[1] / "README.md"
     assert markdown_table() in readme.read_text("utf-8")
+    added = [p for p in NODE_PARAMETERS if p not in PARAMETERS]
+    assert markdown_table(added) in readme.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_parameter_files_in_config_are_those_of_the_table(name):
+    """Made by `mixformerv2 node --print-params NAME`."""
+    title, values = PROFILES[name]
+    text = (Path(__file__).resolve().parents[1] / "config" / f"{name}.yaml").read_text("utf-8")
+    assert text == parameter_file(title, values)
+    assert all(f"# {p.text}" in text for p in NODE_PARAMETERS)
+    read = yaml.safe_load(text)["/**"]["ros__parameters"]
+    flat = {}
+    for key, value in read.items():
+        inner = value.items() if isinstance(value, dict) else [(None, value)]
+        flat.update({key if sub is None else f"{key}.{sub}": v for sub, v in inner})
+    assert check_values(flat, NODE_PARAMETERS) == check_values(values, NODE_PARAMETERS)
+
+
+def test_parameters_of_the_node_are_unknown_to_commands_that_have_no_camera():
+    with pytest.raises(ParameterError, match="unknown parameter 'image_qos'"):
+        check_values({"image_qos": "auto"})
+    assert check_values({"image_qos": "reliable"}, NODE_PARAMETERS)["image_qos"] == "reliable"

@@ -12,6 +12,7 @@ from mixformerv2_ros.errors import BoxError, ImageError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.messages import (
     DEFAULT_TARGET,
+    INIT_TOLERANCE_NS,
     detections_message,
     image_frame,
     init_request,
@@ -29,9 +30,6 @@ INIT_TYPES = (INIT_TYPE, "vision_msgs/msg/Detection2D", "sensor_msgs/msg/RegionO
 
 TRACK_TOPIC = "/track"
 DETECTIONS_TOPIC = "/detections"
-
-INIT_TOLERANCE_NS = 200_000_000
-"""How much later than a box's stamp an image may be to stand in for one that is not recorded."""
 
 
 @dataclass(frozen=True)

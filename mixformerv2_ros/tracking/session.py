@@ -135,6 +135,12 @@ class Session:
             template_updated=True,
         )
 
+    def adopt(self, other: Session) -> None:
+        """Take over the targets of another session with the same engine, as far as they came."""
+        for name, target in other._targets.items():
+            self._targets.pop(name, None)
+            self._targets[name] = target
+
     def stop(self, target_id: str | None = None) -> None:
         """Forget one target, or all of them; an unknown name is no error."""
         if target_id is None:

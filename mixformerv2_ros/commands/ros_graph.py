@@ -1,0 +1,103 @@
+"""What the commands that join a ROS graph share: names, log, the end by a signal."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from mixformerv2_ros.errors import MiddlewareError
+from mixformerv2_ros.messages import Level
+
+if TYPE_CHECKING:
+    from mixformerv2_ros.dds.names import NodeNames
+
+_WORDS = ("INFO", "WARN", "ERROR")
+
+
+def add_node_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Declare the options that ROS gives every node."""
+    group = parser.add_argument_group(
+        "node", "The domain is that of the environment variable ROS_DOMAIN_ID."
+    )
+    group.add_argument("--name", default=name, help="name of the node (default: %(default)s)")
+    group.add_argument(
+        "--namespace", default="/", metavar="NS", help="namespace of the node and its topics"
+    )
+    group.add_argument(
+        "-r",
+        "--remap",
+        action="append",
+        default=[],
+        metavar="FROM:=TO",
+        help="rename a topic, __node or __ns (may be repeated)",
+    )
+    group.add_argument("--ros-args", action="store_true", help="accepted and without effect")
+
+
+def names_from_arguments(args: argparse.Namespace) -> NodeNames:
+    """Names and remapping rules of a node.
+
+    Raises:
+        ParameterError: a name or a rule is malformed.
+    """
+    from mixformerv2_ros.dds.names import parse_names
+
+    return parse_names(args.name, args.namespace, args.remap)
+
+
+@contextmanager
+def cyclone() -> Iterator[None]:
+    """Turn the absence of Cyclone DDS into one clear line; wraps the imports that need it.
+
+    Raises:
+        MiddlewareError: the library is missing or cannot be loaded.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MiddlewareError(
+            "Eclipse Cyclone DDS is needed and not installed: pip install 'mixformerv2_ros[dds]' "
+            f"({error})"
+        ) from error
+
+
+def write_log(node: str) -> Callable[[Level, str], None]:
+    """A log on stderr in the form of ROS: level, time, node, text."""
+    name = node.strip("/").replace("/", ".")
+
+    def log(level: Level, text: str) -> None:
+        line = f"[{_WORDS[level]}] [{time.time():.3f}] [{name}]: {text}\n"
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+    return log
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM end a node in order.
+
+    Yields a function that tells whether the end was asked for; a second Ctrl-C interrupts at once.
+    """
+    asked = False
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, ask)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

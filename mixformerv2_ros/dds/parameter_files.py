@@ -1,0 +1,96 @@
+"""ROS parameter files: YAML with values below the names of nodes.
+
+/**:                        # every node
+ros__parameters:
+lost: {duration: 2.0}
+/drone/tracker:             # this node only
+ros__parameters:
+image_qos: reliable
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.text import printable
+
+KEY = "ros__parameters"
+MAX_BYTES = 2**20
+"""Longest parameter file."""
+MAX_ENTRIES = 10_000
+"""Most entries of one; a few lines of YAML can refer to each other without end."""
+
+
+def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
+    """The values that a file has for a node, by name with dots; what comes later wins.
+
+    Args:
+        path: The file.
+        node: Full name of the node, such as `/drone/tracker`.
+
+    Raises:
+        ParameterError: the file cannot be read or is no parameter file.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ParameterError(f"parameter file {path} must be at most {MAX_BYTES} bytes")
+        content = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else printable(error, 160)
+        raise ParameterError(f"parameter file {path} cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"parameter file {path} must map names of nodes to {KEY}")
+    values: dict[str, Any] = {}
+    count = 0
+    try:
+        for pattern, name, value in _entries(content, "", path):
+            count += 1
+            if count > MAX_ENTRIES:
+                raise ParameterError(f"parameter file {path} has more than {MAX_ENTRIES} entries")
+            if _matches(pattern, node):
+                values[name] = value
+    except RecursionError:
+        raise ParameterError(f"parameter file {path} refers to itself") from None
+    return values
+
+
+def _entries(content: dict[Any, Any], pattern: str, path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Pattern of the node, name of the parameter, and value of every entry."""
+    for key, value in content.items():
+        if key == KEY:
+            if not isinstance(value, dict):
+                raise ParameterError(f"{KEY} in {path} must hold names and values")
+            for name, inner in _flat(value, ""):
+                yield pattern, name, inner
+        elif isinstance(value, dict):
+            yield from _entries(value, f"{pattern}/{key}".replace("//", "/"), path)
+        else:
+            raise ParameterError(
+                f"parameter file {path} must have {KEY} below the name of a node, "
+                f"got {printable(key)!r} instead"
+            )
+
+
+def _flat(values: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _matches(pattern: str, node: str) -> bool:
+    """Whether a key of a file means a node; a bare name means a node of the root namespace."""
+    parts = (
+        "(/[^/]+)*" if part == "**" else "/[^/]+" if part == "*" else "/" + re.escape(part)
+        for part in pattern.strip("/").split("/")
+    )
+    return re.fullmatch("".join(parts), node) is not None

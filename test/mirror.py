@@ -1,0 +1,26 @@
+"""A process that sends every image back; see test_dds_node.py."""
+
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mixformerv2_ros.dds.names import NodeNames
+from mixformerv2_ros.dds.node import Node
+from mixformerv2_ros.dds.qos import reliable
+
+ended = False
+
+
+def end(*_: object) -> None:
+    global ended
+    ended = True
+
+
+signal.signal(signal.SIGTERM, end)
+node = Node(NodeNames("mirror"), lambda level, text: None)
+back = node.advertise("/back", "sensor_msgs/msg/Image", reliable(1))
+node.subscribe("/there", "sensor_msgs/msg/Image", back.publish, reliable(1))
+node.spin(lambda: ended)
+node.close()
