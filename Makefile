@@ -50,7 +50,7 @@ evaluate: $(DEV)/ready
 	  --trackers mixformer,KCF,MIL,CSRT,Nano=../shared/data/peers/nanotrackv1,Nano=../shared/data/peers/nanotrackv2,ViT=../shared/data/peers/vittrack/object_tracking_vittrack_2023sep.onnx
 
 benchmark: $(DEV)/ready
-	$(DEV)/bin/mixformerv2 benchmark --json runs/benchmark.json
+	$(DEV)/bin/mixformerv2 benchmark --num-threads 2 --json runs/benchmark.json
 
 train: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 train config/training/scratch_t.yaml

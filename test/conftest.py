@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -26,3 +28,32 @@ def shared_data() -> Path:
 def shared_vectors() -> Path:
     """Folder of golden vectors; tests that use it are skipped where it is absent."""
     return _shared_folder("vectors")
+
+
+@pytest.fixture(scope="session")
+def miniature_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature of the data folder: 24 stills with two boxes each, two sequences."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / "stills" / "images").mkdir(parents=True)
+    lines = ["image,x,y,w,h,label"]
+    for index in range(24):
+        image = cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
+        name = f"{index:03}.png"
+        for label, (x, y) in (("cat", (20, 30)), ("dog", (90, 50))):
+            color = [int(c) for c in rng.integers(0, 255, 3)]
+            cv2.rectangle(image, (x, y), (x + 30, y + 40), color, -1)
+            lines.append(f"{name},{x},{y},30,40,{label}")
+        cv2.imwrite(str(root / "stills" / "images" / name), image)
+    (root / "stills" / "boxes.csv").write_text("\n".join(lines) + "\n")
+    for name in ("one", "two"):
+        folder = root / "sequences" / name
+        (folder / "img").mkdir(parents=True)
+        boxes = []
+        for step in range(6):
+            image = np.full((120, 160, 3), 60, np.uint8)
+            cv2.circle(image, (40 + 10 * step, 60), 15, (0, 200, 255), -1)
+            cv2.imwrite(str(folder / "img" / f"{step:04}.png"), image)
+            boxes.append(f"{25 + 10 * step},45,30,30" if step != 3 else "NaN,NaN,NaN,NaN")
+        (folder / "groundtruth_rect.txt").write_text("\n".join(boxes) + "\n")
+    return root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import cv2
 import numpy as np
 import pytest
 
@@ -28,41 +27,12 @@ from mixformerv2_ros.training.world import World, WorldConfig  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A miniature of the data folder: 24 stills with two boxes each, two sequences."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (root / "stills" / "images").mkdir(parents=True)
-    lines = ["image,x,y,w,h,label"]
-    for index in range(24):
-        image = cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
-        name = f"{index:03}.png"
-        for label, (x, y) in (("cat", (20, 30)), ("dog", (90, 50))):
-            color = [int(c) for c in rng.integers(0, 255, 3)]
-            cv2.rectangle(image, (x, y), (x + 30, y + 40), color, -1)
-            lines.append(f"{name},{x},{y},30,40,{label}")
-        cv2.imwrite(str(root / "stills" / "images" / name), image)
-    (root / "stills" / "boxes.csv").write_text("\n".join(lines) + "\n")
-    for name in ("one", "two"):
-        folder = root / "sequences" / name
-        (folder / "img").mkdir(parents=True)
-        boxes = []
-        for step in range(6):
-            image = np.full((120, 160, 3), 60, np.uint8)
-            cv2.circle(image, (40 + 10 * step, 60), 15, (0, 200, 255), -1)
-            cv2.imwrite(str(folder / "img" / f"{step:04}.png"), image)
-            boxes.append(f"{25 + 10 * step},45,30,30" if step != 3 else "NaN,NaN,NaN,NaN")
-        (folder / "groundtruth_rect.txt").write_text("\n".join(boxes) + "\n")
-    return root
-
-
-@pytest.fixture(scope="module")
-def config(data, tmp_path_factory):
+def config(miniature_data, tmp_path_factory):
     exclude = tmp_path_factory.mktemp("lists") / "held_out.txt"
     exclude.write_text("two\n")
     return TrainConfig(
         preset="T",
-        data=str(data),
+        data=str(miniature_data),
         output="",
         exclude=str(exclude),
         batch=4,
@@ -115,10 +85,10 @@ def test_samples_are_what_the_network_takes(world):
     assert 55 <= present <= 79
 
 
-def test_boxes_lie_on_the_target(data):
+def test_boxes_lie_on_the_target(miniature_data):
     """A yellow disc on grey: in an unchanged crop, the box must enclose the disc exactly."""
     plain = WorldConfig(clip=1, still=0, composite=0, absent=0, photometric=0, grey=0)
-    clips = load_worlds(TrainConfig(preset="T", data=str(data), output=""))[0].clips
+    clips = load_worlds(TrainConfig(preset="T", data=str(miniature_data), output=""))[0].clips
     world = World([], clips, T, plain)
     checked = 0
     for index in range(40):
@@ -261,7 +231,7 @@ def test_settings_can_be_overridden(tmp_path):
         read_config(path, ["batch"])
 
 
-def test_a_malformed_list_of_boxes_names_its_line(data, tmp_path):
+def test_a_malformed_list_of_boxes_names_its_line(tmp_path):
     (tmp_path / "boxes.csv").write_text("image,x,y,w,h,label\na.png,1,2,three,4,cat\n")
     with pytest.raises(SourceError, match=r"boxes.csv:2: expected image,x,y,w,h,label"):
         read_stills(tmp_path)

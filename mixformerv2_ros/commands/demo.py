@@ -19,9 +19,9 @@ from mixformerv2_ros.errors import SourceError
 
 PACKAGE = "opencv-doc"
 CLIP = "vtest.avi"
-START_FRAME = 120
-BOX = "691,213,30,90"
-FRAMES = 300
+START_FRAME = 210
+BOX = "652,296,50,104"
+FRAMES = 95
 MARKER = ".mixformerv2-demo"
 """File that tells a folder made by a demo, which may be replaced, from others."""
 

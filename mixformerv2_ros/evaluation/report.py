@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 from html import escape
@@ -368,7 +368,8 @@ def _plots_section(entries: List[_Entry]) -> str:
             Line(each.label, thresholds, pick(each)[0], each.series, strong=each.series == 0)
             for each in entries
         ]
-        legend = _legend(entries, lambda each, pick=pick: pick(each)[1], score)
+        scores = {each.label: pick(each)[1] for each in entries}
+        legend = _legend(entries, scores, score)
         figures.append(
             f'<figure class="card"><h3>{name}</h3><figcaption>{said}</figcaption>'
             f'<div class="plot">{line_chart(f"{name} plot", lines, axis, unit, guides)}</div>'
@@ -834,15 +835,15 @@ def _runs_section(entries: List[_Entry]) -> str:
 # Pieces
 
 
-def _legend(entries: List[_Entry], score: Callable[[_Entry], float], name: str) -> str:
-    """Trackers with their scores, best first."""
+def _legend(entries: List[_Entry], scores: Mapping[str, float], name: str) -> str:
+    """Trackers with their scores by label, best first."""
     items = []
-    for entry in sorted(entries, key=lambda each: -_or_least(score(each))):
+    for entry in sorted(entries, key=lambda each: -_or_least(scores[each.label])):
         ours = " ours" if entry.series == 0 else ""
         items.append(
             f'<li data-series="{entry.series}" class="{series_class(entry.series)}">{_dash("")}'
-            f'<span class="score" data-v="{score(entry)!r}" title="{name}">'
-            f"{_text(score(entry), '.3f')}</span>"
+            f'<span class="score" data-v="{scores[entry.label]!r}" title="{name}">'
+            f"{_text(scores[entry.label], '.3f')}</span>"
             f'<span class="who{ours}">{escape(entry.label)}</span></li>'
         )
     return f'<ul class="legend">{"".join(items)}</ul>'

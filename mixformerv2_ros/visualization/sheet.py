@@ -86,7 +86,9 @@ def write_text(
     origin = (x - round(shift * text_width(text, scale)), y)
     if halo:
         cv2.putText(image, text, origin, _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(image, text, origin, _FONT, scale, color, 2 if bold else 1, cv2.LINE_AA)
+    # Thicker strokes of the plain font would run into each other at this size.
+    font = cv2.FONT_HERSHEY_DUPLEX if bold else _FONT
+    cv2.putText(image, text, origin, font, scale, color, 1, cv2.LINE_AA)
 
 
 def fit_text(text: str, width: int, scale: float = _SCALE) -> str:
@@ -126,7 +128,8 @@ def heat(crop: Crop, values: npt.NDArray[np.floating], top: float, side: int) ->
     grey = cv2.cvtColor(enlarge(crop, side), cv2.COLOR_BGR2GRAY)[..., None]
     # The crop stays visible where little happens and gives way where much does.
     opacity = (0.25 + 0.5 * smooth)[..., None]
-    return np.rint(grey * 0.7 * (1 - opacity) + color * opacity).astype(np.uint8)
+    mixed: Picture = np.rint(grey * 0.7 * (1 - opacity) + color * opacity).astype(np.uint8)
+    return mixed
 
 
 def color_scale(width: int, low: str, high: str) -> Picture:
