@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_text()).group(1)
 
 TORCH = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.1"]
+DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -49,9 +50,11 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
+        "dds": DDS,
         "trax": TRAX,
         "dev": [
             *TORCH,
+            *DDS,
             *TRAX,
             "pytest>=8",
             "pytest-xdist",

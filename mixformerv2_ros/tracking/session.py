@@ -96,7 +96,7 @@ class Session:
     """Follows any number of targets through one stream of frames with one engine.
 
     Template updates rest while a target is not TRACKING: what is learnt from a doubtful box
-    cannot be unlearnt. With `uncertain_threshold` 0 a target is always TRACKING, and the
+    cannot be unlearnt. With both thresholds 0 a target is always TRACKING, and the
     protocol is exactly the reference's.
 
     Attributes:
