@@ -20,7 +20,6 @@ from mixformerv2_ros.bags.writer import BagWriter
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.commands.echo import as_yaml
 from mixformerv2_ros.dds import qos as profiles
-from mixformerv2_ros.inference.bundle import DEFAULT_BUNDLE
 from mixformerv2_ros.live.middleware import INITS, OUTPUTS
 from mixformerv2_ros.messages import detections_message, stamp_ns, track_message
 from mixformerv2_ros.tracking.boxes import Box
@@ -63,7 +62,6 @@ def test_play_keeps_the_time_of_the_recording(tmp_path: Path, peer: Peer) -> Non
     assert 0 <= clock[-1] - (frame_stamp(19) + 1000) < 10**9
 
 
-@pytest.mark.skipif(not DEFAULT_BUNDLE.is_dir(), reason="the default bundle is not built yet")
 def test_a_recording_goes_through_the_node_to_the_listener(tmp_path: Path, peer: Peer) -> None:
     """Camera, node and listener are three processes; the box is recorded after its image."""
     bag = tmp_path / "bag"

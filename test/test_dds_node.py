@@ -40,15 +40,10 @@ from mixformerv2_ros.dds.types import (
     type_name,
 )
 from mixformerv2_ros.errors import MiddlewareError
-from mixformerv2_ros.inference.bundle import DEFAULT_BUNDLE
 from mixformerv2_ros.live.middleware import IMAGES, INITS, OUTPUTS
 from mixformerv2_ros.live.model import Model
 from mixformerv2_ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.tracking.session import State
-
-needs_model = pytest.mark.skipif(
-    not DEFAULT_BUNDLE.is_dir(), reason="the default bundle is not built yet"
-)
 
 IMAGE = "sensor_msgs/msg/Image"
 TRACK = "mixformerv2_ros/msg/Track"
@@ -108,7 +103,6 @@ def real_bag(folder: Path, shared_data: Path, count: int) -> tuple[Path, str]:
     return path, box
 
 
-@needs_model
 def test_a_process_tracks_what_a_replay_tracks(
     tmp_path: Path, shared_data: Path, peer: Peer
 ) -> None:
@@ -365,7 +359,6 @@ def test_type_names_are_those_of_ros() -> None:
     assert image_type.deserialize(b"abc").cdr == b"abc"
 
 
-@needs_model
 def test_parameters_and_names_of_the_process(tmp_path: Path, peer: Peer) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(
