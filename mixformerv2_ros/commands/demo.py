@@ -21,7 +21,7 @@ PACKAGE = "opencv-doc"
 CLIP = "vtest.avi"
 START_FRAME = 210
 BOX = "652,296,50,104"
-FRAMES = 95
+FRAMES = 80
 MARKER = ".mixformerv2-demo"
 """File that tells a folder made by a demo, which may be replaced, from others."""
 
