@@ -185,3 +185,10 @@ def test_a_browser_shows_it_and_sorts_its_table(page, tmp_path):
         ("12", "21", "30"),
         ("30", "21", "12"),
     }
+
+
+def test_every_colour_that_is_used_is_defined(page):
+    text = page.read_text("utf-8")
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL).group(1)
+    used = set(re.findall(r"var\((--[\w-]+)\)", style))
+    assert used <= set(re.findall(r"(--[\w-]+)\s*:", style))

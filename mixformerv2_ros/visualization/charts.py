@@ -214,7 +214,7 @@ class Row:
     series: int
 
 
-def histogram_rows(name: str, edges: Values, rows: Sequence[Row], x: Axis, width: int = 560) -> str:
+def histogram_rows(name: str, edges: Values, rows: Sequence[Row], x: Axis, width: int = 900) -> str:
     """Small histograms below each other over one horizontal axis, each with a marked value."""
     step, deep = 46, 30
     y = Axis("", 0.0, 1.0, ())
