@@ -58,7 +58,10 @@ evaluate: $(DEV)/ready
 	  --trackers mixformer,KCF,MIL,CSRT,Nano=../shared/data/peers/nanotrackv1,Nano=../shared/data/peers/nanotrackv2,ViT=../shared/data/peers/vittrack/object_tracking_vittrack_2023sep.onnx
 
 benchmark: $(DEV)/ready
+	@mkdir -p runs
 	$(DEV)/bin/mixformerv2 benchmark --num-threads 2 --json runs/benchmark.json
+	$(DEV)/bin/python test/formula_bundle.py S runs/formula_s
+	$(DEV)/bin/mixformerv2 benchmark runs/formula_s --num-threads 2 --json runs/benchmark_s.json
 
 train: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 train config/training/scratch_t.yaml

@@ -5,35 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import golden
 import numpy as np
 import pytest
+from formula_bundle import make_bundle
 
 from mixformerv2_ros.errors import BundleError, EngineError
-from mixformerv2_ros.inference.bundle import WEIGHTS, write_bundle
+from mixformerv2_ros.inference.bundle import WEIGHTS
 from mixformerv2_ros.inference.loader import load_engine
-from mixformerv2_ros.network.checkpoints import expected_shapes
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from mixformerv2_ros.inference.export import export_bundle  # noqa: E402
-from mixformerv2_ros.network.presets import PRESETS  # noqa: E402
 
 BOUND = 1e-4
-
-
-def make_bundle(folder, preset, precision):
-    spec = PRESETS[preset]
-    return write_bundle(
-        folder,
-        spec,
-        golden.weights(expected_shapes(spec), "S"),
-        name=preset,
-        source={"file": "formula", "sha256": None, "kind": "golden vectors' formula"},
-        licence="MIT",
-        precision=precision,
-    )
 
 
 @pytest.fixture(scope="module", params=[("T", "fp16"), ("T", "fp32"), ("S", "fp32")], ids=str)
