@@ -7,13 +7,12 @@ from pathlib import Path
 
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.inference.bundle import (
-    POOLINGS,
     SEARCH_FACTOR,
     TEMPLATE_FACTOR,
     file_sha256,
     write_bundle,
 )
-from mixformerv2_ros.network.checkpoints import Checkpoint, describe, infer_spec, load_checkpoint
+from mixformerv2_ros.network.checkpoints import describe, load_checkpoint
 from mixformerv2_ros.text import printable, some
 
 UNKNOWN_LICENCE = "unknown: not stated in the checkpoint"
@@ -76,11 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  made inert   {some(checkpoint.inert, 20)}")
     if checkpoint.ignored:
         print(f"  ignored      {some(checkpoint.ignored, 20)}")
-    spec = infer_spec(
-        checkpoint.weights,
-        heads=_heads(args.heads, checkpoint),
-        score_pooling=_score_pooling(checkpoint),
-    )
+    spec = checkpoint.infer_spec(args.heads)
     print(f"  model        {describe(spec)}")
     bundle = write_bundle(
         args.output,
@@ -104,16 +99,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"  parameters   {bundle.parameters:,}")
     print(f"  bundle       {args.output} ({bundle.precision}, {megabytes:.1f} MB)")
     return 0
-
-
-def _heads(given: int | None, checkpoint: Checkpoint) -> int | None:
-    noted = checkpoint.spec.get("heads")
-    return noted if given is None and isinstance(noted, int) else given
-
-
-def _score_pooling(checkpoint: Checkpoint) -> str:
-    noted = checkpoint.spec.get("score_pooling")
-    return noted if isinstance(noted, str) and noted in POOLINGS else POOLINGS[0]
 
 
 def _read_card(path: Path | None) -> str | None:

@@ -31,7 +31,7 @@ from safetensors.numpy import load_file, save_file
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import BundleError
-from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.inference.engine import POOLINGS, ModelSpec
 from mixformerv2_ros.network.checkpoints import expected_shapes, preset_name
 from mixformerv2_ros.text import printable, some
 
@@ -72,9 +72,6 @@ MAX_TEXT = 500
 
 MAX_LEVELS = 20
 """Deepest nesting of the free-form facts in `model.json`."""
-
-POOLINGS = ("tokens", "mean")
-"""Values of `ModelSpec.score_pooling`."""
 
 
 @dataclass(frozen=True)

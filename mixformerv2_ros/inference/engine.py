@@ -16,6 +16,9 @@ import numpy.typing as npt
 EDGES = ("left", "top", "right", "bottom")
 """Order of the four box edges wherever an axis of length 4 means edges."""
 
+POOLINGS = ("tokens", "mean")
+"""Values of `ModelSpec.score_pooling`, the released one first."""
+
 Memory = Any
 """Encoded templates of one target (keys and values per layer); its form is the engine's secret."""
 

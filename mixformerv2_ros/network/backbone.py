@@ -1,7 +1,8 @@
-"""The transformer backbone with asymmetric mixed attention and four prediction tokens.
+"""The transformer backbone with asymmetric mixed attention, for the tracker and its teacher.
 
-Sequence of tokens: `[templates | search | left, right, top, bottom]`. Templates attend to templates
-only; search and prediction tokens attend to everything (paper, section 3.2). Keys and values of the
+Sequence of tokens: `[templates | search | left, right, top, bottom]`; the teacher MixViT has no
+prediction tokens, its sequence ends with the search region. Templates attend to templates only;
+search and prediction tokens attend to everything (paper, section 3.2). Keys and values of the
 templates are therefore a function of the templates alone, and can be computed once per template
 change (`encode_templates`) and reused for every frame (`search`). `forward` is the joint pass over
 all tokens; both give the same result.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +27,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixformerv2_ros.inference.engine import ModelSpec
-
 NORM_EPS = 1e-6
 PREDICTION_TOKENS = 4
+
+
+class BackboneSpec(Protocol):
+    """What the backbone asks of an architecture: `ModelSpec` and `TeacherSpec` have it."""
+
+    @property
+    def width(self) -> int:
+        """Channels per token."""
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads per block."""
+
+    @property
+    def mlp_ratio(self) -> float:
+        """Hidden width of a block's MLP over `width`."""
+
+    @property
+    def template_size(self) -> int:
+        """Side of a template crop in pixels."""
+
+    @property
+    def search_size(self) -> int:
+        """Side of a search crop in pixels."""
+
+    @property
+    def PATCH(self) -> int:
+        """Side of a patch in pixels."""
 
 
 def sincos_position_table(width: int, side: int) -> npt.NDArray[np.float32]:
@@ -121,15 +153,22 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block over template tokens, search tokens, or both."""
+    """One pre-norm transformer block over template tokens, search tokens, or both.
 
-    def __init__(self, spec: ModelSpec, drop_path: float) -> None:
+    Attributes:
+        drop_path: Probability that stochastic depth skips a branch in training.
+        gain: Factor of both residual branches; 1 except in blocks that are being faded out
+            (`training.surgery`). At 0 the block passes its tokens on unchanged.
+    """
+
+    def __init__(self, spec: BackboneSpec, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(spec.width, eps=NORM_EPS)
         self.attn = Attention(spec.width, spec.heads)
         self.norm2 = nn.LayerNorm(spec.width, eps=NORM_EPS)
         self.mlp = Mlp(spec.width, round(spec.width * spec.mlp_ratio))
         self.drop_path = drop_path
+        self.gain = 1.0
 
     def _residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
         # Stochastic depth: a sample skips this branch, the others are scaled up to keep the mean.
@@ -137,6 +176,8 @@ class Block(nn.Module):
             keep = 1 - self.drop_path
             mask = torch.rand(tokens.shape[0], 1, 1, device=tokens.device) < keep
             branch = branch * (mask / keep)
+        if self.gain != 1.0:
+            branch = branch * self.gain
         return tokens + branch
 
     def _finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:
@@ -201,19 +242,27 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Patch embedding, position tables, prediction tokens and the blocks. No final norm."""
+    """Patch embedding, position tables, prediction tokens and the blocks. No final norm.
 
-    def __init__(self, spec: ModelSpec, drop_path: float = 0.0) -> None:
+    Args:
+        spec: The architecture.
+        drop_path: Stochastic depth of the last block; grows linearly from zero in the first.
+        predicts: Whether there are prediction tokens; without them (MixViT) only `forward` is of
+            use, and it returns search tokens alone.
+    """
+
+    def __init__(self, spec: BackboneSpec, drop_path: float = 0.0, predicts: bool = True) -> None:
         super().__init__()
-        self.spec = spec
+        self.predicts = predicts
         self.patch_embed = PatchEmbed(spec.width, spec.PATCH)
         for name, size in (("t", spec.template_size), ("s", spec.search_size)):
             table = sincos_position_table(spec.width, size // spec.PATCH)
             parameter = nn.Parameter(torch.from_numpy(table), requires_grad=False)
             self.register_parameter(f"pos_embed_{name}", parameter)
-        self.reg_tokens = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
-        self.pos_embed_reg = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
-        rates = torch.linspace(0, drop_path, spec.depth).tolist()
+        if predicts:
+            self.reg_tokens = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
+            self.pos_embed_reg = nn.Parameter(torch.zeros(1, PREDICTION_TOKENS, spec.width))
+        rates = torch.linspace(0, drop_path, spec.depth, device="cpu").tolist()
         # A ModuleList; declared by what is in it, which torch's types cannot say.
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(spec, rate) for rate in rates
@@ -226,8 +275,10 @@ class Backbone(nn.Module):
         return tokens.reshape(batch, count * tokens.shape[1], tokens.shape[2])
 
     def embed_search(self, search: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, search tokens + 4, width)."""
+        """(B, 3, S, S) -> (B, search tokens + 4, width); without the 4 if there are none."""
         tokens = self.patch_embed(search) + self.pos_embed_s
+        if not self.predicts:
+            return tokens
         prediction = (self.reg_tokens + self.pos_embed_reg).expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens, prediction], dim=1)
 
@@ -264,11 +315,22 @@ class Backbone(nn.Module):
         return self.blocks[-1].predict(tokens, keys[-1], values[-1], attention)
 
     def forward(
-        self, templates: Tensor, search: Tensor, attention: list[Tensor] | None = None
+        self,
+        templates: Tensor,
+        search: Tensor,
+        attention: list[Tensor] | None = None,
+        features: list[Tensor] | None = None,
     ) -> Tensor:
         """Joint pass over templates (B, K, 3, T, T) and search (B, 3, S, S).
 
-        The last block spends nothing on template queries, which nobody reads.
+        Without `features`, the last block spends nothing on template queries, which nobody reads.
+
+        Args:
+            templates: Normalised template crops.
+            search: Normalised search crops.
+            attention: Filled as the module says.
+            features: Given a list, what every block returns is appended to it: all tokens,
+                (B, K * template tokens + search tokens + 4, width) per block.
 
         Returns:
             Final search and prediction tokens, (B, search tokens + 4, width).
@@ -276,6 +338,11 @@ class Backbone(nn.Module):
         template_tokens = self.embed_templates(templates)
         count = template_tokens.shape[1]
         tokens = torch.cat([template_tokens, self.embed_search(search)], dim=1)
+        if features is not None:
+            for block in self.blocks:
+                tokens = block.joint(tokens, count, attention)
+                features.append(tokens)
+            return tokens[:, count:]
         for block in self.blocks[:-1]:
             tokens = block.joint(tokens, count, attention)
         last = self.blocks[-1]
@@ -292,5 +359,6 @@ class Backbone(nn.Module):
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
         assert self.patch_embed.proj.bias is not None
         nn.init.zeros_(self.patch_embed.proj.bias)
-        nn.init.trunc_normal_(self.reg_tokens, std=0.02)
-        nn.init.zeros_(self.pos_embed_reg)
+        if self.predicts:
+            nn.init.trunc_normal_(self.reg_tokens, std=0.02)
+            nn.init.zeros_(self.pos_embed_reg)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import CheckpointError
-from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.inference.engine import POOLINGS, ModelSpec
 from mixformerv2_ros.network.archives import is_float, open_archive
 from mixformerv2_ros.network.pickles import Inert, Tensor
 from mixformerv2_ros.network.presets import PRESETS
@@ -32,6 +32,8 @@ MAX_VALUES = 500_000_000
 MAX_FACTS, MAX_FACT = 100, 200
 """Most settings, and most characters of one, that are taken over from beside the weights."""
 
+MISSING, UNEXPECTED, WRONG_SHAPE = "missing", "unexpected", "wrong shape of"
+
 HEAD_CHANNELS = 64
 """Channels per attention head where nothing says otherwise, as in every vision transformer."""
 
@@ -43,6 +45,8 @@ _TEMPLATE_TABLE = "backbone.pos_embed_t"
 _SEARCH_TABLE = "backbone.pos_embed_s"
 _HIDDEN = "backbone.blocks.0.mlp.fc1.weight"
 _BINS = "box_head.layers.1.0.weight"
+_BACKBONE = (_PATCH, _TEMPLATE_TABLE, _SEARCH_TABLE, _HIDDEN)
+_SCORE_HEAD = "score_head."
 _BLOCK = re.compile(r"backbone\.blocks\.(\d{1,3})\.")
 
 
@@ -66,6 +70,21 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     spec: Mapping[str, Scalar] = field(default_factory=dict)
     training: Mapping[str, Scalar | dict[str, Scalar]] = field(default_factory=dict)
+
+    def noted_heads(self, given: int | None = None) -> int | None:
+        """Attention heads: those given, else those that the trainer noted in the file, if any."""
+        noted = self.spec.get("heads")
+        return noted if given is None and isinstance(noted, int) else given
+
+    def infer_spec(self, heads: int | None = None, needs_score_head: bool = True) -> ModelSpec:
+        """Find the architecture of this MixFormerV2; see the function `infer_spec`."""
+        pooling = self.spec.get("score_pooling")
+        return infer_spec(
+            self.weights,
+            self.noted_heads(heads),
+            pooling if isinstance(pooling, str) and pooling in POOLINGS else POOLINGS[0],
+            needs_score_head,
+        )
 
 
 def read_checkpoint(path: str | Path) -> Weights:
@@ -184,6 +203,38 @@ def _is_state(value: object) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class BackboneShape:
+    """What names and shapes show of a backbone, MixFormerV2's or MixViT's; not the heads.
+
+    Attributes are those of `ModelSpec`.
+    """
+
+    width: int
+    depth: int
+    mlp_ratio: float
+    template_size: int
+    search_size: int
+
+
+def infer_backbone(shapes: Mapping[str, tuple[int, ...]]) -> BackboneShape:
+    """Find the architecture of the backbone that a state_dict holds, from a few of its tensors.
+
+    Raises:
+        CheckpointError: one of these is absent or impossible.
+    """
+    if absent := [name for name in _BACKBONE if name not in shapes]:
+        raise CheckpointError(f"lacks {some(absent)}")
+    width = _axis(shapes, _PATCH, 4, 0)
+    return BackboneShape(
+        width=width,
+        depth=1 + max(int(match[1]) for name in shapes if (match := _BLOCK.match(name))),
+        mlp_ratio=_axis(shapes, _HIDDEN, 2, 0) / width,
+        template_size=_side(shapes, _TEMPLATE_TABLE, width),
+        search_size=_side(shapes, _SEARCH_TABLE, width),
+    )
+
+
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor in the state_dict of a model (SPEC of the release)."""
     width, hidden = spec.width, round(spec.width * spec.mlp_ratio)
@@ -228,6 +279,7 @@ def infer_spec(
     weights: Mapping[str, npt.NDArray[np.float32]],
     heads: int | None = None,
     score_pooling: str = "tokens",
+    needs_score_head: bool = True,
 ) -> ModelSpec:
     """Find the architecture that a state_dict belongs to, and check every name and shape of it.
 
@@ -236,34 +288,38 @@ def infer_spec(
         heads: Attention heads, which shapes do not show; without it those of the preset of the
             same shapes, else one per 64 channels.
         score_pooling: See `ModelSpec`.
+        needs_score_head: False accepts models of a distillation stage, which have none.
 
     Raises:
-        CheckpointError: this is another architecture, has no score head, or tensors are missing,
+        CheckpointError: this is another architecture, lacks the score head, or tensors are missing,
             unexpected, or of the wrong shape.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    needed = (_PATCH, _TEMPLATE_TABLE, _SEARCH_TABLE, _HIDDEN, _BINS, "backbone.reg_tokens")
-    absent = [name for name in needed if name not in shapes]
+    absent = [name for name in (*_BACKBONE, _BINS, "backbone.reg_tokens") if name not in shapes]
     if absent:
         raise CheckpointError(
             f"must be MixFormerV2 weights, but {_looks_like(shapes) or f'lacks {some(absent)}'}"
         )
-    width = _axis(shapes, _PATCH, 4, 0)
-    depth = 1 + max(int(match[1]) for name in shapes if (match := _BLOCK.match(name)))
+    backbone = infer_backbone(shapes)
     spec = ModelSpec(
         preset="custom",
-        width=width,
-        depth=depth,
+        width=backbone.width,
+        depth=backbone.depth,
         heads=heads or 0,
-        mlp_ratio=_axis(shapes, _HIDDEN, 2, 0) / width,
+        mlp_ratio=backbone.mlp_ratio,
         bins=_axis(shapes, _BINS, 2, 0),
-        template_size=_side(shapes, _TEMPLATE_TABLE),
-        search_size=_side(shapes, _SEARCH_TABLE),
+        template_size=backbone.template_size,
+        search_size=backbone.search_size,
         score_pooling=score_pooling,
     )
     spec = replace(spec, heads=_heads(spec, heads))
     spec = replace(spec, preset=preset_name(spec))
-    _compare(shapes, spec)
+    expected = expected_shapes(spec)
+    if not needs_score_head and not any(name.startswith(_SCORE_HEAD) for name in shapes):
+        expected = {
+            name: shape for name, shape in expected.items() if not name.startswith(_SCORE_HEAD)
+        }
+    _compare(shapes, expected, spec)
     return spec
 
 
@@ -274,9 +330,12 @@ def _axis(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, axis: int
     return shape[axis]
 
 
-def _side(shapes: Mapping[str, tuple[int, ...]], table: str) -> int:
+def _side(shapes: Mapping[str, tuple[int, ...]], table: str, width: int) -> int:
     """Side in pixels of the crop that a position table covers."""
     tokens = _axis(shapes, table, 3, 1)
+    # Whoever builds a network computes these tables anew: no larger than they are in the file.
+    if shapes[table][2] != width:
+        raise CheckpointError(f"{table} must have width {width}, got shape {shapes[table]}")
     side = isqrt(tokens)
     if side * side != tokens:
         raise CheckpointError(f"{table} must cover a square of patches, got {tokens}")
@@ -299,35 +358,49 @@ def _heads(spec: ModelSpec, heads: int | None) -> int:
     return heads
 
 
-def _compare(shapes: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
-    expected = expected_shapes(spec)
-    missing = [name for name in expected if name not in shapes]
-    unexpected = [name for name in shapes if name not in expected]
+def _compare(
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    spec: ModelSpec,
+) -> None:
+    faults = compare_shapes(shapes, expected)
+    score_head = [name for name in expected if name.startswith(_SCORE_HEAD)]
+    if faults == {MISSING: score_head}:
+        raise CheckpointError(
+            "must hold a score head (score_head.*), but is a model of a distillation stage, "
+            "before the score head is trained"
+        )
+    if faults:
+        raise CheckpointError(
+            f"weights must fit MixFormerV2 ({describe(spec)}): {tell_faults(faults)}"
+        )
+
+
+def compare_shapes(
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[str]]:
+    """Compare the tensors that are there with those expected.
+
+    Returns:
+        Names by fault: `MISSING`, `UNEXPECTED`, `WRONG_SHAPE` (with both shapes); without faults
+        that nothing has.
+    """
     wrong = [
         f"{name} {shapes[name]} instead of {shape}"
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
-    if missing and not unexpected and not wrong:
-        score_head = [name for name in expected if name.startswith("score_head.")]
-        if missing == score_head:
-            raise CheckpointError(
-                "must hold a score head (score_head.*), but is a model of a distillation stage, "
-                "before the score head is trained"
-            )
-    faults = [
-        f"{fault} {some(names)}"
-        for fault, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("wrong shape of", wrong),
-        )
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"weights must fit MixFormerV2 ({describe(spec)}): {'; '.join(faults)}"
-        )
+    faults = {
+        MISSING: [name for name in expected if name not in shapes],
+        UNEXPECTED: [name for name in shapes if name not in expected],
+        WRONG_SHAPE: wrong,
+    }
+    return {fault: names for fault, names in faults.items() if names}
+
+
+def tell_faults(faults: Mapping[str, list[str]]) -> str:
+    """Say in one line what `compare_shapes` found."""
+    return "; ".join(f"{fault} {some(names)}" for fault, names in faults.items())
 
 
 def describe(spec: ModelSpec) -> str:

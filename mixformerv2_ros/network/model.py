@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class Output:
         search_tokens: (B, search tokens, width) after the last block; None from `search`, which
             does not compute them.
         prediction_tokens: (B, 4, width) after the last block; order left, right, top, bottom.
+        features: What each block returned, all tokens of templates, search region and prediction,
+            (B, tokens, width) each; empty unless asked for.
     """
 
     edge_logits: Tensor
@@ -43,6 +45,7 @@ class Output:
     score_logits: Tensor
     search_tokens: Tensor | None
     prediction_tokens: Tensor
+    features: tuple[Tensor, ...] = ()
 
 
 class MixFormerV2(nn.Module):
@@ -93,11 +96,18 @@ class MixFormerV2(nn.Module):
         return self.heads(self.backbone.search(search, keys, values, attention))
 
     def forward(
-        self, templates: Tensor, search: Tensor, attention: list[Tensor] | None = None
+        self,
+        templates: Tensor,
+        search: Tensor,
+        attention: list[Tensor] | None = None,
+        features: bool = False,
     ) -> Output:
         """Joint pass: templates (B, K, 3, T, T) and search (B, 3, S, S), both normalised.
 
-        `attention` is filled as the module `backbone` says.
+        `attention` is filled as the module `backbone` says. `features` asks for what every block
+        returns; the boxes then differ in the last bits, because the last block is run as a whole.
         """
-        tokens = self.backbone(templates, search, attention)
-        return self.heads(tokens[:, -PREDICTION_TOKENS:], tokens[:, :-PREDICTION_TOKENS])
+        outputs: list[Tensor] | None = [] if features else None
+        tokens = self.backbone(templates, search, attention, outputs)
+        output = self.heads(tokens[:, -PREDICTION_TOKENS:], tokens[:, :-PREDICTION_TOKENS])
+        return replace(output, features=tuple(outputs)) if outputs is not None else output
