@@ -1,10 +1,10 @@
-"""Ctrl-C in a command that writes files: stop between two records, close, then leave."""
+"""Ctrl-C and SIGTERM ask for a stop in order: between two records, after a message."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 INTERRUPTED = 130
@@ -12,21 +12,33 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def stop_request() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C ask for a stop between two frames, so that no record is left half written.
+def stop_request(*signals: int) -> Iterator[Callable[[], bool]]:
+    """Let signals ask for a stop, so that no record is left half written.
 
-    Yields a function that tells whether the stop was asked for. A second Ctrl-C interrupts at
-    once.
+    Args:
+        signals: The signals; none means SIGINT alone.
+
+    Yields a function that tells whether the stop was asked for. A second signal does what it did
+    before, which is to interrupt at once.
     """
     requested = False
+    numbers = signals or (signal.SIGINT,)
+    previous = {number: signal.getsignal(number) for number in numbers}
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal requested
         requested = True
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous[number])
 
-    previous = signal.signal(signal.SIGINT, ask)
+    for number in numbers:
+        signal.signal(number, ask)
     try:
         yield lambda: requested
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def node_stop() -> AbstractContextManager[Callable[[], bool]]:
+    """What ends a node: Ctrl-C, and SIGTERM as launch systems and service managers send it."""
+    return stop_request(signal.SIGINT, signal.SIGTERM)

@@ -31,8 +31,8 @@ from recordings import (
 from mixformerv2_ros.bags.reader import BagReader
 from mixformerv2_ros.bags.replay import choose_image_topic, images
 from mixformerv2_ros.bags.video import VideoFile, VideoSource, read_image
-from mixformerv2_ros.commands.interrupt import INTERRUPTED
 from mixformerv2_ros.errors import BoxError, SourceError
+from mixformerv2_ros.interrupt import INTERRUPTED
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings

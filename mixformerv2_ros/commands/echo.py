@@ -15,12 +15,12 @@ from mixformerv2_ros.commands.ros_graph import (
     add_node_arguments,
     cyclone,
     names_from_arguments,
-    stop_signal,
     write_log,
 )
 from mixformerv2_ros.commands.shared import positive_number
 from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.text import printable
 
 MOST_VALUES = 40
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         from mixformerv2_ros.dds.node import Node
         from mixformerv2_ros.dds.qos import reliable
 
-    with stop_signal() as stopped, Node(names, write_log(names.full)) as node:
+    with node_stop() as stopped, Node(names, write_log(names.full)) as node:
         msgtype = args.type
         if msgtype is None:
             node.spin(lambda: stopped() or topic in node.topics(), time.monotonic() + args.timeout)

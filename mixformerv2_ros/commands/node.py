@@ -13,10 +13,10 @@ from mixformerv2_ros.commands.ros_graph import (
     add_node_arguments,
     cyclone,
     names_from_arguments,
-    stop_signal,
     write_log,
 )
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.live.model import load_model
 from mixformerv2_ros.messages import Level
 from mixformerv2_ros.parameters import NODE_PARAMETERS, PROFILES, check_values, parameter_file
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = load_model(values)
     log = write_log(names.full)
-    with stop_signal() as stopped, Node(names, log, sim_time=sim_time) as node:
+    with node_stop() as stopped, Node(names, log, sim_time=sim_time) as node:
         with TrackerNode(model, values, node) as tracking:
             facts = ", ".join(f"{key} {value}" for key, value in model.facts.items())
             log(Level.OK, f"ready: {facts}")

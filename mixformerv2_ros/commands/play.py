@@ -14,11 +14,11 @@ from mixformerv2_ros.commands.ros_graph import (
     add_node_arguments,
     cyclone,
     names_from_arguments,
-    stop_signal,
     write_log,
 )
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.messages import NS, Level
 from mixformerv2_ros.text import printable, some
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         from mixformerv2_ros.dds.qos import latched, reliable
 
     log = write_log(names.full)
-    with BagReader(args.bag) as reader, stop_signal() as stopped, Node(names, log) as node:
+    with BagReader(args.bag) as reader, node_stop() as stopped, Node(names, log) as node:
         publishers = {
             topic.name: node.advertise(
                 names.topic(topic.name), topic.msgtype, latched(10) if _kept(topic) else reliable()

@@ -25,7 +25,6 @@ from mixformerv2_ros.bags.replay import (
 )
 from mixformerv2_ros.bags.video import DEFAULT_FPS
 from mixformerv2_ros.bags.writer import STORAGES, BagWriter
-from mixformerv2_ros.commands.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.commands.shared import (
     TrackOutputs,
     add_output_arguments,
@@ -35,6 +34,7 @@ from mixformerv2_ros.commands.shared import (
     whole_number,
 )
 from mixformerv2_ros.errors import MixFormerError, SourceError
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.parameters import add_parameter_arguments
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import Session

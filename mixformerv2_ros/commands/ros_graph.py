@@ -1,14 +1,12 @@
-"""What the commands that join a ROS graph share: names, log, the end by a signal."""
+"""What the commands that join a ROS graph share: names and log."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from mixformerv2_ros.errors import MiddlewareError
@@ -77,27 +75,3 @@ def write_log(node: str) -> Callable[[Level, str], None]:
         sys.stderr.flush()
 
     return log
-
-
-@contextmanager
-def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM end a node in order.
-
-    Yields a function that tells whether the end was asked for; a second Ctrl-C interrupts at once.
-    """
-    asked = False
-    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in numbers}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, previous[number])
-
-    for number in previous:
-        signal.signal(number, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -11,7 +11,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mixformerv2_ros.bags.video import VideoSource
-from mixformerv2_ros.commands.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.commands.shared import (
     TrackOutputs,
     add_output_arguments,
@@ -21,6 +20,7 @@ from mixformerv2_ros.commands.shared import (
     whole_number,
 )
 from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.parameters import add_parameter_arguments
 from mixformerv2_ros.tracking.boxes import Box
 

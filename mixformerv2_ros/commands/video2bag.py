@@ -15,9 +15,9 @@ from tqdm import tqdm
 from mixformerv2_ros.bags.paths import check_output, remove_output
 from mixformerv2_ros.bags.video import VideoSource, bgr_copy
 from mixformerv2_ros.bags.writer import STORAGES, BagWriter
-from mixformerv2_ros.commands.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.frame import Frame
 

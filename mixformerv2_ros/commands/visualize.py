@@ -21,11 +21,11 @@ from mixformerv2_ros.bags.video import (
     VideoSource,
     read_image,
 )
-from mixformerv2_ros.commands.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.commands.shared import positive_number, whole_number
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
 from mixformerv2_ros.inference.bundle import Bundle, open_bundle
 from mixformerv2_ros.inference.loader import load_engine
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.parameters import (
     add_parameter_arguments,
     check_values,
@@ -109,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "samples",
         help="what training sees",
         description=(
-            "Draw samples of the training stream of a configuration: templates, search region, "
-            "box, foreground patches and label."
+            "Draw samples of the training stream of a configuration, from the synthetic world or "
+            "from data sets: templates, search region, box, foreground patches and label."
         ),
     )
     samples.add_argument("config", type=Path, help="YAML of settings, see config/training/")
@@ -461,19 +461,17 @@ def _samples(args: argparse.Namespace) -> int:
     _check_output(args, (".png",))
     if args.count > 1000:
         raise ParameterError(f"--count must be at most 1000, got {args.count}")
-    from mixformerv2_ros.network.presets import PRESETS
     from mixformerv2_ros.training.config import read_config
-    from mixformerv2_ros.training.trainer import load_worlds
+    from mixformerv2_ros.training.stages import student_spec
+    from mixformerv2_ros.training.streams import load_sources
     from mixformerv2_ros.visualization.samples import samples_sheet
 
     config = read_config(args.config, args.settings)
-    if config.preset not in PRESETS:
-        raise ParameterError(f"preset must be one of {', '.join(PRESETS)}, got {config.preset}")
-    world, _ = load_worlds(config)
+    source, _ = load_sources(config)
     numbers = range(args.first, args.first + args.count)
-    samples = ((number, world.sample(config.seed, number)) for number in numbers)
+    samples = ((number, source.sample(config.seed, number)) for number in numbers)
     title = f"{args.config.name}: samples {numbers[0]} to {numbers[-1]} of seed {config.seed}"
-    sheet = samples_sheet(samples, PRESETS[config.preset], args.columns, title)
+    sheet = samples_sheet(samples, student_spec(config), args.columns, title)
     write_picture(args.output, pad(sheet, MARGIN))
     print(f"{args.output}: {len(numbers)} samples")
     return 0

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mixformerv2_ros.errors import BoxError, EngineError, ImageError, ParameterError
+from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.live.figures import Counts, Figures, Timing, grown, status
 from mixformerv2_ros.live.middleware import (
     DEBUG_IMAGE,
@@ -38,6 +38,7 @@ from mixformerv2_ros.live.middleware import (
 from mixformerv2_ros.live.model import Model
 from mixformerv2_ros.live.notices import Notices
 from mixformerv2_ros.live.recent import Arrival, RecentImages, spread
+from mixformerv2_ros.live.watching import End, Watcher
 from mixformerv2_ros.messages import (
     NS,
     InitRequest,
@@ -50,7 +51,7 @@ from mixformerv2_ros.messages import (
     stamp_ns,
     track_message,
 )
-from mixformerv2_ros.parameters import NODE_PARAMETERS, Value, check_values
+from mixformerv2_ros.parameters import NODE_PARAMETERS, Value, check_changes, check_values
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.frame import Frame
@@ -62,12 +63,23 @@ MAX_ID = 256
 """Longest name of a target; it is repeated in every track."""
 
 
+_STOPPED = "somebody stopped the target"
+_REPLACED = "another box came for the target"
+
+
+@dataclass(frozen=True)
+class _Request(InitRequest):
+    """A box, and who wants to know what becomes of it."""
+
+    watcher: Watcher | None = None
+
+
 @dataclass
 class _Orders:
     """What the worker has been asked to do since it last looked."""
 
     arrival: Arrival | None = None
-    requests: dict[str, InitRequest] = field(default_factory=dict)
+    requests: dict[str, _Request] = field(default_factory=dict)
     stops: list[str | None] = field(default_factory=list)
     settings: TrackerSettings | None = None
 
@@ -115,10 +127,12 @@ class LiveTracker:
         self._epoch = 0
         self._last: Arrival | None = None
         self._silent = False
+        self._started_ns = 0
 
         # The worker's own.
         self._session = Session(model.engine, model.settings(self._values))
-        self._waiting: dict[str, InitRequest] = {}
+        self._waiting: dict[str, _Request] = {}
+        self._watchers: dict[str, Watcher] = {}
         self._notices = Notices(middleware.log)
         self._timing = Timing()
         self._tracks: tuple[Track, ...] = ()
@@ -140,6 +154,7 @@ class LiveTracker:
 
     def start(self) -> None:
         """Start the worker thread."""
+        self._started_ns = self._middleware.now_ns()
         self._thread.start()
 
     def close(self) -> None:
@@ -149,6 +164,7 @@ class LiveTracker:
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
+        self._release("the node tracks no longer")
 
     def receive_image(self, message: Any) -> None:
         """Take a `sensor_msgs/Image` or `CompressedImage`; it is looked at later."""
@@ -167,22 +183,36 @@ class LiveTracker:
 
     def receive_init(self, message: Any) -> None:
         """Take an `InitBox`, `vision_msgs/Detection2D` or `sensor_msgs/RegionOfInterest`."""
-        request = init_request(message)
+        self.pursue(message, None)
+
+    def pursue(self, message: Any, watcher: Watcher | None) -> str:
+        """Take a box as `receive_init` does, for somebody who is told what becomes of it.
+
+        Returns:
+            The name of the target.
+        """
+        asked = init_request(message)
+        request = _Request(asked.box, asked.target_id, asked.stamp_ns, watcher)
         with self._changed:
+            superseded = self._orders.requests.get(request.target_id)
             self._orders.requests[request.target_id] = request
             self._changed.notify()
+        if superseded is not None:
+            _end(superseded.watcher, End.REPLACED, _REPLACED)
+        return request.target_id
 
     def stop(self, target_id: str | None = None) -> str:
         """Forget one target or all, and the boxes that wait for their image; says what it did."""
         known = {track.target_id for track in self._tracks}
         with self._changed:
             known.update(self._orders.requests, self._waiting)
-            if target_id is None:
-                self._orders.requests.clear()
-            else:
-                self._orders.requests.pop(target_id, None)
+            requests = self._orders.requests
+            named = list(requests) if target_id is None else [target_id]
+            revoked = [requests.pop(name) for name in named if name in requests]
             self._orders.stops.append(target_id)
             self._changed.notify()
+        for request in revoked:
+            _end(request.watcher, End.STOPPED, _STOPPED)
         if target_id is not None and target_id not in known:
             return f"no target {printable(target_id)} is tracked"
         names = sorted(known) if target_id is None else [target_id]
@@ -204,12 +234,8 @@ class LiveTracker:
             ParameterError: a parameter is unknown or fixed, a value is out of range, or values
                 contradict each other.
         """
-        fixed = [p.name for p in NODE_PARAMETERS if not p.live]
         with self._changed:
-            for name, value in changes.items():
-                if name in fixed and value != self._values[name]:
-                    raise ParameterError(f"{name} cannot be changed while the node runs")
-            values = check_values({**self._values, **changes}, NODE_PARAMETERS)
+            values = check_changes(self._values, changes, NODE_PARAMETERS, running=True)
             self._orders.settings = self._model.settings(values)
             self._values = values
             self._changed.notify()
@@ -241,8 +267,14 @@ class LiveTracker:
             self._silent = self._silent or stopped
         if stopped:
             self._log(Level.WARN, f"no image for {figures.silence_s:.1f} s")
-        report = status(figures, before, self._model.facts, self._name, timeout)
         now = self._middleware.now_ns()
+        silence = figures.silence_s
+        if silence is None:
+            silence = max(0, now - self._started_ns) / NS
+        if silence > timeout:
+            for watcher in self._all_watchers():
+                watcher.silent(silence)
+        report = status(figures, before, self._model.facts, self._name, timeout)
         message = diagnostics_message(self._middleware.types, report, now)
         self._middleware.publish(DIAGNOSTICS, message)
 
@@ -259,14 +291,19 @@ class LiveTracker:
                 self._obey(orders)
         except BaseException as error:  # reported by whoever owns this tracker
             self.failure = error
-            self._log(Level.ERROR, f"tracker failed: {type(error).__name__}: {error}")
+            reason = f"tracker failed: {type(error).__name__}: {error}"
+            self._log(Level.ERROR, reason)
+            self._release(reason)
 
     def _obey(self, orders: _Orders) -> None:
         if orders.settings is not None:
             self._session.settings = orders.settings
         for target_id in orders.stops:
             self._forget(target_id)
-        self._waiting.update(orders.requests)
+        for name, request in orders.requests.items():
+            if superseded := self._waiting.get(name):
+                _end(superseded.watcher, End.REPLACED, _REPLACED)
+            self._waiting[name] = request
         arrival = orders.arrival
         frame = self._open(arrival)
         while past := self._past_starts(arrival, frame):
@@ -312,7 +349,7 @@ class LiveTracker:
 
     def _past_starts(
         self, arrival: Arrival | None, frame: Frame | None
-    ) -> list[tuple[InitRequest, Arrival]]:
+    ) -> list[tuple[_Request, Arrival]]:
         """Take out the waiting boxes that were drawn on images before `arrival`.
 
         Boxes for images that are too old are refused, but only when an image has come: after a
@@ -342,7 +379,7 @@ class LiveTracker:
                 )
         return past
 
-    def _catch_up(self, request: InitRequest, start: Arrival, arrival: Arrival | None) -> None:
+    def _catch_up(self, request: _Request, start: Arrival, arrival: Arrival | None) -> None:
         """Start a target on a past image and search for it in those since, silently.
 
         Images that come meanwhile are caught up with too, fewer in every round, so that a model
@@ -367,9 +404,10 @@ class LiveTracker:
             self._refuse(request, str(error))
             return
         except EngineError as error:
-            self._fail(error)
+            self._fail(error, request)
             return
         self._session.adopt(session)
+        self._watch(request)
         ago = (self._last or start).stamp_ns - start.stamp_ns
         name = printable(request.target_id)
         self._log(Level.OK, f"tracking {name} from the image {ago / NS:.3f} s ago")
@@ -393,7 +431,7 @@ class LiveTracker:
 
     def _process(self, arrival: Arrival, frame: Frame) -> None:
         """Find the targets in an image, start those whose boxes are drawn on it, publish."""
-        starts: dict[str, InitRequest] = {}
+        starts: dict[str, _Request] = {}
         for request in list(self._waiting.values()):
             if request.stamp_ns is None or self._is_of(request.stamp_ns, arrival):
                 del self._waiting[request.target_id]
@@ -413,9 +451,10 @@ class LiveTracker:
                 except (BoxError, ImageError) as error:
                     self._refuse(request, str(error))
                 else:
+                    self._watch(request)
                     self._log(Level.OK, f"tracking {printable(name)}")
         except EngineError as error:
-            self._fail(error)
+            self._fail(error, *(r for name, r in starts.items() if name not in tracks))
             return
         self._tracks = tuple(tracks.values())
         self._publish(arrival, frame)
@@ -424,7 +463,7 @@ class LiveTracker:
         with self._changed:
             return self._recent.find(stamp) is arrival
 
-    def _admit(self, request: InitRequest, frame: Frame, others: int = 0) -> None:
+    def _admit(self, request: _Request, frame: Frame, others: int = 0) -> None:
         """Refuse a box that no target can be started from.
 
         Raises:
@@ -443,7 +482,10 @@ class LiveTracker:
         now = middleware.now_ns()
         latency = max(0, now - arrival.arrived_ns)
         for track in tracks:
-            middleware.publish(TRACK, track_message(types, track, latency))
+            message = track_message(types, track, latency)
+            middleware.publish(TRACK, message)
+            if watcher := self._watchers.get(track.target_id):
+                watcher.seen(track, message)
         middleware.publish(
             DETECTIONS, detections_message(types, tracks, frame.stamp_ns, frame.frame_id)
         )
@@ -457,31 +499,55 @@ class LiveTracker:
                 DEBUG_IMAGE, image_message(types, image, "bgr8", frame.stamp_ns, frame.frame_id)
             )
 
+    def _watch(self, request: _Request) -> None:
+        """From now on, the target belongs to whoever asked for it last."""
+        _end(self._watchers.pop(request.target_id, None), End.REPLACED, _REPLACED)
+        if request.watcher is not None:
+            self._watchers[request.target_id] = request.watcher
+
+    def _all_watchers(self) -> list[Watcher]:
+        waiting = [r.watcher for r in list(self._waiting.values()) if r.watcher is not None]
+        return [*list(self._watchers.values()), *waiting]
+
+    def _release(self, reason: str) -> None:
+        """Let go of all watchers, when the worker has ended."""
+        requests = list(self._orders.requests.values())
+        for watcher in self._all_watchers() + [r.watcher for r in requests if r.watcher]:
+            watcher.ended(End.CLOSED, reason)
+        self._watchers.clear()
+
     def _forget(self, target_id: str | None) -> None:
         self._session.stop(target_id)
         self._tracks = tuple(t for t in self._tracks if target_id not in (None, t.target_id))
-        if target_id is None:
-            self._waiting.clear()
-        else:
-            self._waiting.pop(target_id, None)
+        known = {*self._waiting, *self._watchers}
+        for name in known if target_id is None else [target_id]:
+            _end(self._watchers.pop(name, None), End.STOPPED, _STOPPED)
+            if request := self._waiting.pop(name, None):
+                _end(request.watcher, End.STOPPED, _STOPPED)
 
     def _forget_all(self, reason: str, kind: str) -> None:
         """Forget the targets, but not the boxes that wait: their image may be about to come."""
         names = ", ".join(map(printable, self._session.targets))
         self._session.stop()
         self._tracks = ()
+        for watcher in self._watchers.values():
+            watcher.ended(End.FORGOTTEN, reason)
+        self._watchers.clear()
         self._notices.paced(
             Level.WARN, kind, f"{reason}: " + (f"forgot {names}" if names else "no target was lost")
         )
 
-    def _refuse(self, request: InitRequest, reason: str) -> None:
+    def _refuse(self, request: _Request, reason: str) -> None:
         self._waiting.pop(request.target_id, None)
         self._count(refused=1)
         self._log(Level.WARN, f"box of {printable(request.target_id)} refused: {reason}")
+        _end(request.watcher, End.REFUSED, reason)
 
-    def _fail(self, error: EngineError) -> None:
+    def _fail(self, error: EngineError, *requests: _Request) -> None:
         self._count(failed=1)
         self._notices.once(Level.ERROR, str(error))
+        for request in requests:
+            _end(request.watcher, End.REFUSED, str(error))
 
     def _count(self, **by: int) -> None:
         with self._changed:
@@ -496,6 +562,11 @@ class LiveTracker:
             round(float(self._values["buffer.duration"]) * NS),
             int(self._values["buffer.megabytes"]) * 1_000_000,
         )
+
+
+def _end(watcher: Watcher | None, end: End, reason: str) -> None:
+    if watcher is not None:
+        watcher.ended(end, reason)
 
 
 def _idle(frame: Frame) -> Track:

@@ -84,6 +84,18 @@ class RecentImages:
                 return arrival if arrival.stamp_ns - stamp_ns <= INIT_TOLERANCE_NS else None
         return None
 
+    def nearest(self, stamp_ns: int) -> Arrival | None:
+        """The image whose stamp is nearest, however far that is; of two the newer one."""
+        newest_first = reversed(self._arrivals)
+        return min(newest_first, key=lambda a: abs(a.stamp_ns - stamp_ns), default=None)
+
+    @property
+    def spacing_ns(self) -> int:
+        """Time between the last two images; 0 where there is one at most."""
+        if len(self._arrivals) < 2:
+            return 0
+        return self._arrivals[-1].stamp_ns - self._arrivals[-2].stamp_ns
+
     def between(self, after: int, before: int) -> list[Arrival]:
         """Arrivals with numbers above `after` and below `before`, in order."""
         return [arrival for arrival in self._arrivals if after < arrival.number < before]

@@ -1,0 +1,81 @@
+"""Runs a lifecycle node as a process."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from mixformerv2_ros.errors import MixFormerError, ParameterError
+from mixformerv2_ros.interrupt import node_stop
+
+BAD_INPUT = 2
+_LOOK_S = 0.2
+"""Longest time until a signal, or a failure of the node's own thread, is noticed."""
+
+
+Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+
+
+def transition(work: Transition) -> Transition:
+    """Have a transition that fails say why; rclpy itself says nothing."""
+
+    @wraps(work)
+    def told(node: Any, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return work(node, state)
+        except MixFormerError as error:
+            node.get_logger().error(f"{work.__name__}: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            node.get_logger().error(f"{work.__name__}: {traceback.format_exc()}")
+            raise
+
+    return told
+
+
+def run(make: Any, args: list[str] | None) -> int:
+    """Make a node and spin it until Ctrl-C, SIGTERM or a defect.
+
+    Signals end the node while it can still say goodbye; rclpy's own handlers would cut it off from
+    its publishers first.
+
+    Args:
+        make: Class of the node, with `failure` and `close`, and the parameter `autostart`.
+        args: Command line as for `rclpy.init`.
+
+    Returns:
+        Exit code: 2 if a parameter was given a wrong value.
+    """
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    with node_stop() as stopped:
+        try:
+            node = make()
+        except ParameterError as error:
+            print(f"{make.__name__}: {error}", file=sys.stderr)
+            rclpy.shutdown()
+            return BAD_INPUT
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if (
+            node.get_parameter("autostart").value
+            and node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        ):
+            node.trigger_activate()
+        while not stopped() and node.failure is None:
+            executor.spin_once(timeout_sec=_LOOK_S)
+        failure = node.failure
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown()
+    if failure is not None:
+        raise failure
+    return 0
