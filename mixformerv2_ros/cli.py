@@ -23,6 +23,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "track": "follow a target through a video, a camera or a folder of images",
         "replay": "follow targets through a rosbag2 recording and write their tracks to a new one",
         "video2bag": "turn a video into a rosbag2 recording",
+        "select": "draw a box on a camera topic, a recording or a video",
     },
     "live, without ROS": {
         "node": "follow targets in a camera topic of ROS 2",

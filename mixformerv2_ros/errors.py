@@ -39,3 +39,15 @@ class ParameterError(MixFormerError, ValueError):
 
 class MiddlewareError(MixFormerError, RuntimeError):
     """A middleware that is not installed, or a domain or topic of it that cannot be used."""
+
+
+class PoseError(MixFormerError, ValueError):
+    """A calibration, depth image or point cloud that gives no ray or no position."""
+
+
+class TrainingError(MixFormerError, RuntimeError):
+    """A training that cannot go on: it diverged, or its checkpoint cannot be written."""
+
+
+class WindowError(MixFormerError, RuntimeError):
+    """A window that cannot be opened: no toolkit, or no display."""

@@ -23,7 +23,7 @@ from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
 from mixformerv2_ros.tracking.session import State, Track
 
-Types = Callable[[str], type] | Mapping[str, type]
+Types = Callable[[str], Callable[..., Any]] | Mapping[str, type]
 """Gives the message class of a name such as `std_msgs/msg/Header`."""
 
 DEFAULT_TARGET = "target"
@@ -31,6 +31,8 @@ DEFAULT_TARGET = "target"
 
 CLASS_ID = "target"
 """Class of every detection: a tracker follows what it was shown, whatever it is."""
+
+Floats = npt.NDArray[np.float64]
 
 NS = 1_000_000_000
 
@@ -95,7 +97,7 @@ def diagnostics_message(types: Types, status: Status, now_ns: int) -> Any:
     ]
     report = cls(
         # A `byte` is a number to some libraries and `bytes` to rclpy; the constants know.
-        level=(cls.OK, cls.WARN, cls.ERROR)[status.level],  # type: ignore[attr-defined]
+        level=(cls.OK, cls.WARN, cls.ERROR)[status.level],
         name=status.name,
         message=status.summary,
         hardware_id=status.hardware_id,
@@ -238,11 +240,141 @@ def init_request(message: Any) -> InitRequest:
     return InitRequest(box, name or DEFAULT_TARGET, stamp_ns(message) or None)
 
 
+def init_box_message(types: Types, box: Box, target_id: str, stamp_ns: int, frame_id: str) -> Any:
+    """Make a `mixformerv2_ros/msg/InitBox` for the image of that stamp."""
+    return _make(
+        types,
+        "mixformerv2_ros/msg/InitBox",
+        header=header_message(types, stamp_ns, frame_id),
+        target_id=target_id,
+        **{name: float(value) for name, value in box._asdict().items()},
+    )
+
+
+def read_track(message: Any) -> Track:
+    """Read a `mixformerv2_ros/msg/Track`; it does not say whether templates were updated.
+
+    Raises:
+        ValueError: the state is none of `State`.
+    """
+    center, size = message.box.center.position, (message.box.size_x, message.box.size_y)
+    age = message.template_age
+    left, top, right, bottom = map(float, message.edge_std)
+    return Track(
+        target_id=message.target_id,
+        stamp_ns=stamp_ns(message),
+        frame_id=message.header.frame_id,
+        box=Box(center.x - size[0] / 2, center.y - size[1] / 2, *size),
+        confidence=float(message.confidence),
+        edge_std=(left, top, right, bottom),
+        state=State(message.state),
+        template_age_ns=int(age.sec) * NS + int(age.nanosec),
+        template_updated=False,
+    )
+
+
+def pose_message(
+    types: Types, position: Floats, orientation: Floats, stamp_ns: int, frame_id: str
+) -> Any:
+    """Make a `geometry_msgs/msg/PoseStamped` from (3,) metres and a quaternion (4,) x, y, z, w."""
+    return _make(
+        types,
+        "geometry_msgs/msg/PoseStamped",
+        header=header_message(types, stamp_ns, frame_id),
+        pose=_pose(types, position, orientation),
+    )
+
+
+def pose_with_covariance_message(
+    types: Types,
+    position: Floats,
+    orientation: Floats,
+    covariance: Floats,
+    stamp_ns: int,
+    frame_id: str,
+) -> Any:
+    """Make a `geometry_msgs/msg/PoseWithCovarianceStamped`; the covariance is (6, 6)."""
+    return _make(
+        types,
+        "geometry_msgs/msg/PoseWithCovarianceStamped",
+        header=header_message(types, stamp_ns, frame_id),
+        pose=_make(
+            types,
+            "geometry_msgs/msg/PoseWithCovariance",
+            pose=_pose(types, position, orientation),
+            covariance=covariance.reshape(-1),
+        ),
+    )
+
+
+def vector_message(types: Types, vector: Floats, stamp_ns: int, frame_id: str) -> Any:
+    """Make a `geometry_msgs/msg/Vector3Stamped` from (3,) numbers."""
+    return _make(
+        types,
+        "geometry_msgs/msg/Vector3Stamped",
+        header=header_message(types, stamp_ns, frame_id),
+        vector=_named(types, "geometry_msgs/msg/Vector3", "xyz", vector),
+    )
+
+
+def tf_message(
+    types: Types,
+    position: Floats,
+    orientation: Floats,
+    stamp_ns: int,
+    frame_id: str,
+    child_frame_id: str,
+) -> Any:
+    """Make a `tf2_msgs/msg/TFMessage` with the one transform that puts a child into a frame."""
+    transform = _make(
+        types,
+        "geometry_msgs/msg/Transform",
+        translation=_named(types, "geometry_msgs/msg/Vector3", "xyz", position),
+        rotation=_named(types, "geometry_msgs/msg/Quaternion", "xyzw", orientation),
+    )
+    stamped = _make(
+        types,
+        "geometry_msgs/msg/TransformStamped",
+        header=header_message(types, stamp_ns, frame_id),
+        child_frame_id=child_frame_id,
+        transform=transform,
+    )
+    return _make(types, "tf2_msgs/msg/TFMessage", transforms=[stamped])
+
+
+def _pose(types: Types, position: Floats, orientation: Floats) -> Any:
+    return _make(
+        types,
+        "geometry_msgs/msg/Pose",
+        position=_named(types, "geometry_msgs/msg/Point", "xyz", position),
+        orientation=_named(types, "geometry_msgs/msg/Quaternion", "xyzw", orientation),
+    )
+
+
+def _named(types: Types, name: str, fields: str, values: Floats) -> Any:
+    """A message whose fields are single letters with numbers."""
+    return _make(types, name, **dict(zip(fields, map(float, values), strict=True)))
+
+
+def transform_matrix(transform: Any) -> npt.NDArray[np.float64]:
+    """(4, 4) matrix of a `geometry_msgs/msg/Transform`; its quaternion need not be normal."""
+    q, t = transform.rotation, transform.translation
+    x, y, z, w = np.array([q.x, q.y, q.z, q.w]) / np.linalg.norm([q.x, q.y, q.z, q.w])
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = t.x, t.y, t.z
+    return matrix
+
+
 def _make(types: Types, name: str, **fields: Any) -> Any:
     return _class(types, name)(**fields)
 
 
-def _class(types: Types, name: str) -> type:
+def _class(types: Types, name: str) -> Any:
     return types[name] if isinstance(types, Mapping) else types(name)
 
 
@@ -274,12 +406,7 @@ def _detection(types: Types, track: Track) -> Any:
     covariance[0] = (left**2 + right**2) / 4
     covariance[7] = (top**2 + bottom**2) / 4
     x, y = track.box.center
-    pose = _make(
-        types,
-        "geometry_msgs/msg/Pose",
-        position=_make(types, "geometry_msgs/msg/Point", x=float(x), y=float(y), z=0.0),
-        orientation=_make(types, "geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
-    )
+    pose = _pose(types, np.array([x, y, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]))
     result = _make(
         types,
         "vision_msgs/msg/ObjectHypothesisWithPose",

@@ -56,6 +56,8 @@ class Parameter:
         """The permitted values in words; empty where all are."""
         if self.choices:
             return " | ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "true | false"
         if self.low == -math.inf and self.high == math.inf:
             return ""
         if self.high == math.inf:
@@ -88,11 +90,13 @@ class Parameter:
         """
         kind = type(self.default)
         try:
-            value = text if kind is str else kind(text)
-        except ValueError:
+            value = text if kind is str else _TRUTH[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
             raise ParameterError(f"{self.name} must be {kind.__name__}, got {text!r}") from None
         return self.check(value)
 
+
+_TRUTH = {"true": True, "false": False}
 
 _S = TrackerSettings()
 
@@ -205,6 +209,78 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
 )  # fmt: skip
 """Parameters of the live node: those of the tracker, and those of its inputs and outputs."""
 
+POSE_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "source", "depth",
+        "where the distance comes from: a registered depth image, an organised point cloud, "
+        "target_width, or nowhere (bearing only)",
+        choices=("depth", "cloud", "width", "bearing"),
+    ),
+    Parameter(
+        "rectified", False,
+        "the images that are tracked in are rectified: the projection matrix of camera_info holds",
+    ),
+    Parameter(
+        "range_qos", "auto",
+        "quality of service of the depth subscription; auto is reliable if all publishers are",
+        choices=("auto", "sensor_data", "reliable"),
+    ),
+    Parameter(
+        "target_id", "", "target to locate; empty for the one whose track comes first", live=True,
+    ),
+    Parameter(
+        "publish_uncertain", False, "give poses while the target is UNCERTAIN too", live=True,
+    ),
+    Parameter(
+        "target_frame", "",
+        "frame of the poses, such as map or odom, with z upwards; empty for the camera's, "
+        "where there is no goal_update",
+        live=True,
+    ),
+    Parameter(
+        "tf_frame", "", "frame at the target that is broadcast on /tf; empty for none", live=True,
+    ),
+    Parameter(
+        "target_width", 0.0, "width of the target; needed by the source width",
+        unit="m", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "target_width_deviation", 0.0, "standard deviation of the target's width",
+        unit="m", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "range.region", 0.5,
+        "sides of the middle part of the box that is measured in, over its own",
+        low=0.05, high=1, live=True,
+    ),
+    Parameter(
+        "range.min_share", 0.3, "smallest share of pixels there that have a distance",
+        low=0, high=1, live=True,
+    ),
+    Parameter(
+        "range.deviation", 0.01, "smallest standard deviation of a measured distance",
+        unit="m", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "range.tolerance", 0.05, "most time between an image and the distances measured in it",
+        unit="s", low=0, high=10, live=True,
+    ),
+    Parameter(
+        "buffer.duration", 2.0, "depth images or clouds older than this are not kept",
+        unit="s", low=0, high=600,
+    ),
+    Parameter(
+        "buffer.megabytes", 128, "most memory that they may take",
+        unit="MB", low=1, high=65_536,
+    ),
+)  # fmt: skip
+"""Parameters of the target pose node."""
+
+
+AUTOSTART = Parameter(
+    "autostart", True, "configure and activate the node at once; rclpy only, as is the lifecycle"
+)
+
 
 def check_values(
     values: Mapping[str, Any], parameters: Sequence[Parameter] = PARAMETERS
@@ -223,13 +299,46 @@ def check_values(
         if name not in known:
             raise ParameterError(f"unknown parameter {name!r}; known are {', '.join(known)}")
     checked = {p.name: p.check(values.get(p.name, p.default)) for p in parameters}
-    lost, uncertain = checked["lost.score_threshold"], checked["uncertain.score_threshold"]
-    if lost > uncertain:  # type: ignore[operator]
-        raise ParameterError(
-            "lost.score_threshold must not exceed uncertain.score_threshold, "
-            f"got {lost} > {uncertain}"
-        )
+    _check_together(checked)
     return checked
+
+
+def check_changes(
+    values: Mapping[str, Value],
+    changes: Mapping[str, Any],
+    parameters: Sequence[Parameter],
+    running: bool,
+) -> dict[str, Value]:
+    """Check changes of some values, as a set; return all values.
+
+    Args:
+        values: The values in force.
+        changes: New values by name.
+        parameters: The parameters that there are.
+        running: Whether parameters that are not live must stay as they are.
+
+    Raises:
+        ParameterError: see `check_values`; also a fixed parameter of a running node.
+    """
+    for parameter in parameters:
+        name = parameter.name
+        if running and not parameter.live and changes.get(name, values[name]) != values[name]:
+            raise ParameterError(f"{name} cannot be changed while the node runs")
+    return check_values({**values, **changes}, parameters)
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Refuse values that contradict each other, as far as they are there."""
+    lost, uncertain = values.get("lost.score_threshold", 0.0), "uncertain.score_threshold"
+    if lost > values.get(uncertain, 1.0):
+        raise ParameterError(
+            f"lost.score_threshold must not exceed {uncertain}, got {lost} > {values[uncertain]}"
+        )
+    if values.get("source") == "width" and not values["target_width"]:
+        raise ParameterError("target_width must be above 0 for source width")
+    child = values.get("tf_frame")
+    if child and child == values["target_frame"]:
+        raise ParameterError(f"tf_frame must not be target_frame, got {child!r} for both")
 
 
 def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettings:
@@ -295,20 +404,23 @@ PROFILES: dict[str, tuple[str, dict[str, Value]]] = {
 """Parameter files in `config/`: what each is for, and where it differs from the defaults."""
 
 
-def parameter_file(title: str, values: Mapping[str, Any]) -> str:
-    """A ROS parameter file (YAML) that names every parameter of the node with its meaning.
+def parameter_file(
+    title: str, values: Mapping[str, Any], parameters: Sequence[Parameter] = NODE_PARAMETERS
+) -> str:
+    """A ROS parameter file (YAML) that names every parameter of a node with its meaning.
 
     Args:
         title: What the file is for, one line.
         values: Values that differ from the defaults.
+        parameters: The parameters of the node.
 
     Raises:
         ParameterError: see `check_values`.
     """
-    checked = check_values(values, NODE_PARAMETERS)
+    checked = check_values(values, parameters)
     lines = [f"# {title}", "/**:", "  ros__parameters:"]
     group = ""
-    for p in NODE_PARAMETERS:
+    for p in parameters:
         head, _, name = p.name.rpartition(".")
         if head and head != group:
             lines.append(f"    {head}:")
@@ -328,7 +440,8 @@ def markdown_table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
         "|---|---|---|---|---|---|",
     ]
     for p in parameters:
-        default = f"`{p.default}`" if p.default != "" else ""
+        shown = str(p.default).lower() if isinstance(p.default, bool) else p.default
+        default = f"`{shown}`" if shown != "" else ""
         permitted = p.range.replace("|", "\\|")
         live = "yes" if p.live else "no"
         lines.append(f"| `{p.name}` | {default} | {permitted} | {p.unit} | {live} | {p.text} |")

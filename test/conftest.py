@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from screen import Screen, virtual_screen
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -57,3 +59,10 @@ def miniature_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             boxes.append(f"{25 + 10 * step},45,30,30" if step != 3 else "NaN,NaN,NaN,NaN")
         (folder / "groundtruth_rect.txt").write_text("\n".join(boxes) + "\n")
     return root
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
+    """A virtual display; tests that use it are skipped where it cannot be had."""
+    with virtual_screen(tmp_path_factory.mktemp("screen")) as found:
+        yield found

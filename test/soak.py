@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from domains import own_domain
 from nodes import TYPES, init_box
-from peers import Command, Peer, own_domain, wait_for
+from peers import Peer
+from processes import Command
 from tqdm import tqdm
+from waiting import wait_for
 
 from mixformerv2_ros.dds import qos as profiles
 from mixformerv2_ros.live.middleware import INITS, OUTPUTS

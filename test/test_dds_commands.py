@@ -13,7 +13,10 @@ from recordings import PERIOD_NS, red_box, storage_file, write_bag
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
 
-from peers import Command, Peer, own_domain, wait_for
+from domains import own_domain
+from peers import Peer
+from processes import Command
+from waiting import wait_for
 
 from mixformerv2_ros.bags.reader import BagReader
 from mixformerv2_ros.bags.writer import BagWriter

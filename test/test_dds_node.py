@@ -21,7 +21,10 @@ pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not install
 from cyclonedds.core import Policy
 from cyclonedds.sub import DataReader
 from cyclonedds.util import duration
-from peers import Command, Peer, own_domain, wait_for
+from domains import own_domain
+from peers import Peer
+from processes import Command
+from waiting import wait_for
 
 from mixformerv2_ros.bags.reader import BagReader
 from mixformerv2_ros.bags.replay import images

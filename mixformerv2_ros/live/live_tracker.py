@@ -18,7 +18,7 @@ What happens when the stream of images breaks:
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +95,12 @@ class LiveTracker:
     """
 
     def __init__(
-        self, model: Model, values: Mapping[str, Any], middleware: Middleware, name: str
+        self,
+        model: Model,
+        values: Mapping[str, Any],
+        middleware: Middleware,
+        name: str,
+        open_image: Callable[[Any], Frame] = image_frame,
     ) -> None:
         """Make a tracker; `start` sets it to work.
 
@@ -104,6 +109,7 @@ class LiveTracker:
             values: Parameters of the node by name; defaults hold for those that are missing.
             middleware: Where messages come from and go to.
             name: Full name of the node, for diagnostics.
+            open_image: Decodes an image message; raises ImageError.
 
         Raises:
             ParameterError: see `parameters.check_values`.
@@ -112,6 +118,7 @@ class LiveTracker:
         self._model = model
         self._middleware = middleware
         self._name = name
+        self._open_image = open_image
         self._values = check_values(values, NODE_PARAMETERS)
         self._thread = threading.Thread(target=self._run, name="tracker")
 
@@ -325,7 +332,7 @@ class LiveTracker:
             self._forget_all("image time stepped back", "time")
         self._seen_number = arrival.number
         try:
-            frame = image_frame(arrival.message)
+            frame = self._open_image(arrival.message)
         except ImageError as error:
             self._notices.once(Level.WARN, f"image cannot be used: {error}")
             self._count(bad=1)
@@ -387,7 +394,7 @@ class LiveTracker:
         """
         session = Session(self._model.engine, self._session.settings)
         try:
-            frame = image_frame(start.message)
+            frame = self._open_image(start.message)
             self._admit(request, frame)
             session.start(frame, request.box, request.target_id)
             limit, done = int(self._values["buffer.catch_up"]), start.number
@@ -395,7 +402,7 @@ class LiveTracker:
                 for between in spread(backlog, limit):
                     # A bad image among them is skipped, as it is when it is the newest.
                     with suppress(ImageError):
-                        session.update(image_frame(between.message))
+                        session.update(self._open_image(between.message))
                 done = backlog[-1].number
                 if limit == 1:
                     break

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from mixformerv2_ros.errors import MixFormerError, ParameterError
+from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
 
 BAD_INPUT = 2
 _LOOK_S = 0.2
 """Longest time until a signal, or a failure of the node's own thread, is noticed."""
-
-
-Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
-
-
-def transition(work: Transition) -> Transition:
-    """Have a transition that fails say why; rclpy itself says nothing."""
-
-    @wraps(work)
-    def told(node: Any, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            return work(node, state)
-        except MixFormerError as error:
-            node.get_logger().error(f"{work.__name__}: {error}")
-            return TransitionCallbackReturn.FAILURE
-        except Exception:
-            node.get_logger().error(f"{work.__name__}: {traceback.format_exc()}")
-            raise
-
-    return told
 
 
 def run(make: Any, args: list[str] | None) -> int:

@@ -1,4 +1,4 @@
-"""Subscriptions of rclpy that say why they hear nothing, and images at the publishers' quality."""
+"""Subscriptions of rclpy that say why they hear nothing, and sensors at the quality they offer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -18,6 +19,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from rosidl_runtime_py.utilities import get_message
 
 from mixformerv2_ros.errors import ParameterError
@@ -27,8 +29,10 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-IMAGE_DEPTH = 5
-"""Images that may wait in the middleware; the tracker takes them out at once."""
+SENSOR_DEPTH = 5
+"""Messages that may wait in the middleware; nodes take them out at once."""
+_GRAPH_S = 1.0
+"""Time after which a publisher that was heard of is listed with its qualities."""
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)
 
 
@@ -51,8 +55,8 @@ def subscribe(
     return _subscribe(node, topic, msgtype, callback, qos, kinds, _explainer(node, topic, qos))
 
 
-class ImageSubscription:
-    """A subscription to images, which can follow the quality of their publishers.
+class SensorSubscription:
+    """A subscription to a sensor, which can follow the quality of its publishers.
 
     With `auto` it begins reliable, so that nothing is lost, and becomes best effort when a
     publisher that is no better appears, so that every publisher is heard. `follow` is to be called
@@ -67,8 +71,8 @@ class ImageSubscription:
         Args:
             node: The node.
             topic: Full name of the topic.
-            msgtype: Type of the images.
-            callback: Gets the images.
+            msgtype: Type of its messages.
+            callback: Gets the messages.
             quality: `auto`, `sensor_data` or `reliable`; `qos_overrides` win over it.
 
         Raises:
@@ -110,7 +114,7 @@ class ImageSubscription:
 
     def _open(self, reliability: ReliabilityPolicy) -> None:
         self._reliability = reliability
-        qos = _profile(reliability, IMAGE_DEPTH)
+        qos = _profile(reliability, SENSOR_DEPTH)
         explain = _explainer(self._node, self._topic, qos)
         self._subscription = _subscribe(
             self._node, self._topic, *self._source, qos, _OVERRIDABLE,
@@ -141,13 +145,19 @@ def _subscribe(
 
 
 def _explainer(node: Node, topic: str, qos: QoSProfile) -> Callable[[Any], None]:
+    """Warns of publishers that do not fit, a moment after the event: the graph knows them then."""
     warned: set[str] = set()
+    clock = Clock(clock_type=ClockType.STEADY_TIME)
 
-    def explain(_: Any) -> None:
+    def explain_later(_: Any) -> None:
+        timer = node.create_timer(_GRAPH_S, lambda: explain(timer), clock=clock)
+
+    def explain(timer: Timer) -> None:
+        node.destroy_timer(timer)
         offered = {
             describe(info.qos_profile)
             for info in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
-            if qos_check_compatible(info.qos_profile, qos)[0] is QoSCompatibility.ERROR
+            if qos_check_compatible(info.qos_profile, qos)[0] == QoSCompatibility.ERROR
         }
         text = (
             f"a publisher of {topic} offers {' or '.join(sorted(offered)) or 'something else'}, "
@@ -157,7 +167,7 @@ def _explainer(node: Node, topic: str, qos: QoSProfile) -> Callable[[Any], None]
             warned.add(text)
             node.get_logger().warning(text)
 
-    return explain
+    return explain_later
 
 
 def _override(node: Node, topic: str) -> ReliabilityPolicy | None:
@@ -168,7 +178,9 @@ def _override(node: Node, topic: str) -> ReliabilityPolicy | None:
     """
     name = f"qos_overrides.{topic}.subscription.reliability"
     if not node.has_parameter(name):
-        text = f"{' or '.join(_RELIABILITIES)}; {_UNSET} means what image_qos says"
+        text = (
+            f"{' or '.join(_RELIABILITIES)}; {_UNSET} means what the parameter for this topic says"
+        )
         node.declare_parameter(name, _UNSET, ParameterDescriptor(description=text, read_only=True))
     value = node.get_parameter(name).value
     if value == _UNSET:

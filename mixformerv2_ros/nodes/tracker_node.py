@@ -6,14 +6,11 @@ forgets the targets and keeps the model; cleanup frees it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rosidl_runtime_py.utilities import get_message
 from std_srvs.srv import Trigger
 
 from mixformerv2_ros.action import TrackTarget
@@ -28,61 +25,44 @@ from mixformerv2_ros.live.middleware import (
 )
 from mixformerv2_ros.live.model import Model, load_model
 from mixformerv2_ros.live.watching import End, Pursuit
-from mixformerv2_ros.messages import DEFAULT_TARGET, NS, Level
-from mixformerv2_ros.nodes import parameters
-from mixformerv2_ros.nodes.message_types import message_types
-from mixformerv2_ros.nodes.run import run, transition
-from mixformerv2_ros.nodes.subscriptions import ImageSubscription, reliable, subscribe
-from mixformerv2_ros.parameters import AUTOSTART, NODE_PARAMETERS, check_changes, check_values
-
-_FOLLOW_S = 0.2
-"""Time between two looks at the qualities that the cameras offer."""
+from mixformerv2_ros.messages import DEFAULT_TARGET, NS
+from mixformerv2_ros.nodes.exotic_images import open_image
+from mixformerv2_ros.nodes.managed_node import ManagedNode
+from mixformerv2_ros.nodes.run import run
+from mixformerv2_ros.nodes.subscriptions import reliable
+from mixformerv2_ros.parameters import NODE_PARAMETERS, Value
 
 
-class TrackerNode(LifecycleNode):
+class TrackerNode(ManagedNode):
     """Connects a `LiveTracker` with ROS 2."""
 
-    types = staticmethod(message_types)
+    table = NODE_PARAMETERS
 
     def __init__(self, **options: Any) -> None:
-        """Make the node, unconfigured.
-
-        Args:
-            options: As for `rclpy.node.Node`, without the name.
-
-        Raises:
-            ParameterError: a parameter was given a wrong value.
-        """
+        """Make the node, unconfigured; see `ManagedNode`."""
         super().__init__("tracker", **options)
-        parameters.declare(self, (*NODE_PARAMETERS, AUTOSTART))
-        parameters.on_change(self, NODE_PARAMETERS, self._check_changes, self._apply_changes)
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
-        self._outputs: dict[str, Any] = {}
         self._pursuits: dict[bytes, Pursuit] = {}
-        self._while_configured: list[Callable[[], Any]] = []
-        self._while_active: list[Callable[[], Any]] = []
-        # Simulated time may stand still; watching the publishers and reporting must not.
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
 
     @property
     def failure(self) -> BaseException | None:
         """The defect that ended the tracker's thread; None while it is well."""
         return None if self._tracker is None else self._tracker.failure
 
-    @transition
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model; refuse with one line if that cannot be done."""
-        values = check_values(parameters.values(self, NODE_PARAMETERS), NODE_PARAMETERS)
+    def set_up(self, values: Mapping[str, Value]) -> None:
+        """Load the model, make publishers, services and the action.
+
+        Raises:
+            BundleError, EngineError: the model cannot be loaded or run.
+        """
         self._model = load_model(values)
+        self.until_cleanup(self._drop_model)
         for name, msgtype in OUTPUTS.items():
-            self._outputs[name] = publisher = self.create_lifecycle_publisher(
-                get_message(msgtype), name, reliable(1 if name == DEBUG_IMAGE else 10)
-            )
-            self._while_configured.append(partial(self.destroy_lifecycle_publisher, publisher))
+            self.advertise(name, msgtype, reliable(1 if name == DEBUG_IMAGE else 10))
         for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
             service = self.create_service(Trigger, name, callback)
-            self._while_configured.append(partial(self.destroy_service, service))
+            self.until_cleanup(partial(self.destroy_service, service))
         server = ActionServer(
             self,
             TrackTarget,
@@ -92,79 +72,43 @@ class TrackerNode(LifecycleNode):
             handle_accepted_callback=self._pursue,
             cancel_callback=self._cancel,
         )
-        self._while_configured.append(server.destroy)
+        self.until_cleanup(server.destroy)
         facts = ", ".join(f"{key} {value}" for key, value in self._model.facts.items())
         self.get_logger().info(f"configured: {facts}")
-        return TransitionCallbackReturn.SUCCESS
 
-    @transition
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and track."""
+    def work(self, values: Mapping[str, Value]) -> None:
+        """Subscribe and track.
+
+        Raises:
+            ParameterError: `qos_overrides` name a reliability that there is not.
+        """
         assert self._model is not None
-        values = parameters.values(self, NODE_PARAMETERS)
+        tracker = LiveTracker(
+            self._model, values, self, self.get_fully_qualified_name(), open_image
+        )
+        self._tracker = tracker
+        self.until_deactivate(self._drop_tracker)
+        tracker.start()
         transport = str(values["image_transport"])
         topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
-        tracker = LiveTracker(self._model, values, self, self.get_fully_qualified_name())
-        images = ImageSubscription(
-            self, topic, msgtype, tracker.receive_image, str(values["image_qos"])
-        )
-        super().on_activate(state)
-        self._tracker = tracker
-        tracker.start()
-        self._while_active.append(images.close)
-        for name, msgtype in INITS.items():
-            inits = subscribe(self, name, msgtype, tracker.receive_init, reliable())
-            self._while_active.append(partial(self.destroy_subscription, inits))
-        for period, work in (
-            (float(values["diagnostics.period"]), tracker.publish_diagnostics),
-            (_FOLLOW_S, images.follow),
-        ):
-            timer = self.create_timer(period, work, clock=self._steady)
-            self._while_active.append(partial(self.destroy_timer, timer))
+        self.sense(topic, msgtype, tracker.receive_image, str(values["image_qos"]))
+        for name, kind in INITS.items():
+            self.hear(name, kind, tracker.receive_init)
+        self.every(float(values["diagnostics.period"]), tracker.publish_diagnostics)
         self.get_logger().info(f"active: images from {topic}")
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe, forget the targets, keep the model."""
-        self._stop_tracking()
-        return super().on_deactivate(state)
+    def apply(self, changes: Mapping[str, Any]) -> None:
+        """Put accepted changes to work before the next image."""
+        if self._tracker is not None and changes:
+            self._tracker.set_values(changes)
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the model."""
-        self._free()
-        return TransitionCallbackReturn.SUCCESS
+    def _drop_model(self) -> None:
+        self._model = None
 
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop whatever is going on."""
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Go back to where the node can be configured again."""
-        return self.on_shutdown(state)
-
-    def close(self) -> None:
-        """Stop the tracker's thread and free everything."""
-        self._stop_tracking()
-        self._free()
-
-    def now_ns(self) -> int:
-        """Time of the node's clock."""
-        return int(self.get_clock().now().nanoseconds)
-
-    def publish(self, topic: str, message: Any) -> None:
-        """Publish on one of the outputs."""
-        self._outputs[topic].publish(message)
-
-    def listened(self, topic: str) -> bool:
-        """Whether anybody subscribes to an output."""
-        return bool(self._outputs[topic].get_subscription_count() > 0)
-
-    def log(self, level: Level, text: str) -> None:
-        """Write to the node's log."""
-        logger = self.get_logger()
-        write = {Level.OK: logger.info, Level.WARN: logger.warning, Level.ERROR: logger.error}
-        write[level](text)
+    def _drop_tracker(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
 
     def _image_topic(self, transport: str) -> str:
         """Full name of the images' topic; like image_transport, a rule for `image` moves both."""
@@ -174,14 +118,6 @@ class TrackerNode(LifecycleNode):
         own = self.resolve_topic_name(COMPRESSED_IMAGE)
         unmapped = self.resolve_topic_name(COMPRESSED_IMAGE, only_expand=True)
         return own if own != unmapped else f"{raw}/{transport}"
-
-    def _check_changes(self, changes: Mapping[str, Any]) -> None:
-        values = parameters.values(self, NODE_PARAMETERS)
-        check_changes(values, changes, NODE_PARAMETERS, running=self._model is not None)
-
-    def _apply_changes(self, changes: Mapping[str, Any]) -> None:
-        if self._tracker is not None and changes:
-            self._tracker.set_values(changes)
 
     def _stop(self, _: Any, response: Any) -> Any:
         if self._tracker is None:
@@ -208,6 +144,7 @@ class TrackerNode(LifecycleNode):
         """
         tracker, goal = self._tracker, handle.request
         assert tracker is not None
+        name, key = goal.box.target_id or DEFAULT_TARGET, bytes(handle.goal_id.uuid)
 
         def feed(message: Any) -> None:
             handle.publish_feedback(TrackTarget.Feedback(track=message))
@@ -215,36 +152,19 @@ class TrackerNode(LifecycleNode):
         def finish(end: End, reason: str) -> None:
             if end in (End.DURATION, End.CANCELED, End.LOST):
                 tracker.stop(name)
-            last = self._pursuits.pop(bytes(handle.goal_id.uuid)).last
+            last = self._pursuits.pop(key).last
             handle.execute(lambda _: _result(handle, end, reason, last))
 
         pursuit = Pursuit(
             _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feed, finish
         )
-        name = goal.box.target_id or DEFAULT_TARGET
-        self._pursuits[bytes(handle.goal_id.uuid)] = pursuit
+        self._pursuits[key] = pursuit
         tracker.pursue(goal.box, pursuit)
 
     def _cancel(self, handle: Any) -> CancelResponse:
         if pursuit := self._pursuits.get(bytes(handle.goal_id.uuid)):
             pursuit.ended(End.CANCELED, "cancelled")
         return CancelResponse.ACCEPT
-
-    def _stop_tracking(self) -> None:
-        _call_all(self._while_active)
-        if self._tracker is not None:
-            self._tracker.close()
-            self._tracker = None
-
-    def _free(self) -> None:
-        _call_all(self._while_configured)
-        self._outputs.clear()
-        self._model = None
-
-
-def _call_all(closers: list[Callable[[], Any]]) -> None:
-    while closers:
-        closers.pop()()
 
 
 def _answer(response: Any, success: bool, message: str) -> Any:

@@ -1,0 +1,123 @@
+"""Where the target is in space: bearing and position from tracks, as a lifecycle node of ROS 2."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rclpy.clock import ClockType
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.time import Time
+from tf2_ros import Buffer, TransformException, TransformListener
+
+from mixformerv2_ros.live.live_target_pose import (
+    CAMERA_INFO,
+    POSE_OUTPUTS,
+    RANGES,
+    TRACK,
+    LiveTargetPose,
+)
+from mixformerv2_ros.messages import transform_matrix
+from mixformerv2_ros.nodes.managed_node import ManagedNode
+from mixformerv2_ros.nodes.run import run
+from mixformerv2_ros.nodes.subscriptions import reliable
+from mixformerv2_ros.parameters import POSE_PARAMETERS, Value
+
+_WAIT = Duration(seconds=0.1)
+"""How long a transform may lag behind an image; odometry often does."""
+
+
+class TargetPoseNode(ManagedNode):
+    """Connects a `LiveTargetPose` with ROS 2."""
+
+    table = POSE_PARAMETERS
+
+    def __init__(self, **options: Any) -> None:
+        """Make the node, unconfigured; see `ManagedNode`."""
+        super().__init__("target_pose", **options)
+        self._pose: LiveTargetPose | None = None
+        self._frames: Buffer | None = None
+
+    def set_up(self, values: Mapping[str, Value]) -> None:
+        """Make publishers and listen to transforms."""
+        for name, msgtype in POSE_OUTPUTS.items():
+            self.advertise(name, msgtype, reliable())
+        self._frames = Buffer()
+        self.until_cleanup(_listen(self._frames, self))
+
+    def work(self, values: Mapping[str, Value]) -> None:
+        """Subscribe and locate.
+
+        Raises:
+            ParameterError: `qos_overrides` name a reliability that there is not.
+        """
+        self._pose = pose = LiveTargetPose(values, self)
+        self.until_deactivate(self._drop_pose)
+        self.hear(*TRACK, pose.receive_track)
+        quality = str(values["range_qos"])
+        topic, msgtype = CAMERA_INFO
+        self.sense(self.resolve_topic_name(topic), msgtype, pose.receive_camera_info, "auto")
+        source = str(values["source"])
+        if source in RANGES:
+            topic, msgtype = RANGES[source]
+            self.sense(self.resolve_topic_name(topic), msgtype, pose.receive_range, quality)
+        self.get_logger().info(f"active: distances from {source}")
+
+    def apply(self, changes: Mapping[str, Any]) -> None:
+        """Put accepted changes to work before the next message."""
+        if self._pose is not None and changes:
+            self._pose.set_values(changes)
+
+    def transform(
+        self, target_frame: str, source_frame: str, stamp_ns: int
+    ) -> npt.NDArray[np.float64] | None:
+        """(4, 4) matrix from a frame to another at a time; None where tf does not know it."""
+        assert self._frames is not None
+        if not self._frames.can_transform(target_frame, source_frame, Time()):
+            return None
+        time = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)
+        try:
+            found = self._frames.lookup_transform(target_frame, source_frame, time, _WAIT)
+        except TransformException:
+            return None
+        return transform_matrix(found.transform)
+
+    def _drop_pose(self) -> None:
+        self._pose = None
+
+
+def _listen(frames: Buffer, owner: Node) -> Any:
+    """Fill a buffer of transforms from a thread of its own; returns what ends that.
+
+    The thread spins another node: transforms must arrive while a callback of this one waits.
+    """
+    node = Node(
+        f"{owner.get_name()}_transforms",
+        context=owner.context,
+        namespace=owner.get_namespace(),
+        use_global_arguments=False,
+        start_parameter_services=False,
+    )
+    listener = TransformListener(frames, node)
+    executor = SingleThreadedExecutor(context=owner.context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, name="transforms")
+    thread.start()
+
+    def end() -> None:
+        executor.shutdown()
+        thread.join()
+        listener.unregister()
+        node.destroy_node()
+
+    return end
+
+
+def main(args: list[str] | None = None) -> int:
+    """`ros2 run mixformerv2_ros target_pose_node`."""
+    return run(TargetPoseNode, args)

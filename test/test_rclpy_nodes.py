@@ -1,0 +1,627 @@
+"""The tracker node on rclpy, where ROS 2 is installed and this package is built."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from domains import own_domain
+from nodes import BUNDLE, box_of, content, frame_stamp
+from processes import ROOT, Command
+from recordings import RedEngine, picture, red_box
+from waiting import wait_for
+
+pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
+
+import rclpy
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State as LifecycleState
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import DescribeParameters, GetParameters
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_srvs.srv import Trigger
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from mixformerv2_ros.action import TrackTarget
+from mixformerv2_ros.inference.bundle import open_bundle
+from mixformerv2_ros.inference.loader import load_engine
+from mixformerv2_ros.live.model import Model
+from mixformerv2_ros.live.watching import End
+from mixformerv2_ros.messages import image_message, stamp_ns, track_message
+from mixformerv2_ros.msg import InitBox, Track
+from mixformerv2_ros.nodes import tracker_node
+from mixformerv2_ros.nodes.exotic_images import open_image
+from mixformerv2_ros.nodes.message_types import message_types
+from mixformerv2_ros.parameters import NODE_PARAMETERS
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.session import Session
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ros() -> Iterator[None]:
+    with own_domain():
+        rclpy.init()
+        yield
+        rclpy.shutdown()
+
+
+class Spinning:
+    """Spins a node in a thread."""
+
+    def __init__(self, node: Any) -> None:
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(node)
+        self._thread = threading.Thread(target=self.executor.spin, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self.executor.shutdown()
+        self._thread.join()
+
+
+class Peer:
+    """The other side: a camera, somebody who draws boxes, somebody who listens."""
+
+    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
+        self.node = Node("peer")
+        self._captured = captured
+        self._log = ""
+        self.heard: dict[str, list[Any]] = defaultdict(list)
+        self.subscriptions: dict[str, Any] = {}
+        self.spinning = Spinning(self.node)
+        self.listen("/track", Track)
+        self.listen("/detections", Detection2DArray)
+
+    def close(self) -> None:
+        self.spinning.end()
+        self.node.destroy_node()
+
+    def listen(self, topic: str, kind: type, qos: Any = RELIABLE) -> None:
+        self.subscriptions[topic] = self.node.create_subscription(
+            kind, topic, self.heard[topic].append, qos
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        self._log += self._captured.readouterr().err
+        return self._log.splitlines()
+
+    def wait_for_line(self, words: str) -> None:
+        wait_for(lambda: any(words in line for line in self.lines), f"{words!r} in {self.lines}")
+
+    def camera(self, topic: str = "/image", kind: type = Image, qos: Any = RELIABLE) -> Any:
+        publisher = self.node.create_publisher(kind, topic, qos)
+        wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
+        return publisher
+
+    def show(self, camera: Any, *indices: int) -> None:
+        """Publish frames, each when the one before has been dealt with."""
+        for index in indices:
+            message = image(index)
+            camera.publish(message)
+            stamp = stamp_ns(message)
+            wait_for(
+                lambda stamp=stamp: stamp in [stamp_ns(m) for m in self.heard["/detections"]],
+                f"an answer to image {index}; log: {self.lines}",
+            )
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(10)
+        future = client.call_async(request)
+        wait_for(future.done, f"an answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+
+class Tracker:
+    """The tracker node in this process, active unless told otherwise."""
+
+    def __init__(self, *arguments: str, active: bool = True, **values: Any) -> None:
+        words = ["--ros-args"]
+        for name, value in values.items():
+            text = str(value).lower() if isinstance(value, bool) else value
+            words += ["-p", f"{name.replace('__', '.')}:={text}"]
+        self.node = tracker_node.TrackerNode(cli_args=[*words, *arguments])
+        self.spinning = Spinning(self.node)
+        if active:
+            assert self.go("configure") == self.go("activate") == TransitionCallbackReturn.SUCCESS
+
+    def go(self, transition: str) -> TransitionCallbackReturn:
+        """Make a transition in the executor's thread, as the node's services do."""
+        task = self.spinning.executor.create_task(getattr(self.node, f"trigger_{transition}"))
+        wait_for(task.done, transition)
+        return task.result()
+
+    def close(self) -> None:
+        self.spinning.end()
+        self.node.close()
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that sees what is red, in place of the model."""
+    model = Model(BUNDLE, RedEngine())  # type: ignore[arg-type]
+    monkeypatch.setattr(tracker_node, "load_model", lambda values: model)
+
+
+@pytest.fixture
+def peer(capfd: pytest.CaptureFixture[str]) -> Iterator[Peer]:
+    made = Peer(capfd)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tracker(red: None) -> Iterator[Tracker]:
+    made = Tracker()
+    yield made
+    made.close()
+
+
+def image(index: int) -> Any:
+    return image_message(message_types, picture(index), "rgb8", frame_stamp(index), "cam")
+
+
+def init_box(box: Any, stamp: int = 0, target_id: str = "") -> InitBox:
+    x, y, w, h = map(float, box)
+    message = InitBox(target_id=target_id, x=x, y=y, w=w, h=h)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+    return message
+
+
+def draw(peer: Peer, message: Any, topic: str = "/init_box") -> None:
+    publisher = peer.node.create_publisher(type(message), topic, RELIABLE)
+    wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
+    publisher.publish(message)
+    assert publisher.wait_for_all_acked()
+
+
+def test_every_image_gives_a_track_and_an_array(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    peer.show(camera, 0)
+    assert peer.heard["/track"][0].state == Track.IDLE
+    draw(peer, init_box(red_box(1), frame_stamp(1)))
+    peer.show(camera, 1, 2, 3)
+    for index, track in enumerate(peer.heard["/track"]):
+        assert stamp_ns(track) == frame_stamp(index)
+        assert track.header.frame_id == "cam"
+        if index:
+            assert track.state == Track.TRACKING
+            assert box_of(track) == pytest.approx(red_box(index), abs=1)
+    arrays = peer.heard["/detections"]
+    assert [len(array.detections) for array in arrays] == [0, 1, 1, 1]
+    assert arrays[3].detections[0].id == "target"
+
+
+def test_tracks_are_those_of_a_session(peer: Peer) -> None:
+    """The real model: the numbers of the same frames without any middleware."""
+    bundle = open_bundle(None)
+    session = Session(load_engine(bundle, "onnxruntime", "cpu", 1), TrackerSettings(
+        search_factor=bundle.search_factor, template_factor=bundle.template_factor,
+    ))  # fmt: skip
+    frames = [Frame(Pixels.from_array(picture(i)), frame_stamp(i), "cam") for i in range(6)]
+    expected = [session.start(frames[0], red_box(0))]
+    for frame in frames[1:]:
+        expected += session.update(frame)
+    made = Tracker(num_threads=1)
+    try:
+        camera = peer.camera()
+        draw(peer, init_box(red_box(0), frame_stamp(0)))
+        peer.show(camera, *range(6))
+    finally:
+        made.close()
+    heard = [content(track) for track in peer.heard["/track"]]
+    assert heard == [content(track_message(message_types, track)) for track in expected]
+
+
+def test_boxes_come_as_detections_and_regions(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    x, y, w, h = red_box(0)
+    detection = Detection2D(id="one")
+    detection.bbox.center.position.x, detection.bbox.center.position.y = x + w / 2, y + h / 2
+    detection.bbox.size_x, detection.bbox.size_y = float(w), float(h)
+    draw(peer, detection, "/init_detection")
+    peer.show(camera, 0)
+    region = RegionOfInterest(x_offset=int(x) + 2, y_offset=int(y) + 1, width=int(w), height=int(h))
+    draw(peer, region, "/init_roi")
+    peer.show(camera, 1)
+    assert {track.target_id for track in peer.heard["/track"][-2:]} == {"one", "target"}
+
+
+def test_compressed_images(peer: Peer, red: None) -> None:
+    import cv2
+
+    made = Tracker("-r", "image:=/cam/image_raw", image_transport="compressed")
+    try:
+        camera = peer.camera("/cam/image_raw/compressed", CompressedImage)
+        draw(peer, init_box(red_box(0)))
+        message = CompressedImage(format="png")
+        message.header = image(0).header
+        message.data = cv2.imencode(".png", picture(0)[..., ::-1])[1].tobytes()
+        camera.publish(message)
+        wait_for(lambda: peer.heard["/track"], "a track")
+        assert box_of(peer.heard["/track"][0]) == pytest.approx(red_box(0))
+        camera.publish(CompressedImage(format="jpeg", data=b"no jpeg"))
+        peer.wait_for_line("image cannot be used")
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("quality", "offered", "words"),
+    [
+        ("auto", BEST_EFFORT, ""),
+        ("auto", RELIABLE, ""),
+        ("sensor_data", RELIABLE, ""),
+        ("reliable", BEST_EFFORT, "offers best effort, volatile, but the subscription asks for "
+                                  "reliable, volatile"),
+    ],
+)  # fmt: skip
+def test_quality_of_the_images(
+    peer: Peer, red: None, quality: str, offered: Any, words: str
+) -> None:
+    made = Tracker(image_qos=quality)
+    try:
+        camera = peer.node.create_publisher(Image, "/image", offered)
+        if words:
+            peer.wait_for_line(words)
+            assert camera.get_subscription_count() == 0
+            return
+        wait_for(lambda: camera.get_subscription_count() > 0, "a subscription")
+        end = time.monotonic() + 20
+        while not peer.heard["/track"]:
+            camera.publish(image(0))
+            time.sleep(0.05)
+            assert time.monotonic() < end
+        if quality == "auto":
+            (info,) = peer.node.get_subscriptions_info_by_topic("/image")
+            assert info.qos_profile.reliability == offered.reliability
+        assert not any("offers" in line for line in peer.lines)
+    finally:
+        made.close()
+
+
+def test_qos_overrides_win(peer: Peer, red: None) -> None:
+    name = "qos_overrides./image.subscription"
+    made = Tracker("-p", f"{name}.reliability:=best_effort", "-p", f"{name}.depth:=2")
+    try:
+        camera = peer.camera()
+        peer.show(camera, 0)
+        (info,) = peer.node.get_subscriptions_info_by_topic("/image")
+        assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    finally:
+        made.close()
+
+
+def test_lifecycle(peer: Peer, red: None) -> None:
+    made = Tracker(active=False)
+    node = made.node
+    try:
+        assert not peer.node.get_subscriptions_info_by_topic("/image")
+        made.go("configure")
+        assert not peer.node.get_subscriptions_info_by_topic("/image")
+        answer = peer.call(Trigger, "/tracker/stop", Trigger.Request())
+        assert (answer.success, answer.message) == (False, "the node is not active")
+        for _ in range(2):
+            made.go("activate")
+            camera = peer.camera()
+            peer.heard.clear()
+            peer.listen("/track", Track)
+            peer.listen("/detections", Detection2DArray)
+            draw(peer, init_box(red_box(0)))
+            peer.show(camera, 0)
+            assert peer.heard["/track"][0].state == Track.TRACKING
+            made.go("deactivate")
+            wait_for(partial(unheard, camera), "the end of the subscription")
+            peer.node.destroy_publisher(camera)
+        made.go("cleanup")
+        assert node._model is None
+        made.go("configure")
+        assert made.go("activate") == TransitionCallbackReturn.SUCCESS
+        assert node._state_machine.current_state[0] == LifecycleState.PRIMARY_STATE_ACTIVE
+    finally:
+        made.close()
+
+
+def test_a_wrong_model_refuses_to_configure(peer: Peer, tmp_path: Path) -> None:
+    made = Tracker(active=False, model=tmp_path)
+    try:
+        assert made.go("configure") == TransitionCallbackReturn.FAILURE
+        peer.wait_for_line(f"{tmp_path}: must hold model.json")
+        made.node.set_parameters([Parameter("model", value="")])
+        assert made.go("configure") == TransitionCallbackReturn.SUCCESS
+    finally:
+        made.close()
+
+
+def test_parameters_say_what_the_table_says(peer: Peer, tracker: Tracker) -> None:
+    names = [p.name for p in NODE_PARAMETERS]
+    request = DescribeParameters.Request(names=names)
+    described = peer.call(DescribeParameters, "/tracker/describe_parameters", request).descriptors
+    values = peer.call(
+        GetParameters, "/tracker/get_parameters", GetParameters.Request(names=names)
+    ).values
+    kinds = {
+        bool: (ParameterType.PARAMETER_BOOL, "bool_value"),
+        int: (ParameterType.PARAMETER_INTEGER, "integer_value"),
+        float: (ParameterType.PARAMETER_DOUBLE, "double_value"),
+        str: (ParameterType.PARAMETER_STRING, "string_value"),
+    }
+    for p, text, value in zip(NODE_PARAMETERS, described, values, strict=True):
+        kind, field = kinds[type(p.default)]
+        assert text.type == value.type == kind
+        assert getattr(value, field) == p.default
+        assert text.description.startswith(p.text)
+        assert ("fixed" in text.additional_constraints) == (not p.live)
+        assert all(choice in text.additional_constraints for choice in p.choices)
+        for bounds in (*text.floating_point_range, *text.integer_range):
+            assert (bounds.from_value, bounds.to_value) == (p.low, p.high)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lost.score_threshold": 3.0}, "1.0"),
+        ({"lost.score_threshold": 0.9}, "must not exceed uncertain.score_threshold"),
+        ({"image_qos": "best"}, "image_qos"),
+        ({"model": "/elsewhere"}, "cannot be changed while the node runs"),
+        ({"template_update.interval": 0}, "1"),
+        ({"lost.score_threshold": 0.3, "uncertain.score_threshold": 0.25}, "must not exceed"),
+        ({"lost.score_threshold": 0.5, "uncertain.score_threshold": 0.6}, ""),
+        ({"template_update.interval": 3, "template_update.period": 1.5}, ""),
+    ],
+)  # fmt: skip
+def test_parameters_change_as_a_set(
+    peer: Peer, tracker: Tracker, changes: dict[str, Any], words: str
+) -> None:
+    before = tracker.node._tracker.values
+    client = AsyncParameterClient(peer.node, "/tracker")
+    assert client.wait_for_services(10)
+    future = client.set_parameters_atomically(
+        [Parameter(name, value=value) for name, value in changes.items()]
+    )
+    wait_for(future.done, "an answer")
+    result = future.result().result
+    assert result.successful == (not words), result.reason
+    assert words in result.reason
+    expected = before if words else {**before, **changes}
+    assert tracker.node._tracker.values == expected
+
+
+def test_services(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    draw(peer, init_box(red_box(0)))
+    peer.show(camera, 0)
+    answer = peer.call(Trigger, "/tracker/stop", Trigger.Request())
+    assert (answer.success, answer.message) == (True, "stopped target")
+    peer.show(camera, 1)
+    assert peer.heard["/track"][-1].state == Track.IDLE
+    assert peer.call(Trigger, "/tracker/reset", Trigger.Request()).success
+
+
+class Goal:
+    """A goal of the action, and what comes of it."""
+
+    def __init__(self, peer: Peer, **fields: Any) -> None:
+        self.peer = peer
+        self.feedback: list[Any] = []
+        self.client = ActionClient(peer.node, TrackTarget, "/track_target")
+        assert self.client.wait_for_server(10)
+        goal = TrackTarget.Goal(box=init_box(fields.pop("box", red_box(0)), fields.pop("stamp", 0)))
+        for name, seconds in fields.items():
+            getattr(goal, name).sec = seconds
+        future = self.client.send_goal_async(goal, lambda m: self.feedback.append(m.feedback.track))
+        wait_for(future.done, "an answer to the goal")
+        self.handle = future.result()
+        if self.handle.accepted:
+            self._result = self.handle.get_result_async()
+
+    def result(self) -> tuple[int, Any]:
+        wait_for(self._result.done, "the result")
+        answer = self._result.result()
+        self.client.destroy()
+        return answer.status, answer.result
+
+
+def test_an_action_gives_tracks_until_it_is_cancelled(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    goal = Goal(peer, stamp=frame_stamp(0))
+    peer.show(camera, 0, 1, 2)
+    wait_for(lambda: len(goal.feedback) == 3, "feedback")
+    assert box_of(goal.feedback[2]) == pytest.approx(red_box(2), abs=1)
+    goal.handle.cancel_goal_async()
+    status, result = goal.result()
+    assert (status, result.end) == (GoalStatus.STATUS_CANCELED, TrackTarget.Result.CANCELED)
+    assert result.track == goal.feedback[2]
+    peer.show(camera, 3)
+    assert peer.heard["/track"][-1].state == Track.IDLE
+
+
+@pytest.mark.parametrize(
+    ("fields", "work", "status", "end"),
+    [
+        ({"duration": 1}, lambda p, c: p.show(c, 0, 10, 20, 21),
+         GoalStatus.STATUS_SUCCEEDED, End.DURATION),
+        ({"box": (0, 0, 0, 0)}, lambda p, c: p.show(c, 0), GoalStatus.STATUS_ABORTED, End.REFUSED),
+        ({}, lambda p, c: (p.show(c, 0), p.call(Trigger, "/tracker/stop", Trigger.Request())),
+         GoalStatus.STATUS_ABORTED, End.STOPPED),
+        ({}, lambda p, c: (p.show(c, 0), draw(p, init_box(red_box(1))), p.show(c, 1)),
+         GoalStatus.STATUS_ABORTED, End.REPLACED),
+        ({}, lambda p, c: p.show(c, 10, 0), GoalStatus.STATUS_ABORTED, End.FORGOTTEN),
+        # The target has left the picture.
+        ({}, lambda p, c: p.show(c, 0, 500, 530), GoalStatus.STATUS_ABORTED, End.LOST),
+    ],
+)  # fmt: skip
+def test_ends_of_an_action(
+    peer: Peer, tracker: Tracker, fields: Any, work: Any, status: int, end: End
+) -> None:
+    camera = peer.camera()
+    goal = Goal(peer, **fields)
+    work(peer, camera)
+    got, result = goal.result()
+    assert (got, result.end) == (status, end), result.message
+    assert result.message
+
+
+def test_constants_of_the_action() -> None:
+    assert {end.name: int(end) for end in End} == {
+        name: getattr(TrackTarget.Result, name) for name in End.__members__
+    }
+
+
+def test_goals_are_refused_while_inactive_and_end_with_the_activity(
+    peer: Peer, tracker: Tracker
+) -> None:
+    goal = Goal(peer)
+    tracker.go("deactivate")
+    assert goal.result()[1].end == End.CLOSED
+    assert not Goal(peer).handle.accepted
+
+
+def malformed(**fields: Any) -> Any:
+    message = image(0)
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def test_malformed_images_leave_the_node_up(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    peer.listen("/diagnostics", DiagnosticArray)
+    for message in (
+        malformed(encoding="smell8"),
+        malformed(step=1),
+        malformed(height=0),
+        malformed(height=10**6),
+        malformed(data=[]),
+    ):
+        camera.publish(message)
+    peer.wait_for_line("image cannot be used")
+    peer.show(camera, 1)
+    wait_for(
+        lambda: any(
+            value.key == "images bad" or "bad" in value.key
+            for array in peer.heard["/diagnostics"]
+            for value in array.status[0].values
+        ),
+        "diagnostics",
+    )
+
+
+def test_distances_are_tracked_in_as_grey(peer: Peer, tracker: Tracker) -> None:
+    from cv_bridge import CvBridge
+
+    values = picture(0)[..., 0].astype(np.float32)
+    values[0, 0] = np.nan
+    message = CvBridge().cv2_to_imgmsg(values, "32FC1", header=image(0).header)
+    frame = open_image(message)
+    low, high = np.nanmin(values), np.nanmax(values)
+    expected = ((np.nan_to_num(values, nan=low) - low) * 255 / (high - low)).round()
+    np.testing.assert_array_equal(frame.pixels.rgb()[..., 0], expected)
+    camera = peer.camera()
+    camera.publish(message)
+    wait_for(lambda: peer.heard["/track"], "a track")
+    message.data = message.data[:-8]
+    camera.publish(message)
+    peer.wait_for_line("32FC1 cannot be unpacked")
+
+
+def test_the_overlay_comes_when_somebody_listens(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    draw(peer, init_box(red_box(0)))
+    peer.show(camera, 0)
+    peer.listen("/debug_image", Image)
+    wait_for(lambda: peer.node.count_publishers("/debug_image"), "the overlay's publisher")
+    wait_for(lambda: tracker.node.listened("debug_image"), "the listener")
+    peer.show(camera, 1)
+    wait_for(lambda: peer.heard["/debug_image"], "an overlay")
+    (overlay,) = peer.heard["/debug_image"]
+    assert (overlay.encoding, overlay.width, overlay.height) == ("bgr8", 160, 120)
+    drawn = np.frombuffer(overlay.data, np.uint8).reshape(120, 160, 3)
+    assert (drawn != picture(1)[..., ::-1]).any()
+
+
+def test_simulated_time(peer: Peer, red: None) -> None:
+    made = Tracker(use_sim_time=True)
+    try:
+        peer.listen("/diagnostics", DiagnosticArray)
+        clock = peer.node.create_publisher(Clock, "/clock", BEST_EFFORT)
+        wait_for(lambda: clock.get_subscription_count() > 0, "a subscription to the clock")
+        message = Clock()
+        message.clock.sec = 1234
+        end = time.monotonic() + 20
+        while not any(m.header.stamp.sec == 1234 for m in peer.heard["/diagnostics"]):
+            clock.publish(message)
+            time.sleep(0.05)
+            assert time.monotonic() < end
+    finally:
+        made.close()
+
+
+def test_the_process_ends_in_order() -> None:
+    with Command(program=[ROOT / "scripts" / "tracker_node"]) as node:
+        node.wait_for_line("active: images from /image")
+        node.process.send_signal(signal.SIGINT)
+        assert node.end() == 0
+    assert not any("Traceback" in line for line in node.lines)
+
+
+@pytest.mark.parametrize("pair", ["lost.score_threshold:=7.0", "lost.duration:=soon"])
+def test_a_wrong_parameter_ends_the_process_with_one_line(pair: str) -> None:
+    words = ("--ros-args", "-p", pair)
+    with Command(*words, program=[ROOT / "scripts" / "tracker_node"]) as node:
+        assert node.process.wait(30) == 2
+        assert node.end() == 2
+    (line,) = [line for line in node.lines if "TrackerNode" in line]
+    assert pair.split(":=")[0] in line
+
+
+def test_the_node_without_ros_serves_ros(peer: Peer) -> None:
+    """`mixformerv2 node` on Cyclone DDS from PyPI, and rclpy on this side."""
+    pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
+    with Command("node") as node:
+        node.wait_for_line("ready: model")
+        wait_for(lambda: "/tracker" in names(peer), "the node in the graph")
+        (info,) = peer.node.get_publishers_info_by_topic("/track")
+        assert info.topic_type == "mixformerv2_ros/msg/Track"
+        camera = peer.camera()
+        draw(peer, init_box(red_box(0), frame_stamp(0)))
+        peer.show(camera, 0, 1, 2)
+        assert node.end() == 0
+    assert [track.state for track in peer.heard["/track"]] == [Track.TRACKING] * 3
+    assert box_of(peer.heard["/track"][0]) == pytest.approx(red_box(0))
+
+
+def unheard(publisher: Any) -> bool:
+    return publisher.get_subscription_count() == 0
+
+
+def names(peer: Peer) -> list[str]:
+    return [
+        f"{namespace.rstrip('/')}/{name}"
+        for name, namespace in peer.node.get_node_names_and_namespaces()
+    ]
