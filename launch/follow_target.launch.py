@@ -1,0 +1,66 @@
+"""Tracker and target pose node, wired for Nav2: poses to follow, silent while the target is lost.
+
+ros2 launch mixformerv2_ros follow_target.launch.py image:=/camera/image_raw \
+    camera_info:=/camera/camera_info depth:=/camera/aligned_depth/image_raw target_frame:=map
+
+`target_pose` is what Nav2's FollowObject action takes as `pose_topic`; `goal_update` is what the
+GoalUpdater of a behaviour tree listens to, which needs `target_frame`.
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+
+TRACKER = Path(__file__).resolve().parent / "tracker.launch.py"
+
+ARGUMENTS = {
+    "camera_info": ("camera_info", "calibration of the camera"),
+    "source": ("depth", "where the distance comes from; bearing publishes directions only"),
+    "depth": ("depth", "depth images, registered to the camera"),
+    "points": ("points", "organised point cloud of the camera"),
+    "target_width": ("0.0", "width of the target in metres, for source:=width"),
+    "target_frame": ("", "frame of the poses, such as map; empty: the camera's, no goal_update"),
+    "tf_frame": ("", "frame at the target that is broadcast on /tf; empty: none"),
+    "target_pose": ("target_pose", "topic of the poses, as in a FollowObject goal"),
+    "goal_update": ("goal_update", "topic that Nav2's GoalUpdater listens to"),
+    "pose_params_file": ("", "ROS parameter file of the target pose node"),
+}
+CHOICES = {"source": ["depth", "cloud", "width", "bearing"]}
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(
+            name, default_value=default, description=text, choices=CHOICES.get(name)
+        )
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    tracker = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(TRACKER)))
+    return LaunchDescription([*declared, tracker, OpaqueFunction(function=target_pose)])
+
+
+def target_pose(context: LaunchContext) -> list[LifecycleNode]:
+    """Return the target pose node; it shares the tracker's namespace, clock and lifecycle."""
+    shared = ("namespace", "use_sim_time", "autostart")
+    values = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *shared)}
+    given = {name: values[name] for name in ("source", "target_frame", "tf_frame") if values[name]}
+    given |= {name: values[name] == "true" for name in ("use_sim_time", "autostart")}
+    if float(values["target_width"]) > 0:
+        given["target_width"] = float(values["target_width"])
+    files = [values["pose_params_file"]] if values["pose_params_file"] else []
+    topics = ("camera_info", "depth", "points", "target_pose", "goal_update")
+    return [
+        LifecycleNode(
+            package="mixformerv2_ros",
+            executable="target_pose_node",
+            name="target_pose",
+            namespace=values["namespace"],
+            parameters=[*files, given],
+            remappings=[(topic, values[topic]) for topic in topics],
+            output="screen",
+        )
+    ]

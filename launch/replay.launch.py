@@ -1,0 +1,83 @@
+"""A recording played, with its clock, through the live tracker node.
+
+ros2 launch mixformerv2_ros replay.launch.py bag:=recording image:=/camera/image_raw box:=9,9,40,90
+
+The node may drop images as it does on a robot. `offline_replay.launch.py` drops none.
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.event_handlers import OnStateTransition
+
+TRACKER = Path(__file__).resolve().parent / "tracker.launch.py"
+
+ARGUMENTS = {
+    "bag": (None, "rosbag2 folder or file to play"),
+    "box": ("", "target in the first image, x,y,w,h; empty: the boxes recorded in the bag"),
+    "rate": ("1.0", "speed of the recording"),
+    "loop": ("false", "begin again at the end, until Ctrl-C"),
+}
+CHOICES = {"loop": ["true", "false"]}
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(
+            name, default_value=default, description=text, choices=CHOICES.get(name)
+        )
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    tracker = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(TRACKER)), launch_arguments=[("use_sim_time", "true")]
+    )
+    return LaunchDescription([*declared, tracker, OpaqueFunction(function=play)])
+
+
+def play(context: LaunchContext) -> list[RegisterEventHandler]:
+    """Play the bag once the node is active and has its box; shut down at the end."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    command = ["ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]]
+    if values["loop"] == "true":
+        command.append("--loop")
+    player = ExecuteProcess(cmd=command, output="screen")
+    steps = [player]
+    handlers = [
+        RegisterEventHandler(
+            OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown())])
+        )
+    ]
+    if values["box"]:
+        drawn = _draw(values["box"], LaunchConfiguration("namespace").perform(context))
+        steps = [drawn]
+        handlers.append(RegisterEventHandler(OnProcessExit(target_action=drawn, on_exit=[player])))
+    handlers.append(RegisterEventHandler(OnStateTransition(goal_state="active", entities=steps)))
+    return handlers
+
+
+def _draw(box: str, namespace: str) -> ExecuteProcess:
+    try:
+        x, y, w, h = (float(part) for part in box.split(","))
+    except ValueError:
+        raise RuntimeError(f"box must be x,y,w,h in pixels, got {box!r}") from None
+    topic = "/".join(["", *filter(None, namespace.split("/")), "init_box"])
+    message = f"{{x: {x}, y: {y}, w: {w}, h: {h}}}"
+    return ExecuteProcess(
+        cmd=[
+            "ros2", "topic", "pub", "--once", "--wait-matching-subscriptions", "1",
+            topic, "mixformerv2_ros/msg/InitBox", message,
+        ],
+        output="log",
+    )  # fmt: skip
