@@ -1,34 +1,79 @@
-"""`mixformerv2 benchmark`: milliseconds per frame, part by part, for every engine at hand."""
+"""`mixformerv2 benchmark`: milliseconds per frame, or training samples per second."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from mixformerv2_ros.commands.shared import positive_number
 from mixformerv2_ros.errors import EngineError, ParameterError
+
+DATA = "data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("bundle", nargs="?", type=Path, help="model bundle (default: our own)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--num-threads", type=int, default=0, metavar="N", help="0 leaves it to the engine"
+    parser.description = (
+        "Measure milliseconds per frame, part by part, of every engine at hand; or, with the word "
+        "data, how many training samples a second one core makes."
     )
     parser.add_argument(
-        "--size", default="1280x720", metavar="WxH", help="camera image (default %(default)s)"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default %(default)s)")
-    parser.add_argument(
-        "--frames", type=int, default=20, help="frames of a round (default %(default)s)"
+        "target",
+        nargs="?",
+        metavar="BUNDLE | data",
+        help="model bundle (default: our own), or the word data (./data for a bundle of that name)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each (default: %(default)s)"
+    )
+    models = parser.add_argument_group("of a bundle")
+    models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    models.add_argument(
+        "--num-threads", type=int, default=0, metavar="N", help="0 leaves it to the engine"
+    )
+    models.add_argument(
+        "--size", default="1280x720", metavar="WxH", help="camera image (default: %(default)s)"
+    )
+    models.add_argument(
+        "--frames", type=int, default=20, help="frames of a round (default: %(default)s)"
+    )
+    data = parser.add_argument_group("of data")
+    data.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        metavar="CONFIG",
+        help="training settings whose samples to draw; without them generated 640x480 JPEG stills "
+        "are cut as preset S takes them, 112 and 224 px",
+    )
+    data.add_argument(
+        "settings", nargs="*", metavar="name=value", help="settings to use instead of the file's"
+    )
+    data.add_argument(
+        "--samples",
+        type=positive_number,
+        default=400,
+        metavar="N",
+        help="samples of a round (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write JSON."""
+    if args.rounds < 1:
+        raise ParameterError(f"--rounds must be at least 1, got {args.rounds}")
+    if args.target == DATA:
+        return _data(args)
+    if args.config is not None:
+        raise ParameterError(f"settings go with the word data, got {args.target} {args.config}")
+    return _models(args)
+
+
+def _models(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from mixformerv2_ros.inference.benchmark import Plan, measure, variants_at_hand
@@ -36,10 +81,9 @@ def run(args: argparse.Namespace) -> int:
     from mixformerv2_ros.machine import environment
 
     width, height = _size(args.size)
-    for name in ("rounds", "frames"):
-        if getattr(args, name) < 1:
-            raise ParameterError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    bundle = open_bundle(args.bundle)
+    if args.frames < 1:
+        raise ParameterError(f"--frames must be at least 1, got {args.frames}")
+    bundle = open_bundle(args.target)
     variants = variants_at_hand(bundle)
     if not variants:
         raise EngineError(f"{bundle.path} has no ONNX graphs, and torch is not installed")
@@ -74,6 +118,46 @@ def run(args: argparse.Namespace) -> int:
         result["cached_onnx_over_joint_torch"] = round(ratio, 3)
         print(f"\nengine time, cached ONNX Runtime over joint torch: {ratio:.2f}")
     if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    """Measure how fast samples are made."""
+    from tqdm import tqdm
+
+    from mixformerv2_ros.machine import environment
+    from mixformerv2_ros.training import data_benchmark
+
+    with tempfile.TemporaryDirectory() as folder:
+        if args.config is None:
+            from mixformerv2_ros.network.presets import S
+
+            data_benchmark.write_stills(Path(folder))
+            samplers = data_benchmark.still_samplers(Path(folder), S)
+            sources = {label: sampler.sample for label, sampler in samplers.items()}
+        else:
+            from mixformerv2_ros.training.config import read_config
+            from mixformerv2_ros.training.streams import load_sources
+
+            source, _ = load_sources(read_config(args.config, args.settings))
+            sources = {args.config.name: source.sample}
+        rows = [
+            data_benchmark.measure(label, sample, args.rounds, args.samples).summary()
+            for label, sample in tqdm(sources.items(), disable=None, leave=False)
+        ]
+    about = environment()
+    machine = about["machine"]
+    print(f"machine  {machine['processor']}, {machine['cores']} cores; one process, one thread")
+    print(f"samples  median of {args.rounds} rounds of {args.samples}\n")
+    print(f"{'samples a second from':32}{'clock':>10}{'core':>10}{'ms':>10}")
+    for row in rows:
+        print(
+            f"{row['pictures']:32}{row['samples_per_second']:10.0f}"
+            f"{row['samples_per_core_second']:10.0f}{row['milliseconds']:10.2f}"
+        )
+    if args.json:
+        result = {**about, "rounds": args.rounds, "samples": args.samples, "data": rows}
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
 

@@ -105,6 +105,25 @@ class Layout:
     lists: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A sequence as its files say it, unchecked: training also uses boxes of hidden targets.
+
+    Attributes:
+        frames: Image files in order of time.
+        boxes: (N, 4) float64 x, y, w, h in pixels, one row per line of the file.
+        hidden: (N,) bool, frames in which the target counts as absent.
+    """
+
+    frames: list[Path]
+    boxes: npt.NDArray[np.float64]
+    hidden: npt.NDArray[np.bool_]
+
+    def shown(self) -> npt.NDArray[np.float64]:
+        """The boxes with NaN where the target is hidden."""
+        return np.where(self.hidden[:, None], np.nan, self.boxes)
+
+
 def find_sequences(root: Path, dataset: str = "plain") -> dict[str, Reader]:
     """Readers of all sequences below `root`, by name, in natural order.
 
@@ -204,19 +223,35 @@ def _read_otb(root: Path, folder: Path, truth: Path, name: str) -> Sequence:
 
 
 def _find_lasot(root: Path) -> dict[str, Reader]:
+    return {name: partial(_read_lasot, root, at) for name, at in lasot_folders(root).items()}
+
+
+def lasot_folders(root: Path) -> dict[str, Path]:
+    """Folders of LaSOT's sequences below `root`, by name."""
     marks = ("*/groundtruth.txt", "*/img", "*/*/groundtruth.txt", "*/*/img")
-    return {folder.name: partial(_read_lasot, root, folder) for folder in _folders(root, *marks)}
+    return {folder.name: folder for folder in _folders(root, *marks)}
 
 
 def _read_lasot(root: Path, folder: Path) -> Sequence:
+    found = lasot_annotation(folder)
+    attributes = _attributes(root, ("annos/att", "att"), folder.name, LASOT_ATTRIBUTES)
     truth = folder / "groundtruth.txt"
-    boxes, frames = read_boxes(truth), list_images(folder / "img")
+    return checked_sequence(folder.name, found.frames, found.shown(), truth, attributes)
+
+
+def lasot_annotation(folder: Path) -> Annotation:
+    """Read a sequence of LaSOT; hidden are full occlusion and out of view.
+
+    Raises:
+        SourceError: something is missing or malformed; names the file, and the line of a box.
+    """
+    boxes, frames = read_boxes(folder / "groundtruth.txt"), list_images(folder / "img")
+    hidden = np.zeros(len(boxes), dtype=bool)
     for name in ("full_occlusion.txt", "out_of_view.txt"):
-        boxes[read_flags(folder / name, len(boxes))] = np.nan
+        hidden |= read_flags(folder / name, len(boxes))
     if folder.name == "monkey-17":
         frames = frames[: len(boxes)]  # has more images than lines; the toolkit drops the rest
-    attributes = _attributes(root, ("annos/att", "att"), folder.name, LASOT_ATTRIBUTES)
-    return checked_sequence(folder.name, frames, boxes, truth, attributes)
+    return Annotation(frames, boxes, hidden)
 
 
 def _find_got10k(root: Path) -> dict[str, Reader]:
@@ -225,16 +260,27 @@ def _find_got10k(root: Path) -> dict[str, Reader]:
 
 
 def _read_got10k(folder: Path) -> Sequence:
-    truth = folder / "groundtruth.txt"
-    boxes = read_boxes(truth)
-    if (folder / "absence.label").exists():
-        boxes[read_flags(folder / "absence.label", len(boxes))] = np.nan
-    if (folder / "cover.label").exists():
-        boxes[_covers(folder / "cover.label", len(boxes)) == 0] = np.nan
+    found = got10k_annotation(folder)
     size, attributes = _got10k_meta(folder / "meta_info.ini")
+    truth = folder / "groundtruth.txt"
     return checked_sequence(
-        folder.name, list_images(folder), boxes, truth, attributes, size, may_withhold=True
+        folder.name, found.frames, found.shown(), truth, attributes, size, may_withhold=True
     )
+
+
+def got10k_annotation(folder: Path) -> Annotation:
+    """Read a sequence of GOT-10k; hidden are `absence` 1 and `cover` 0, where those files are.
+
+    Raises:
+        SourceError: something is missing or malformed; names the file, and the line of a box.
+    """
+    boxes = read_boxes(folder / "groundtruth.txt")
+    hidden = np.zeros(len(boxes), dtype=bool)
+    if (folder / "absence.label").exists():
+        hidden |= read_flags(folder / "absence.label", len(boxes))
+    if (folder / "cover.label").exists():
+        hidden |= _covers(folder / "cover.label", len(boxes)) == 0
+    return Annotation(list_images(folder), boxes, hidden)
 
 
 def _got10k_meta(path: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:

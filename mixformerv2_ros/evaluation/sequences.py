@@ -135,18 +135,27 @@ def checked_sequence(
     withheld = may_withhold and len(boxes) == 1 < len(frames)
     if withheld:
         boxes = np.vstack([boxes, np.full((len(frames) - 1, 4), np.nan)])
-    if not frames or len(frames) != len(boxes):
-        where = f" in {frames[0].parent}" if frames else ""
-        raise SourceError(
-            f"{truth}: expected one line per frame, got {len(boxes)} lines for {len(frames)} "
-            f"images{where}"
-        )
+    check_count(frames, boxes, truth)
     if np.isnan(boxes[0]).any() or (boxes[0, 2:] <= 0).any():
         raise SourceError(
             f"{truth}, line 1: expected the box of a visible target to start from, "
             f"got {','.join(f'{value:g}' for value in boxes[0])}"
         )
     return Sequence(name, frames, boxes, attributes, size, withheld)
+
+
+def check_count(frames: list[Path], boxes: npt.NDArray[np.float64], truth: Path) -> None:
+    """Refuse an annotation that does not have one box per frame.
+
+    Raises:
+        SourceError: it has not; names `truth`, the file that the boxes come from.
+    """
+    if not frames or len(frames) != len(boxes):
+        where = f" in {frames[0].parent}" if frames else ""
+        raise SourceError(
+            f"{truth}: expected one line per frame, got {len(boxes)} lines for {len(frames)} "
+            f"images{where}"
+        )
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.pixels import Pixels
 
 
 class Window(NamedTuple):
@@ -20,6 +19,21 @@ class Window(NamedTuple):
     x: int
     y: int
     side: int
+
+
+class Picture(Protocol):
+    """What a crop is cut from: `Pixels`, or a training picture."""
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+
+    def rgb(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.uint8]:
+        """Columns x1 to x2 and rows y1 to y2 (exclusive) as (H, W, 3) RGB; may be a view."""
 
 
 def crop_window(box: Box, factor: float) -> Window:
@@ -37,12 +51,24 @@ def crop_window(box: Box, factor: float) -> Window:
     return Window(x, y, side)
 
 
-def cut(image: Pixels, window: Window, out: npt.NDArray[np.uint8]) -> None:
+def cut(
+    image: Picture,
+    window: Window,
+    out: npt.NDArray[np.uint8],
+    canvas: npt.NDArray[np.uint8] | None = None,
+) -> None:
     """Fill `out` (S, S, 3) uint8 with the RGB content of `window`, resized.
 
     What lies outside of the image is black. A window that reaches the right or lower border loses
     its last column or row to black as well: the reference pads one pixel too much, and trained
     weights have seen it.
+
+    Args:
+        image: What to cut from.
+        window: Where.
+        out: Where to.
+        canvas: (N, N, 3) uint8 zeros, zeros again afterwards. It takes the place of a new border
+            for windows up to N, which saves clearing one that is larger than the image.
 
     Raises:
         BoxError: the window does not overlap the image.
@@ -56,8 +82,17 @@ def cut(image: Pixels, window: Window, out: npt.NDArray[np.uint8]) -> None:
             f"{image.width}x{image.height} image"
         )
     patch = image.rgb(x1, y1, x2, y2)
-    if (x2 - x1, y2 - y1) != (window.side, window.side):
-        patch = cv2.copyMakeBorder(  # type: ignore[assignment]
+    size = out.shape[:2]
+    if (x2 - x1, y2 - y1) == (window.side, window.side):
+        cv2.resize(patch, size, dst=out, interpolation=cv2.INTER_LINEAR)
+    elif canvas is not None and window.side <= len(canvas):
+        place = canvas[y1 - window.y : y2 - window.y, x1 - window.x : x2 - window.x]
+        place[:] = patch
+        square = canvas[: window.side, : window.side]
+        cv2.resize(square, size, dst=out, interpolation=cv2.INTER_LINEAR)
+        place[:] = 0
+    else:
+        padded = cv2.copyMakeBorder(
             patch,
             top=y1 - window.y,
             bottom=window.y + window.side - y2,
@@ -65,5 +100,4 @@ def cut(image: Pixels, window: Window, out: npt.NDArray[np.uint8]) -> None:
             right=window.x + window.side - x2,
             borderType=cv2.BORDER_CONSTANT,
         )
-    side = out.shape[0]
-    cv2.resize(patch, (side, side), dst=out, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(padded, size, dst=out, interpolation=cv2.INTER_LINEAR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
-from mixformerv2_ros.evaluation.sequences import plain_sequence
+from mixformerv2_ros.evaluation.sequences import plain_sequence, read_lines
 
 Image = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float64]
+
+VALIDATION_STEP = 20
+"""Every so many stills one is kept for validation."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +70,38 @@ def read_stills(folder: Path) -> list[Still]:
     Raises:
         SourceError: the list is missing or a line is malformed (named by its number).
     """
-    listing = folder / "boxes.csv"
-    if not listing.is_file():
-        raise SourceError(f"{listing}: expected a list of boxes (image,x,y,w,h,label)")
-    found: dict[str, list[tuple[list[float], str]]] = {}
-    with listing.open(newline="", encoding="utf-8") as stream:
-        for number, row in enumerate(csv.DictReader(stream), start=2):
-            try:
-                box = [float(row[side]) for side in ("x", "y", "w", "h")]
-                entry = (box, row["label"])
-                found.setdefault(row["image"], []).append(entry)
-            except (KeyError, TypeError, ValueError):
-                raise SourceError(
-                    f"{listing}:{number}: expected image,x,y,w,h,label, got {list(row.values())}"
-                ) from None
     return [
         Still(
             image=read_picture(folder / "images" / name),
             boxes=np.array([box for box, _ in entries], dtype=np.float64),
             labels=tuple(label for _, label in entries),
         )
-        for name, entries in found.items()
+        for name, entries in read_box_list(folder / "boxes.csv").items()
     ]
+
+
+def read_box_list(listing: Path) -> dict[str, list[tuple[list[float], str]]]:
+    """Read lines `image,x,y,w,h,label` under that head: boxes and labels by image, in file order.
+
+    Raises:
+        SourceError: the list is missing or a line is malformed (named by its number).
+    """
+    if not listing.is_file():
+        raise SourceError(f"{listing}: expected a list of boxes (image,x,y,w,h,label)")
+    found: dict[str, list[tuple[list[float], str]]] = {}
+    lines = csv.DictReader(read_lines(listing))
+    for number, row in enumerate(lines, start=2):
+        try:
+            box = [float(row[side]) for side in ("x", "y", "w", "h")]
+            entry = (box, row["label"])
+            if not all(map(math.isfinite, box)):
+                raise ValueError(box)
+            found.setdefault(row["image"], []).append(entry)
+        except (KeyError, TypeError, ValueError):
+            raise SourceError(
+                f"{listing}:{number}: expected image,x,y,w,h,label, got {list(row.values())}"
+            ) from None
+    return found
 
 
 def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:

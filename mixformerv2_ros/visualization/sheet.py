@@ -43,6 +43,8 @@ MAX_SIDE = 32_000
 """Longest side of a sheet; viewers fail beyond 2^15."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Thicker strokes of the plain font would run into each other at this size.
+_BOLD = cv2.FONT_HERSHEY_DUPLEX
 _SCALE = 0.45
 
 
@@ -51,9 +53,9 @@ def blank(height: int, width: int, color: Color = PAPER) -> Picture:
     return np.full((height, width, 3), color, np.uint8)
 
 
-def text_width(text: str, scale: float = _SCALE) -> int:
+def text_width(text: str, scale: float = _SCALE, bold: bool = False) -> int:
     """Width of a line of text in pixels."""
-    return int(cv2.getTextSize(text, _FONT, scale, 1)[0][0])
+    return int(cv2.getTextSize(text, _BOLD if bold else _FONT, scale, 1)[0][0])
 
 
 def write_text(
@@ -83,12 +85,10 @@ def write_text(
     """
     text = text.encode("ascii", "replace").decode()
     shift = {"left": 0.0, "center": 0.5, "right": 1.0}[align]
-    origin = (x - round(shift * text_width(text, scale)), y)
+    origin = (x - round(shift * text_width(text, scale, bold)), y)
     if halo:
         cv2.putText(image, text, origin, _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    # Thicker strokes of the plain font would run into each other at this size.
-    font = cv2.FONT_HERSHEY_DUPLEX if bold else _FONT
-    cv2.putText(image, text, origin, font, scale, color, 1, cv2.LINE_AA)
+    cv2.putText(image, text, origin, _BOLD if bold else _FONT, scale, color, 1, cv2.LINE_AA)
 
 
 def fit_text(text: str, width: int, scale: float = _SCALE) -> str:
