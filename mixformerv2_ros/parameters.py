@@ -183,15 +183,15 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         unit="s", low=0.1, high=3600,
     ),
     Parameter(
-        "buffer.frames", 90, "recent images kept, so that a box can be drawn on a past one",
+        "buffer.frames", 150, "recent images kept, so that a box can be drawn on a past one",
         low=1, high=10_000,
     ),
     Parameter(
-        "buffer.duration", 2.0, "images older than this are not kept; a box on one is refused",
+        "buffer.duration", 5.0, "images older than this are not kept; a box on one is refused",
         unit="s", low=0, high=600,
     ),
     Parameter(
-        "buffer.megabytes", 128, "most memory that the recent images may take",
+        "buffer.megabytes", 256, "most memory that the recent images may take",
         unit="MB", low=1, high=65_536,
     ),
     Parameter(
@@ -391,17 +391,41 @@ def settings_from_arguments(args: argparse.Namespace, bundle: Bundle) -> Tracker
     return tracker_settings(values_from_arguments(args), bundle)
 
 
-PROFILES: dict[str, tuple[str, dict[str, Value]]] = {
-    "tracker_s_cpu": (
+@dataclass(frozen=True)
+class Profile:
+    """A parameter file in `config/`.
+
+    Attributes:
+        title: What it is for, one line.
+        values: Where it differs from the defaults.
+        parameters: The parameters that it names.
+    """
+
+    title: str
+    values: Mapping[str, Value]
+    parameters: tuple[Parameter, ...] = NODE_PARAMETERS
+
+    def text(self) -> str:
+        """The file."""
+        return parameter_file(self.title, self.values, self.parameters)
+
+
+PROFILES: dict[str, Profile] = {
+    "tracker_s_cpu": Profile(
         "Preset S on a processor. `model` names the bundle that `mixformerv2 convert` made.",
         {"engine": "onnxruntime", "device": "cpu"},
     ),
-    "tracker_b_gpu": (
+    "tracker_b_gpu": Profile(
         "Preset B on a GPU. `model` names the bundle that `mixformerv2 convert` made.",
         {"device": "cuda", "template_update.interval": 10},
     ),
+    "target_pose": Profile(
+        "The target pose node: poses in the map for Nav2, from a depth image.",
+        {"target_frame": "map"},
+        POSE_PARAMETERS,
+    ),
 }
-"""Parameter files in `config/`: what each is for, and where it differs from the defaults."""
+"""Parameter files in `config/` by their names."""
 
 
 def parameter_file(

@@ -31,8 +31,11 @@ def test_package_xml_is_a_ros_package():
 
 
 def test_cmake_generates_every_interface():
-    listed = re.findall(r'"(msg/\w+\.msg)"', (ROOT / "CMakeLists.txt").read_text())
-    assert sorted(listed) == sorted(f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg"))
+    listed = re.findall(r'"(\w+/\w+\.(?:msg|srv|action))"', (ROOT / "CMakeLists.txt").read_text())
+    there = [
+        f"{kind}/{p.name}" for kind in ("msg", "srv", "action") for p in (ROOT / kind).glob("*")
+    ]
+    assert sorted(listed) == sorted(there)
 
 
 def test_interface_packages_are_declared_where_cmake_uses_them():
@@ -40,7 +43,7 @@ def test_interface_packages_are_declared_where_cmake_uses_them():
     depends = {e.text for e in ElementTree.parse(ROOT / "package.xml").iter("depend")}
     used = {
         match
-        for path in (ROOT / "msg").glob("*.msg")
+        for path in (*(ROOT / "msg").glob("*.msg"), *(ROOT / "action").glob("*.action"))
         for match in re.findall(r"^(\w+)/\w+", path.read_text(), re.MULTILINE)
     }
     assert used

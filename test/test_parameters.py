@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,15 +13,17 @@ import pytest
 import yaml
 
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.live.live_target_pose import POSE_OUTPUTS
+from mixformerv2_ros.live.middleware import OUTPUTS
 from mixformerv2_ros.parameters import (
     BY_NAME,
     NODE_PARAMETERS,
     PARAMETERS,
+    POSE_PARAMETERS,
     PROFILES,
     add_parameter_arguments,
     check_values,
     markdown_table,
-    parameter_file,
     settings_from_arguments,
     tracker_settings,
 )
@@ -101,22 +104,47 @@ def test_the_readme_shows_this_table():
     readme = Path(__file__).resolve().parents[1] / "README.md"
     assert markdown_table() in readme.read_text("utf-8")
     added = [p for p in NODE_PARAMETERS if p not in PARAMETERS]
-    assert markdown_table(added) in readme.read_text("utf-8")
+    for table in (added, POSE_PARAMETERS):
+        assert markdown_table(table) in readme.read_text("utf-8")
+
+
+def test_viewers_show_topics_that_there_are():
+    config = Path(__file__).resolve().parents[1] / "config"
+    rviz = yaml.safe_load((config / "tracker.rviz").read_text("utf-8"))
+    shown = {
+        display["Topic"]["Value"]
+        for display in rviz["Visualization Manager"]["Displays"]
+        if "Topic" in display
+    }
+    foxglove = json.loads((config / "tracker.foxglove.json").read_text("utf-8"))
+    panels = foxglove["configById"]
+    shown.add(panels["Image!tracker"]["imageMode"]["imageTopic"])
+    shown.add(panels["DiagnosticSummary!tracker"]["topicToRender"])
+    for panel in ("Plot!confidence", "StateTransitions!tracker"):
+        (path,) = panels[panel]["paths"]
+        topic, _, field = path["value"].partition(".")
+        shown.add(topic)
+        assert f" {field}\n" in (config.parent / "msg" / "Track.msg").read_text("utf-8")
+    assert {name.lstrip("/") for name in shown} <= {
+        name.lstrip("/") for name in (*OUTPUTS, *POSE_OUTPUTS)
+    }
+    assert str(foxglove["layout"]).count("!") == len(panels)
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_parameter_files_in_config_are_those_of_the_table(name):
     """Made by `mixformerv2 node --print-params NAME`."""
-    title, values = PROFILES[name]
+    profile = PROFILES[name]
+    table = profile.parameters
     text = (Path(__file__).resolve().parents[1] / "config" / f"{name}.yaml").read_text("utf-8")
-    assert text == parameter_file(title, values)
-    assert all(f"# {p.text}" in text for p in NODE_PARAMETERS)
+    assert text == profile.text()
+    assert all(f"# {p.text}" in text for p in table)
     read = yaml.safe_load(text)["/**"]["ros__parameters"]
     flat = {}
     for key, value in read.items():
         inner = value.items() if isinstance(value, dict) else [(None, value)]
         flat.update({key if sub is None else f"{key}.{sub}": v for sub, v in inner})
-    assert check_values(flat, NODE_PARAMETERS) == check_values(values, NODE_PARAMETERS)
+    assert check_values(flat, table) == check_values(profile.values, table)
 
 
 def test_parameters_of_the_node_are_unknown_to_commands_that_have_no_camera():

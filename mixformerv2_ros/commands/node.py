@@ -19,7 +19,7 @@ from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.live.model import load_model
 from mixformerv2_ros.messages import Level
-from mixformerv2_ros.parameters import NODE_PARAMETERS, PROFILES, check_values, parameter_file
+from mixformerv2_ros.parameters import NODE_PARAMETERS, PROFILES, Profile, check_values
 
 DEFAULTS = "defaults"
 USE_SIM_TIME = "use_sim_time"
@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Track until Ctrl-C or SIGTERM."""
     if args.print_params is not None:
-        title, given = PROFILES.get(args.print_params, ("Every parameter at its default.", {}))
-        print(parameter_file(title, given), end="")
+        defaults = Profile("Every parameter at its default.", {})
+        print(PROFILES.get(args.print_params, defaults).text(), end="")
         return 0
     names = names_from_arguments(args)
     given = _values(args, names.full)

@@ -15,7 +15,7 @@ from rosidl_runtime_py.utilities import get_message
 from mixformerv2_ros.live.middleware import INIT_BOX, INITS, OUTPUTS, TRACK
 from mixformerv2_ros.messages import Types
 from mixformerv2_ros.nodes.message_types import message_types
-from mixformerv2_ros.nodes.subscriptions import ImageSubscription, reliable, subscribe
+from mixformerv2_ros.nodes.subscriptions import SensorSubscription, reliable, subscribe
 from mixformerv2_ros.selection.topic_images import LOOK_S, TopicImages
 
 _ARRIVAL_S = 1.0
@@ -49,7 +49,7 @@ class BoxDrawing:
         self._node = rclpy.create_node(name, namespace=namespace, context=self._context)
         self.types: Types = message_types
         self.images = TopicImages(self._node.resolve_topic_name(topic), self)
-        self._subscription: ImageSubscription | None = None
+        self._subscription: SensorSubscription | None = None
         self._boxes = self._node.create_publisher(
             get_message(INITS[INIT_BOX]), INIT_BOX, reliable()
         )
@@ -98,6 +98,6 @@ class BoxDrawing:
             }
         )
         if msgtype is not None:
-            self._subscription = ImageSubscription(
+            self._subscription = SensorSubscription(
                 self._node, self.images.title, msgtype, self.images.receive, "auto"
             )

@@ -150,7 +150,7 @@ def _explainer(node: Node, topic: str, qos: QoSProfile) -> Callable[[Any], None]
     clock = Clock(clock_type=ClockType.STEADY_TIME)
 
     def explain_later(_: Any) -> None:
-        timer = node.create_timer(_GRAPH_S, lambda: explain(timer), clock=clock)
+        timer: Timer = node.create_timer(_GRAPH_S, lambda: explain(timer), clock=clock)
 
     def explain(timer: Timer) -> None:
         node.destroy_timer(timer)

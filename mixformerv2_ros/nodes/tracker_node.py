@@ -112,10 +112,10 @@ class TrackerNode(ManagedNode):
 
     def _image_topic(self, transport: str) -> str:
         """Full name of the images' topic; like image_transport, a rule for `image` moves both."""
-        raw = self.resolve_topic_name(IMAGE)
+        raw = str(self.resolve_topic_name(IMAGE))
         if transport == "raw":
             return raw
-        own = self.resolve_topic_name(COMPRESSED_IMAGE)
+        own = str(self.resolve_topic_name(COMPRESSED_IMAGE))
         unmapped = self.resolve_topic_name(COMPRESSED_IMAGE, only_expand=True)
         return own if own != unmapped else f"{raw}/{transport}"
 

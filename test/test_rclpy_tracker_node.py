@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -28,12 +26,11 @@ from lifecycle_msgs.msg import State as LifecycleState
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import ReliabilityPolicy
+from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, image
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import Trigger
@@ -44,7 +41,7 @@ from mixformerv2_ros.inference.bundle import open_bundle
 from mixformerv2_ros.inference.loader import load_engine
 from mixformerv2_ros.live.model import Model
 from mixformerv2_ros.live.watching import End
-from mixformerv2_ros.messages import image_message, stamp_ns, track_message
+from mixformerv2_ros.messages import stamp_ns, track_message
 from mixformerv2_ros.msg import InitBox, Track
 from mixformerv2_ros.nodes import tracker_node
 from mixformerv2_ros.nodes.exotic_images import open_image
@@ -55,9 +52,6 @@ from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
-BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=50)
-
 
 @pytest.fixture(autouse=True, scope="module")
 def ros() -> Iterator[None]:
@@ -65,75 +59,6 @@ def ros() -> Iterator[None]:
         rclpy.init()
         yield
         rclpy.shutdown()
-
-
-class Spinning:
-    """Spins a node in a thread."""
-
-    def __init__(self, node: Any) -> None:
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(node)
-        self._thread = threading.Thread(target=self.executor.spin, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self.executor.shutdown()
-        self._thread.join()
-
-
-class Peer:
-    """The other side: a camera, somebody who draws boxes, somebody who listens."""
-
-    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
-        self.node = Node("peer")
-        self._captured = captured
-        self._log = ""
-        self.heard: dict[str, list[Any]] = defaultdict(list)
-        self.subscriptions: dict[str, Any] = {}
-        self.spinning = Spinning(self.node)
-        self.listen("/track", Track)
-        self.listen("/detections", Detection2DArray)
-
-    def close(self) -> None:
-        self.spinning.end()
-        self.node.destroy_node()
-
-    def listen(self, topic: str, kind: type, qos: Any = RELIABLE) -> None:
-        self.subscriptions[topic] = self.node.create_subscription(
-            kind, topic, self.heard[topic].append, qos
-        )
-
-    @property
-    def lines(self) -> list[str]:
-        self._log += self._captured.readouterr().err
-        return self._log.splitlines()
-
-    def wait_for_line(self, words: str) -> None:
-        wait_for(lambda: any(words in line for line in self.lines), f"{words!r} in {self.lines}")
-
-    def camera(self, topic: str = "/image", kind: type = Image, qos: Any = RELIABLE) -> Any:
-        publisher = self.node.create_publisher(kind, topic, qos)
-        wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
-        return publisher
-
-    def show(self, camera: Any, *indices: int) -> None:
-        """Publish frames, each when the one before has been dealt with."""
-        for index in indices:
-            message = image(index)
-            camera.publish(message)
-            stamp = stamp_ns(message)
-            wait_for(
-                lambda stamp=stamp: stamp in [stamp_ns(m) for m in self.heard["/detections"]],
-                f"an answer to image {index}; log: {self.lines}",
-            )
-
-    def call(self, kind: type, name: str, request: Any) -> Any:
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(10)
-        future = client.call_async(request)
-        wait_for(future.done, f"an answer of {name}")
-        self.node.destroy_client(client)
-        return future.result()
 
 
 class Tracker:
@@ -150,10 +75,7 @@ class Tracker:
             assert self.go("configure") == self.go("activate") == TransitionCallbackReturn.SUCCESS
 
     def go(self, transition: str) -> TransitionCallbackReturn:
-        """Make a transition in the executor's thread, as the node's services do."""
-        task = self.spinning.executor.create_task(getattr(self.node, f"trigger_{transition}"))
-        wait_for(task.done, transition)
-        return task.result()
+        return go(self.node, self.spinning, transition)
 
     def close(self) -> None:
         self.spinning.end()
@@ -180,10 +102,6 @@ def tracker(red: None) -> Iterator[Tracker]:
     made = Tracker()
     yield made
     made.close()
-
-
-def image(index: int) -> Any:
-    return image_message(message_types, picture(index), "rgb8", frame_stamp(index), "cam")
 
 
 def init_box(box: Any, stamp: int = 0, target_id: str = "") -> InitBox:

@@ -1,0 +1,105 @@
+"""The other side of a ROS graph on rclpy."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from nodes import frame_stamp
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from recordings import picture
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+from waiting import wait_for
+
+from mixformerv2_ros.messages import image_message, stamp_ns
+from mixformerv2_ros.msg import Track
+from mixformerv2_ros.nodes.message_types import message_types
+
+BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=50)
+
+
+class Spinning:
+    """Spins a node in a thread."""
+
+    def __init__(self, node: Any) -> None:
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(node)
+        self._thread = threading.Thread(target=self.executor.spin, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self.executor.shutdown()
+        self._thread.join()
+
+
+class Peer:
+    """The other side: a camera, somebody who draws boxes, somebody who listens."""
+
+    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
+        self.node = Node("peer")
+        self._captured = captured
+        self._log = ""
+        self.heard: dict[str, list[Any]] = defaultdict(list)
+        self.subscriptions: dict[str, Any] = {}
+        self.spinning = Spinning(self.node)
+        self.listen("/track", Track)
+        self.listen("/detections", Detection2DArray)
+
+    def close(self) -> None:
+        self.spinning.end()
+        self.node.destroy_node()
+
+    def listen(self, topic: str, kind: type, qos: Any = RELIABLE) -> None:
+        self.subscriptions[topic] = self.node.create_subscription(
+            kind, topic, self.heard[topic].append, qos
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        self._log += self._captured.readouterr().err
+        return self._log.splitlines()
+
+    def wait_for_line(self, words: str) -> None:
+        wait_for(lambda: any(words in line for line in self.lines), f"{words!r} in {self.lines}")
+
+    def camera(self, topic: str = "/image", kind: type = Image, qos: Any = RELIABLE) -> Any:
+        publisher = self.node.create_publisher(kind, topic, qos)
+        wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
+        return publisher
+
+    def show(self, camera: Any, *indices: int) -> None:
+        """Publish frames, each when the one before has been dealt with."""
+        for index in indices:
+            message = image(index)
+            camera.publish(message)
+            stamp = stamp_ns(message)
+            wait_for(
+                lambda stamp=stamp: stamp in [stamp_ns(m) for m in self.heard["/detections"]],
+                f"an answer to image {index}; log: {self.lines}",
+            )
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(10)
+        future = client.call_async(request)
+        wait_for(future.done, f"an answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+
+def go(node: Any, spinning: Spinning, transition: str) -> TransitionCallbackReturn:
+    """Make a transition in the executor's thread, as the node's services do."""
+    task = spinning.executor.create_task(getattr(node, f"trigger_{transition}"))
+    wait_for(task.done, transition)
+    return task.result()
+
+
+def image(index: int) -> Any:
+    return image_message(message_types, picture(index), "rgb8", frame_stamp(index), "cam")

@@ -1,0 +1,121 @@
+"""The launch files, run by `ros2 launch`, where ROS 2 is installed and this package is built."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from domains import own_domain
+from nodes import box_of, frame_stamp
+from recordings import IMAGE_TOPIC, red_box, write_bag
+from waiting import wait_for
+
+pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
+
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameters
+from ros_peers import Peer
+
+from mixformerv2_ros.messages import stamp_ns
+from mixformerv2_ros.msg import Track
+
+ROS2 = shutil.which("ros2")
+pytestmark = pytest.mark.skipif(ROS2 is None, reason="needs the ros2 command")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ros() -> Iterator[None]:
+    with own_domain():
+        rclpy.init()
+        yield
+        rclpy.shutdown()
+
+
+@pytest.fixture
+def peer(capfd: pytest.CaptureFixture[str]) -> Iterator[Peer]:
+    made = Peer(capfd)
+    yield made
+    made.close()
+
+
+class Launch:
+    """`ros2 launch mixformerv2_ros FILE ...` as a process, ended with Ctrl-C."""
+
+    def __init__(self, file: str, **arguments: Any) -> None:
+        words = [f"{name}:={value}" for name, value in arguments.items()]
+        self.process = subprocess.Popen(
+            [str(ROS2), "launch", "mixformerv2_ros", f"{file}.launch.py", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.output = self.process.communicate(timeout=60)[0]
+
+
+def state(peer: Peer, node: str) -> str:
+    return str(peer.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label)
+
+
+def test_the_tracker_takes_its_arguments(peer: Peer) -> None:
+    with Launch(
+        "tracker", namespace="drone", image="/eye", compressed="true", autostart="false",
+        log_level="warn",
+    ) as launch:  # fmt: skip
+        wait_for(lambda: "tracker" in peer.node.get_node_names(), "the node")
+        assert state(peer, "/drone/tracker") == "unconfigured"
+        names = ["image_transport", "engine", "lost.duration"]
+        answer = peer.call(
+            GetParameters, "/drone/tracker/get_parameters", GetParameters.Request(names=names)
+        )
+        transport, engine, duration = answer.values
+        assert (transport.string_value, engine.string_value) == ("compressed", "onnxruntime")
+        assert duration.double_value == 1.0
+    assert "Traceback" not in launch.output
+
+
+def test_a_choice_that_there_is_not_is_refused() -> None:
+    with Launch("tracker", engine="steam") as launch:
+        assert launch.process.wait(60) == 1
+    assert "steam" in launch.output
+
+
+def test_a_recording_with_its_clock(tmp_path: Path, peer: Peer) -> None:
+    bag = write_bag(tmp_path / "bag", 40)
+    box = ",".join(str(float(side)) for side in red_box(0))
+    with Launch("replay", bag=bag, image=IMAGE_TOPIC, box=box, rate=0.5) as launch:
+        assert launch.process.wait(90) == 0
+    tracks = peer.heard["/track"]
+    assert len(tracks) > 5, launch.output
+    first = (stamp_ns(tracks[0]) - frame_stamp(0)) // (frame_stamp(1) - frame_stamp(0))
+    assert box_of(tracks[0]) == pytest.approx(red_box(first), abs=6)
+    assert {track.state for track in tracks} <= {Track.TRACKING, Track.UNCERTAIN}
+
+
+def test_following_a_target_is_wired(peer: Peer) -> None:
+    with Launch(
+        "follow_target", image="/eye/image", camera_info="/eye/info", depth="/eye/depth",
+        target_frame="map", goal_update="/nav/goal_update",
+    ) as launch:  # fmt: skip
+        wait_for(
+            lambda: {"tracker", "target_pose"} <= set(peer.node.get_node_names()), "both nodes"
+        )
+        wait_for(lambda: state(peer, "/tracker") == state(peer, "/target_pose") == "active", "both")
+        for topic in ("/eye/image", "/eye/info", "/eye/depth", "/track"):
+            wait_for(lambda topic=topic: peer.node.count_subscribers(topic), topic)
+        (info,) = peer.node.get_publishers_info_by_topic("/nav/goal_update")
+        assert info.topic_type == "geometry_msgs/msg/PoseStamped"
+        peer.listen("/target_pose", PoseStamped)
+        wait_for(lambda: peer.node.count_publishers("/target_pose"), "the poses")
+    assert "Traceback" not in launch.output
