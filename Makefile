@@ -13,15 +13,17 @@ VIDEO ?=
 BOX ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types unit soak evaluate benchmark train clean help
+.PHONY: demo test test-ros lint types unit soak evaluate benchmark train distill-demo clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make lint | types | unit   one part of make test"
+	@echo "make test-ros              the tests that need ROS 2, in a sourced workspace with this package"
 	@echo "make soak SECONDS=1800     feeds the node over DDS that long and weighs it"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
 	@echo "make train                 train the default weights (hours)"
+	@echo "make distill-demo          the paper's training in miniature, with a table (half an hour)"
 	@echo "make clean                 remove environments and outputs"
 
 demo: $(RUN)/ready
@@ -36,17 +38,23 @@ lint: $(DEV)/ready
 types: $(DEV)/ready
 	$(DEV)/bin/mypy
 
-# A browser opens the report in a test. Without one, and without the right to install it, that test is
-# skipped by name.
-$(DEV)/browser: $(DEV)/ready
-	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing chromium"; apt-get update -qq; apt-get install -qqy chromium >/dev/null || true; \
+# Tests open the report in a browser and draw boxes in a window. Without these programs, and without
+# the right to install them, those tests are skipped by name.
+SCREEN := chromium xvfb xdotool
+$(DEV)/screen: $(DEV)/ready
+	@for program in chromium Xvfb xdotool; do command -v $$program >/dev/null || missing=1; done; \
+	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing $(SCREEN)"; apt-get update -qq; apt-get install -qqy $(SCREEN) >/dev/null || true; \
 	fi
 	@touch $@
 
 # torch's threads must sleep, not spin, while another process of the suite uses the cores.
-unit: $(DEV)/browser
+unit: $(DEV)/screen
 	OMP_WAIT_POLICY=passive $(DEV)/bin/python -m pytest $(TESTS)
+
+# In a sourced ROS 2 workspace that holds the package. The plugins would add their own fixtures.
+test-ros:
+	$(PYTHON) -m pytest -p no:launch_testing -p no:launch_ros test/test_rclpy_*.py test/test_launch.py
 
 SECONDS ?= 60
 soak: $(DEV)/ready
@@ -65,6 +73,13 @@ benchmark: $(DEV)/ready
 
 train: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 train config/training/scratch_t.yaml
+
+# Continues where it was stopped. DATA names a folder with stills/ and sequences/ to learn from instead
+# of drawn pictures.
+DATA ?=
+distill-demo: $(DEV)/ready
+	$(DEV)/bin/mixformerv2 train config/training/demo/recipe.yaml $(if $(DATA),output=runs/distill_demo_data \
+	  common.data="$(DATA)" common.exclude=mixformerv2_ros/evaluation/held_out.txt)
 
 # Environments. A fresh Debian has no ensurepip until python3-venv is installed.
 define make_environment

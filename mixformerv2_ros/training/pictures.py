@@ -30,11 +30,14 @@ class Still:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) x, y, w, h in pixels.
         labels: N category names.
+        masks: N outlines of the objects in their boxes, (h, w) uint8 with 255 for the object, each
+            stretched over its box; None where no outline is known.
     """
 
     image: Image
     boxes: Boxes
     labels: tuple[str, ...]
+    masks: tuple[Image | None, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def read_picture(path: Path) -> Image:
 def read_stills(folder: Path) -> list[Still]:
     """Read `images/` and `boxes.csv` (image,x,y,w,h,label; pixels, top-left) below `folder`.
 
+    `masks/STEM_N.png`, where it exists, is the outline of box N of the picture `STEM`, from 0.
+
     Raises:
         SourceError: the list is missing or a line is malformed (named by its number).
     """
@@ -75,6 +80,7 @@ def read_stills(folder: Path) -> list[Still]:
             image=read_picture(folder / "images" / name),
             boxes=np.array([box for box, _ in entries], dtype=np.float64),
             labels=tuple(label for _, label in entries),
+            masks=tuple(_read_mask(folder, name, i) for i in range(len(entries))),
         )
         for name, entries in read_box_list(folder / "boxes.csv").items()
     ]
@@ -102,6 +108,16 @@ def read_box_list(listing: Path) -> dict[str, list[tuple[list[float], str]]]:
                 f"{listing}:{number}: expected image,x,y,w,h,label, got {list(row.values())}"
             ) from None
     return found
+
+
+def _read_mask(folder: Path, name: str, number: int) -> Image | None:
+    path = folder / "masks" / f"{Path(name).stem}_{number}.png"
+    if not path.is_file():
+        return None
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise SourceError(f"{path}: expected a readable image")
+    return np.asarray(mask, np.uint8)
 
 
 def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:

@@ -35,6 +35,7 @@ class WorldConfig:
     Attributes:
         clip, still, composite: Relative frequency of the three kinds.
         absent: Share of samples without the target in the search region.
+        alike: Share of stills without the target that show another of its kind instead.
         gap: Largest distance in frames between template and search in a clip.
         search_factor: Side of the search region over the target's size, as in the tracker.
         template_factor: The same for templates.
@@ -49,6 +50,7 @@ class WorldConfig:
     still: float = 0.25
     composite: float = 0.40
     absent: float = 0.12
+    alike: float = 0.0
     gap: int = 100
     search_factor: float = 4.0
     template_factor: float = 2.0
@@ -156,9 +158,18 @@ class World:
     def _still_sample(
         self, rng: np.random.Generator, present: bool
     ) -> tuple[list[Image], Image, npt.NDArray[np.float64]]:
-        still, number = self._draw_object(rng)
+        index, number = self._draw_index(rng)
+        still = self.stills[index]
         angles = np.where(rng.random(3) < 0.3, rng.normal(size=3) * 0.12, 0.0)
         views = [_View(still.image, still.boxes[number], float(angle)) for angle in angles]
+        if not present and self.config.alike > 0 and rng.random() < self.config.alike:
+            # Another thing of the same kind: what a tracker must not take for its target.
+            alike = self._by_label[still.labels[number]]
+            other, its = alike[rng.integers(len(alike))]
+            if (other, its) != (index, number):
+                still = self.stills[other]
+                views[2] = _View(still.image, still.boxes[its], views[2].angle)
+                return self._photograph(views, rng, True)
         return self._photograph(views, rng, present)
 
     def _photograph(
@@ -229,7 +240,7 @@ class World:
         self, rng: np.random.Generator, present: bool
     ) -> tuple[list[Image], Image, npt.NDArray[np.float64]]:
         still, number = self._draw_object(rng)
-        target = _Cutout(still.image, still.boxes[number], _mask(rng))
+        target = self._cut_out(still, number, rng)
         stretch = math.exp(rng.normal() * 0.12)
         stays = rng.random() < 0.4
         backdrop = self._draw_picture(rng)
@@ -282,7 +293,13 @@ class World:
             still = self.stills[index]
         else:
             still, number = self._draw_object(rng)
-        return _Cutout(still.image, still.boxes[number], _mask(rng))
+        return self._cut_out(still, number, rng)
+
+    def _cut_out(self, still: Still, number: int, rng: np.random.Generator) -> _Cutout:
+        """An object along its outline, where that is known, or along a shape that is drawn."""
+        outline = still.masks[number]
+        mask = _mask(rng) if outline is None else _soft(outline)
+        return _Cutout(still.image, still.boxes[number], mask)
 
     def _occlude(
         self, canvas: Image, edges: npt.NDArray[np.float64], rng: np.random.Generator
@@ -311,12 +328,15 @@ class World:
     # Shared -------------------------------------------------------------------------------------
 
     def _draw_object(self, rng: np.random.Generator) -> tuple[Still, int]:
+        index, number = self._draw_index(rng)
+        return self.stills[index], number
+
+    def _draw_index(self, rng: np.random.Generator) -> tuple[int, int]:
         label = self._labels[
             int(np.searchsorted(self._label_weights[:-1], rng.random(), side="right"))
         ]
         candidates = self._by_label[label]
-        index, number = candidates[rng.integers(len(candidates))]
-        return self.stills[index], number
+        return candidates[rng.integers(len(candidates))]
 
     def _draw_picture(self, rng: np.random.Generator) -> Image:
         if self.clips and rng.random() < 0.3:
@@ -378,6 +398,12 @@ def _mask(rng: np.random.Generator) -> Image:
         low, high = points.min(axis=0), points.max(axis=0)
         points = (points - low) / np.maximum(high - low, 1e-3) * (_GRID - 3) + 1
         cv2.fillPoly(shape, [points.astype(np.int32)], (255,))
+    return np.asarray(cv2.GaussianBlur(shape, (0, 0), 0.8), dtype=np.uint8)
+
+
+def _soft(outline: Image) -> Image:
+    """An outline on the grid of `_mask`, with a soft edge."""
+    shape = cv2.resize(outline, (_GRID, _GRID), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.GaussianBlur(shape, (0, 0), 0.8), dtype=np.uint8)
 
 

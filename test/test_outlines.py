@@ -1,0 +1,82 @@
+"""Outlines of objects: what is pasted is the object, and its box is the outline's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs torch, which is not installed")
+
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.network.presets import T
+from mixformerv2_ros.training.pictures import read_stills
+from mixformerv2_ros.training.world import World, WorldConfig
+
+
+@pytest.fixture
+def stills(tmp_path: Path) -> Path:
+    """Two pictures of one kind: a red disc on blue, with its outline, and a plain one."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    blue = np.full((120, 160, 3), (255, 0, 0), np.uint8)
+    disc = cv2.circle(blue.copy(), (80, 60), 25, (0, 0, 255), -1)
+    cv2.imwrite(str(tmp_path / "images" / "disc.png"), disc)
+    cv2.imwrite(str(tmp_path / "images" / "green.png"), np.full_like(blue, (0, 120, 0)))
+    outline = cv2.circle(np.zeros((51, 51), np.uint8), (25, 25), 25, 255, -1)
+    cv2.imwrite(str(tmp_path / "masks" / "disc_1.png"), outline)
+    (tmp_path / "boxes.csv").write_text(
+        "image,x,y,w,h,label\n"
+        "disc.png,5,5,20,20,thing\n"
+        "disc.png,55,35,51,51,disc\n"
+        "green.png,40,30,40,30,disc\n"
+    )
+    return tmp_path
+
+
+def test_outlines_are_found_by_picture_and_row(stills: Path) -> None:
+    disc, green = read_stills(stills)
+    assert [mask is not None for mask in disc.masks] == [False, True]
+    assert green.masks == (None,)
+    assert disc.masks[1].shape == (51, 51)
+
+
+def test_a_damaged_outline_is_named(stills: Path) -> None:
+    (stills / "masks" / "disc_1.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError, match=r"disc_1\.png: expected a readable image"):
+        read_stills(stills)
+
+
+def test_what_is_pasted_is_the_object_without_its_surroundings(stills: Path) -> None:
+    disc, green = read_stills(stills)
+    config = WorldConfig(
+        clip=0, still=0, composite=1, absent=0, photometric=0, grey=0, center_jitter=0.2
+    )
+    only = World([disc, green], [], T, config)
+    only._by_label = {"disc": [(0, 1)]}
+    only._labels, only._label_weights = ["disc"], np.ones(1)
+    only._draw_picture = lambda rng: green.image  # type: ignore[method-assign]
+    for index in range(20):
+        sample = only.sample(3, index)
+        search = sample.search.astype(int)
+        red, blue = search[..., 0] - search[..., 2], search[..., 2] - search[..., 0]
+        assert (blue > 60).mean() < 0.01
+        if sample.present:
+            x1, y1, x2, y2 = (sample.edges * T.search_size).round().astype(int)
+            assert (red[y1:y2, x1:x2] > 60).mean() > 0.4
+
+
+def test_another_of_the_kind_is_no_target(stills: Path) -> None:
+    config = WorldConfig(clip=0, still=1, composite=0, absent=1, alike=1, photometric=0, grey=0)
+    world = World(read_stills(stills), [], T, config)
+    samples = [world.sample(5, index) for index in range(60)]
+    assert not any(sample.present for sample in samples)
+    middle = T.search_size // 2
+    # Red in the template, green where the target should be.
+    swapped = [
+        s for s in samples
+        if s.templates[0][32, 32, 0] > 150 and s.search[middle, middle, 1] > 80
+    ]  # fmt: skip
+    assert swapped
