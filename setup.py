@@ -10,6 +10,7 @@ VERSION = re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_tex
 
 TORCH = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.1"]
 DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
+TRAINING = [*TORCH, "tensorboard>=2.11"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -50,10 +51,11 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
+        "training": TRAINING,
         "dds": DDS,
         "trax": TRAX,
         "dev": [
-            *TORCH,
+            *TRAINING,
             *DDS,
             *TRAX,
             "pytest>=8",

@@ -14,15 +14,13 @@ from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError 
 from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
 from mixformerv2_ros.network.presets import T  # noqa: E402
 from mixformerv2_ros.training import augment, losses  # noqa: E402
+from mixformerv2_ros.training.checkpoint_files import LAST  # noqa: E402
 from mixformerv2_ros.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
+from mixformerv2_ros.training.optim import Length, learning_rate_factor  # noqa: E402
 from mixformerv2_ros.training.pictures import read_stills  # noqa: E402
-from mixformerv2_ros.training.trainer import (  # noqa: E402
-    CHECKPOINT,
-    Run,
-    learning_rate_factor,
-    load_worlds,
-    train,
-)
+from mixformerv2_ros.training.run import Run  # noqa: E402
+from mixformerv2_ros.training.streams import batches, load_worlds  # noqa: E402
+from mixformerv2_ros.training.trainer import train  # noqa: E402
 from mixformerv2_ros.training.world import World, WorldConfig  # noqa: E402
 
 
@@ -152,12 +150,19 @@ def test_patch_coverage_counts_area():
 
 
 def test_learning_rate_warms_up_and_cools_down(config):
-    long = dataclasses.replace(config, steps=100, warmup=10, cooldown=0.2)
-    rates = [learning_rate_factor(step, long) for step in range(100)]
+    long = dataclasses.replace(config, warmup=10, cooldown=0.2)
+    rates = [learning_rate_factor(step, long, Length(100, 10, 10)) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == 1
     assert rates[99] == pytest.approx(0.05)
     assert max(rates) == 1
+
+
+def test_the_published_rate_falls_to_a_tenth_after_400_of_500_epochs(config):
+    published = dataclasses.replace(config, warmup=0, cooldown=0.0, drop_epoch=400)
+    length = Length(500 * 234, 234, 1170)
+    rates = [learning_rate_factor(e * 234, published, length) for e in (0, 399, 400, 499)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1])
 
 
 def weights_of(path):
@@ -171,7 +176,7 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
     assert torch.load(path, weights_only=True)["step"] == 1
     # What a kill in the middle of writing leaves behind.
     (tmp_path / "parts" / "last.pth.partial").write_bytes(b"half a checkpoint")
-    assert train(parts) == tmp_path / "parts" / CHECKPOINT
+    assert train(parts) == tmp_path / "parts" / LAST
     first, second = weights_of(whole), weights_of(path)
     assert first.keys() == second.keys()
     for key, value in first.items():
@@ -181,16 +186,14 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
 def test_training_reduces_the_loss(config):
     run = Run(dataclasses.replace(config, steps=60, warmup=5, learning_rate=1e-3))
     world, _ = load_worlds(config)
-    from mixformerv2_ros.training.trainer import batches
-
-    batch = next(batches(world, 0, 0, dataclasses.replace(config, batch=8)))
+    batch = next(batches(world, dataclasses.replace(config, batch=8), 0, 1))
     values = [run.advance(batch)["loss"] for _ in range(40)]
     assert values[-1] < 0.7 * values[0]
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
     run = Run(config)
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / LAST
     run.save(path)
     state = torch.load(path, weights_only=True)
     state["spec"]["depth"] = 9
@@ -209,7 +212,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
         ("preset: T\ndata: d\noutput: o\nbatch: many\n", "batch must be int, got 'many'"),
         ("preset: T\ndata: d\noutput: o\nworld: 3\n", "world must be a table"),
         ("preset: T\ndata: d\noutput: o\nworld:\n  fog: 1\n", "unknown setting 'fog'"),
-        ("preset: T\n", "missing data, output"),
+        ("preset: T\n", "missing output"),
+        ("preset: T\noutput: o\nsets: {}\n", "sets must be a list"),
+        ("preset: T\noutput: o\nkeep: [1, two]\n", r"keep\[1\] must be int, got 'two'"),
         ("- 1\n- 2\n", "expected a table"),
         ("a: [1\n", "expected a YAML file"),
     ],
@@ -240,14 +245,6 @@ def test_a_malformed_list_of_boxes_names_its_line(tmp_path):
 def test_an_unknown_preset_is_refused(config):
     with pytest.raises(ParameterError, match="preset must be one of S, B, T"):
         Run(dataclasses.replace(config, preset="XL"))
-
-
-def test_the_shipped_settings_are_readable():
-    from pathlib import Path
-
-    folder = Path(__file__).resolve().parents[1] / "config" / "training"
-    for path in folder.glob("*.yaml"):
-        assert read_config(path).steps > 0
 
 
 def test_the_score_stage_changes_the_score_head_only(config, tmp_path):

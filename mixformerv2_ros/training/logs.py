@@ -1,0 +1,103 @@
+"""What a run leaves to look at: a CSV with a row per validation, and scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+CSV = "log.csv"
+SCALARS = "tensorboard"
+
+
+def write_row(folder: Path, row: Mapping[str, float]) -> None:
+    """Add a validation to `log.csv`.
+
+    Rows of the same or a later step are dropped: they come from a run that was killed before its
+    checkpoint was written. The file is replaced as a whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / CSV
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [one for one in csv.DictReader(stream) if int(one["step"]) < int(row["step"])]
+    rows.append(dict(row))
+    columns = list(dict.fromkeys(name for one in rows for name in one))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_text(path, text.getvalue())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def last_row(folder: Path) -> dict[str, float] | None:
+    """The last validation in a run's `log.csv`; None where there is none yet."""
+    path = folder / CSV
+    if not path.exists():
+        return None
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows:
+        return None
+    return {name: float(value) for name, value in rows[-1].items() if value}
+
+
+class Scalars:
+    """TensorBoard's scalars, where it is installed; nothing where it is not."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Write below `folder`; what an earlier run wrote there from `step` on is hidden."""
+        self._writer: Any = None
+        if importlib.util.find_spec("tensorboard") is None:
+            log.info("no scalars for TensorBoard: pip install tensorboard (extra 'training')")
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / SCALARS), purge_step=step, flush_secs=30)
+
+    def write(self, group: str, values: Mapping[str, float], step: int) -> None:
+        """Add values under `group/name`."""
+        if self._writer is None:
+            return
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+        except OSError as error:  # raised by its thread, which is gone then
+            log.warning("no more scalars for TensorBoard: %s", error)
+            self._writer = None
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                log.warning("scalars for TensorBoard are incomplete: %s", error)

@@ -1,0 +1,197 @@
+"""Settings of trainings that take seconds: a network of few channels on miniature data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from mixformerv2_ros.network.mixvit import MixViT, TeacherSpec
+from mixformerv2_ros.training.config import (
+    LossWeights,
+    ModelConfig,
+    RemovalConfig,
+    TrainConfig,
+)
+
+MODEL = ModelConfig(
+    width=32, heads=2, depth=4, mlp_ratio=4.0, bins=16, template_size=32, search_size=64,
+    head_channels=16,
+)  # fmt: skip
+TEACHER = TeacherSpec(
+    width=32, heads=2, depth=4, mlp_ratio=4.0, head="corner_up", head_channels=16,
+    template_size=32, search_size=64,
+)  # fmt: skip
+BOXES = LossWeights(edge=0.0, foreground=0.0, score=0.0)
+DISTILLED = dataclasses.replace(BOXES, kl=5.0)
+DEEP = dataclasses.replace(DISTILLED, features=0.2)
+
+
+def small_config(data: Path, output: Path, **changes: Any) -> TrainConfig:
+    """Plain training of a few steps; `changes` replace settings."""
+    base = TrainConfig(
+        preset="T",
+        model=MODEL,
+        data=str(data),
+        output=str(output),
+        batch=4,
+        steps=4,
+        epoch_samples=8,
+        warmup=0,
+        cooldown=0.0,
+        average=0.5,
+        workers=0,
+        threads=1,
+        validate_every=2,
+        validation_samples=8,
+        seed=3,
+        groups="name",
+        learning_rate=1e-3,
+        backbone_learning_rate=1e-3,
+        weight_decay=1e-4,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def tokens_stage(data: Path, output: Path, teacher: Path, **changes: Any) -> TrainConfig:
+    """Dense-to-sparse from a teacher's backbone."""
+    stage = {"stage": "dense-to-sparse", "start": str(teacher), "start_stage": "teacher"}
+    return small_config(
+        data, output, **{**stage, "teacher": str(teacher), "loss": DISTILLED, **changes}
+    )
+
+
+def removal_stage(data: Path, output: Path, start: Path, **changes: Any) -> TrainConfig:
+    """Layers 0 and 2 of four fade out over two epochs of two steps."""
+    settings: dict[str, Any] = {
+        "stage": "removal",
+        "start": str(start),
+        "start_stage": "dense-to-sparse",
+        "teacher": str(start),
+        "removal": RemovalConfig((0, 2), 3),
+        "loss": DEEP,
+        "epochs": 2,
+    }
+    return small_config(data, output, **{**settings, **changes})
+
+
+def extraction_stage(
+    data: Path, output: Path, start: Path, teacher: Path, **changes: Any
+) -> TrainConfig:
+    """The two layers that are left, taught by all four."""
+    settings: dict[str, Any] = {
+        "stage": "extraction",
+        "model": dataclasses.replace(MODEL, depth=2),
+        "start": str(start),
+        "start_stage": "removal",
+        "keep": (1, 3),
+        "teacher": str(teacher),
+        "feature_pairs": ((0, 1), (1, 3)),
+        "loss": DEEP,
+    }
+    return small_config(data, output, **{**settings, **changes})
+
+
+def reduction_stage(data: Path, output: Path, start: Path, **changes: Any) -> TrainConfig:
+    """MLP ratio 1 instead of 4."""
+    settings: dict[str, Any] = {
+        "stage": "mlp-reduction",
+        "model": dataclasses.replace(MODEL, depth=2, mlp_ratio=1.0),
+        "start": str(start),
+        "start_stage": "extraction",
+        "teacher": str(start),
+        "feature_pairs": ((0, 0), (1, 1)),
+        "loss": DEEP,
+    }
+    return small_config(data, output, **{**settings, **changes})
+
+
+def score_stage(data: Path, output: Path, start: Path, **changes: Any) -> TrainConfig:
+    """The score head alone, on the network of the reduction."""
+    settings: dict[str, Any] = {
+        "stage": "score",
+        "model": dataclasses.replace(MODEL, depth=2, mlp_ratio=1.0),
+        "start": str(start),
+        "start_stage": "mlp-reduction",
+        "score_label": "presence",
+        "loss": LossWeights(l1=0, ciou=0, edge=0, foreground=0, score=1),
+    }
+    return small_config(data, output, **{**settings, **changes})
+
+
+def save_mixvit(path: Path, spec: TeacherSpec = TEACHER) -> Path:
+    """Write a MixViT with random weights the way the parent project does."""
+    torch.manual_seed(0)
+    net = MixViT(spec)
+    net.backbone.reset_parameters()
+    torch.save({"net": net.state_dict(), "spec": dataclasses.asdict(spec)}, path)
+    return path
+
+
+def save_mae(path: Path, width: int, depth: int) -> Path:
+    """Write what a masked autoencoder's file holds, with random weights."""
+    spec = dataclasses.replace(TEACHER, width=width, depth=depth)
+    torch.manual_seed(1)
+    net = MixViT(spec)
+    net.backbone.reset_parameters()
+    state = {
+        name.removeprefix("backbone."): value
+        for name, value in net.state_dict().items()
+        if name.startswith("backbone.") and "pos_embed" not in name
+    }
+    extras = {
+        "cls_token": torch.zeros(1, 1, width),
+        "pos_embed": torch.zeros(1, 197, width),
+        "mask_token": torch.zeros(1, 1, width),
+        "norm.weight": torch.ones(width),
+    }
+    torch.save({"model": {**state, **extras}}, path)
+    return path
+
+
+def write_data_sets(root: Path) -> None:
+    """Write miniatures of the four published data sets, eight frames to a sequence."""
+    boxes = "".join(f"{4 + 3 * n},{6 + 2 * n},14,16\n" for n in range(8))
+    names = [f"GOT-10k_Train_{number:06}" for number in range(1, 9)]
+    for name in names:
+        _frames(root / "got10k" / name, [f"{n:08}.jpg" for n in range(1, 9)])
+        _write(root / "got10k" / name / "groundtruth.txt", boxes)
+        _write(root / "got10k" / name / "absence.label", "0\n" * 8)
+        _write(root / "got10k" / name / "cover.label", "8\n" * 8)
+    _write(root / "got10k" / "list.txt", "\n".join(names) + "\n")
+    _write(root / "got10k" / "got10k_train_split.txt", "0\n3\n4\n5\n")
+    _write(root / "got10k" / "got10k_val_split.txt", "1\n2\n")
+    _write(root / "got10k" / "got10k_vot_exclude.txt", "GOT-10k_Train_000008\n")
+    _write(root / "lasot" / "training_set.txt", "fox-1\n")
+    fox = root / "lasot" / "fox" / "fox-1"
+    _frames(fox / "img", [f"{n:08}.jpg" for n in range(1, 9)])
+    _write(fox / "groundtruth.txt", boxes)
+    for name in ("full_occlusion.txt", "out_of_view.txt"):
+        _write(fox / name, ",".join("0" * 8) + "\n")
+    for part in range(12):
+        folder = root / "trackingnet" / f"TRAIN_{part}"
+        _frames(folder / "frames" / f"clip{part}_0", [f"{n}.jpg" for n in range(8)])
+        _write(folder / "anno" / f"clip{part}_0.txt", boxes)
+    _frames(root / "coco" / "train2017", ["7.jpg"])
+    objects = {
+        "images": [{"id": 7, "file_name": "7.jpg"}],
+        "annotations": [{"id": 1, "image_id": 7, "bbox": [9, 8, 30, 20.5], "iscrowd": 0}],
+    }
+    _write(root / "coco" / "annotations" / "instances_train2017.json", json.dumps(objects))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _frames(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        image = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(folder / name), image)

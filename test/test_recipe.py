@@ -1,0 +1,234 @@
+"""Recipes: stages that build on each other, checked before they run, continued when stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+
+from small_training import TEACHER, save_mae, save_mixvit, write_data_sets  # noqa: E402
+
+from mixformerv2_ros.cli import main  # noqa: E402
+from mixformerv2_ros.errors import MixFormerError  # noqa: E402
+from mixformerv2_ros.inference.bundle import open_bundle  # noqa: E402
+from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
+from mixformerv2_ros.training.config import read_config, read_yaml  # noqa: E402
+from mixformerv2_ros.training.recipe import is_recipe, read_recipe, run_recipe  # noqa: E402
+from mixformerv2_ros.training.stages import check_settings  # noqa: E402
+
+FOLDER = Path(__file__).resolve().parents[1] / "config" / "training"
+
+NARROW = "{width: 32, heads: 2, bins: 16, template_size: 32, search_size: 64, head_channels: 16}"
+SHORT = [
+    f"force.model={NARROW}",
+    "force.epochs=0",
+    "force.steps=1",
+    "force.batch=2",
+    "force.epoch_samples=2",
+    "force.workers=0",
+    "force.threads=1",
+    "force.validation_samples=4",
+    "force.validate_epochs=0",
+]
+
+
+def two_stages(data, folder, **changes):
+    """A recipe of two stages, the second of them with two seeds; `changes` replace its parts."""
+    (folder / "plain.yaml").write_text(
+        f"preset: T\ndata: {data}\noutput: unused\nbatch: 2\nsteps: 2\nworkers: 0\nthreads: 1\n"
+        f"validation_samples: 4\nvalidate_every: 2\nmodel: {NARROW}\ndevice: cpu\n"
+    )
+    tree = {
+        "output": str(folder / "out"),
+        "common": {"model": {"depth": 2}},
+        "stages": [
+            {"name": "first", "config": "plain.yaml"},
+            {
+                "name": "second",
+                "config": "plain.yaml",
+                "settings": {"start": "$first", "learning_rate": 0.002},
+                "seeds": [4, 5],
+            },
+        ],
+        "tables": [
+            {"title": "Both", "columns": ["one", "two"], "rows": {"all": ["first", "second"]}}
+        ],
+        **changes,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def weights_of(path):
+    return {name: value.tobytes() for name, value in load_checkpoint(path).weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "ratio"), [("recipe_b.yaml", 8, 4.0), ("recipe_s.yaml", 4, 1.0)]
+)
+def test_the_published_recipes_lead_to_a_bundle(name, depth, ratio, tmp_path, monkeypatch):
+    """The whole chains in miniature, on the data sets and weights that the files name."""
+    monkeypatch.chdir(tmp_path)
+    write_data_sets(tmp_path / "data")
+    (tmp_path / "weights").mkdir()
+    save_mixvit(tmp_path / "weights" / "mixformer_vit_base_online.pth.tar", TEACHER)
+    save_mae(tmp_path / "weights" / "mae_pretrain_vit_base.pth", 32, 12)
+    # Sequences of eight frames are too short to be drawn from otherwise.
+    short = ["force.sampling.min_frames=8", *SHORT]
+    assert main(["train", str(FOLDER / name), "output=out", *short]) == 0
+    bundle = open_bundle(tmp_path / "out" / "bundle")
+    assert (bundle.spec.depth, bundle.spec.mlp_ratio, bundle.spec.bins) == (depth, ratio, 16)
+    assert bundle.search_factor == (5.0 if depth == 8 else 4.5)
+    stages = json.loads((tmp_path / "out" / "report.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages][-1] == "score"
+    assert all(0 <= stage["validation_iou"] <= 1 for stage in stages)
+
+
+def test_the_demo_runs_in_miniature(tmp_path):
+    tree = read_yaml(FOLDER / "demo" / "recipe.yaml")
+    for stage in tree["stages"]:
+        stage["config"] = str((FOLDER / "demo" / stage["config"]).resolve())
+        stage["seeds"] = stage.get("seeds", [])[:1]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    settings = [f"output={tmp_path / 'out'}", *SHORT]
+    settings.remove(f"force.model={NARROW}")
+    assert main(["train", str(path), *settings, "force.model.width=32"]) == 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    cells = re.findall(r"\| (\d\.\d{3}) +(?=\|)", report)
+    assert len(cells) == 14 + 6 + 18
+    assert open_bundle(tmp_path / "out" / "bundle").spec.mlp_ratio == 1.0
+
+
+def test_a_stopped_recipe_continues(miniature_data, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = two_stages(miniature_data, tmp_path / "a")
+    parts = two_stages(miniature_data, tmp_path / "b")
+    assert run_recipe(*read_recipe(whole))
+    # A stop within each stage, and one between two.
+    for _ in range(5):
+        asked = iter([False, True])
+        if run_recipe(*read_recipe(parts), stop=lambda it=asked: next(it, True)):
+            break
+    assert run_recipe(*read_recipe(parts))
+    for name in ("first", "second-seed4", "second-seed5"):
+        first, second = (
+            weights_of(tmp_path / side / "out" / name / "last.pth.tar") for side in "ab"
+        )
+        assert first == second, name
+    assert (tmp_path / "a/out/report.json").read_text() == (
+        tmp_path / "b/out/report.json"
+    ).read_text()
+
+
+def test_seeds_differ_and_build_on_their_own_kind(miniature_data, tmp_path):
+    tree = yaml.safe_load(two_stages(miniature_data, tmp_path).read_text())
+    tree["stages"].append(
+        {"name": "third", "config": "plain.yaml", "settings": {"start": "$second"}, "seeds": [5]}
+    )
+    tree["stages"].append({"name": "last", "config": "plain.yaml", "settings": {"start": "$third"}})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    _, runs = read_recipe(tmp_path / "recipe.yaml")
+    assert [(run.name, dict(run.needs)) for run in runs] == [
+        ("first", {}),
+        ("second-seed4", {"start": "first"}),
+        ("second-seed5", {"start": "first"}),
+        ("third-seed5", {"start": "second-seed5"}),
+        ("last", {"start": "third-seed5"}),
+    ]
+    assert [run.config.seed for run in runs] == [0, 4, 5, 5, 0]
+    assert runs[1].config.learning_rate == 0.002
+    assert runs[1].config.model.depth == 2
+
+
+def test_the_report_shows_mean_and_range_of_seeds(miniature_data, tmp_path):
+    path = two_stages(miniature_data, tmp_path)
+    assert main(["train", str(path)]) == 0
+    stages = json.loads((tmp_path / "out/report.json").read_text())["stages"]
+    values = [stage["validation_iou"] for stage in stages]
+    expected = f"{sum(values[1:]) / 2:.3f} ({min(values[1:]):.3f}-{max(values[1:]):.3f})"
+    row = (tmp_path / "out/report.md").read_text().splitlines()[4]
+    assert row.split("|")[2].strip() == f"{values[0]:.3f}"
+    assert row.split("|")[3].strip() == expected
+
+
+def stage(**changes):
+    return {"stages": [{"name": "one", "config": "plain.yaml", **changes}]}
+
+
+REFUSED = {
+    "an unknown key": ({"stagse": []}, "unknown setting 'stagse'"),
+    "an unknown key in a stage": (stage(sets=3), "unknown setting 'sets'; expected one of name"),
+    "an unknown setting": (
+        stage(settings={"lr": 1}),
+        "stage one: plain.yaml: unknown setting 'lr'",
+    ),
+    "no such file": (stage(config="absent.yaml"), "absent.yaml: expected a YAML file"),
+    "no such stage": (
+        stage(settings={"start": "$zero"}),
+        "start must name an input or an earlier stage (none), got $zero",
+    ),
+    "no such checkpoint": (
+        stage(settings={"start": "zero.pth"}),
+        "start must be a checkpoint file, found none at zero.pth",
+    ),
+    "a name twice": (
+        {"stages": stage()["stages"] * 2},
+        "stages need names of their own, got 'one'",
+    ),
+    "an unknown bundle": ({"bundle": "ten"}, "expected the name of a stage, got 'ten'"),
+    "a row of another length": (
+        {"tables": [{"title": "t", "columns": ["a"], "rows": {"r": ["first", "second"]}}]},
+        "row 'r' needs 1 stages, got 2",
+    ),
+    "an architecture that does not follow": (
+        {
+            "stages": [
+                {"name": "a", "config": "plain.yaml"},
+                {
+                    "name": "b",
+                    "config": "plain.yaml",
+                    "settings": {"start": "$a", "model": {"bins": 12}},
+                },
+            ]
+        },
+        "stage b: a: expected architecture",
+    ),
+    "a student of a student where a teacher is due": (
+        {
+            "stages": [
+                {"name": "a", "config": "plain.yaml"},
+                {
+                    "name": "b",
+                    "config": "plain.yaml",
+                    "settings": {"stage": "dense-to-sparse", "teacher": "$a", "loss.kl": 1.0},
+                },
+            ]
+        },
+        "a: stage dense-to-sparse needs a teacher of stage teacher, got one of stage plain",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_recipes_are_checked_before_the_first_step(case, miniature_data, tmp_path):
+    changes, words = REFUSED[case]
+    tables = {} if "tables" in changes or "stages" not in changes else {"tables": []}
+    path = two_stages(miniature_data, tmp_path, **{**tables, **changes})
+    with pytest.raises(MixFormerError, match=re.escape(words)) as caught:
+        read_recipe(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_settings_are_consistent():
+    for path in FOLDER.rglob("*.yaml"):
+        if not is_recipe(read_yaml(path)):
+            check_settings(read_config(path))

@@ -1,0 +1,412 @@
+"""Runs that are stopped, killed, shared out among processes, or go wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.multiprocessing as mp  # noqa: E402
+from small_training import (  # noqa: E402
+    BOXES,
+    removal_stage,
+    save_mixvit,
+    small_config,
+    tokens_stage,
+)
+
+from mixformerv2_ros.errors import CheckpointError, TrainingError  # noqa: E402
+from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
+from mixformerv2_ros.training.checkpoint_files import (  # noqa: E402
+    BEST,
+    LAST,
+    read_checkpoint,
+    write_checkpoint,
+)
+from mixformerv2_ros.training.config import ClipsConfig, changed_settings  # noqa: E402
+from mixformerv2_ros.training.profiling import profile_training  # noqa: E402
+from mixformerv2_ros.training.run import Run  # noqa: E402
+from mixformerv2_ros.training.streams import batches, load_worlds  # noqa: E402
+from mixformerv2_ros.training.trainer import train  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def same_state(first, second):
+    """Whether two nested structures of tensors and numbers are equal, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_state(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same_state, first, second))
+    return first == second
+
+
+@pytest.fixture(scope="module")
+def tokens(miniature_data, tmp_path_factory):
+    root = tmp_path_factory.mktemp("tokens")
+    teacher = save_mixvit(root / "teacher.pth.tar")
+    return train(tokens_stage(miniature_data, root / "out", teacher, start="", start_stage=""))
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (1, 2, 3)])
+def test_a_stopped_distillation_continues_bit_for_bit(stops, tokens, miniature_data, tmp_path):
+    """Model, optimiser, schedule, fade-out, samples and random numbers go on as if unbroken."""
+    whole = removal_stage(
+        miniature_data, tmp_path / "whole", tokens, drop_path=0.3, warmup=3, drop_epoch=1
+    )
+    parts = dataclasses.replace(whole, output=str(tmp_path / "parts"))
+    expected = read_checkpoint(train(whole))
+    for stop in stops:
+        counter = itertools.count(1)
+        done = read_checkpoint(tmp_path / "parts" / LAST)["step"] if stop > stops[0] else 0
+        wanted = stop - done
+        path = train(parts, stop=lambda c=counter, w=wanted: next(c) >= w)
+        assert read_checkpoint(path)["step"] == stop
+    got = read_checkpoint(train(parts))
+    for key in ("net", "model", "averaged", "optimizers", "rng", "step", "samples", "best"):
+        assert same_state(expected[key], got[key]), key
+    assert [row["step"] for row in rows_of(tmp_path / "parts")] == ["2", "4"]
+
+
+def test_a_finished_run_is_left_alone(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path)
+    path = train(config)
+    before = path.stat().st_mtime_ns
+    assert train(config) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_log_holds_each_validation_once(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path)
+    train(config, stop=iter([False, True]).__next__)
+    # As if the run had been killed between its log and its checkpoint.
+    with (tmp_path / "log.csv").open("a") as stream:
+        stream.write(rows_of(tmp_path)[0]["step"].replace("2", "4") + ",1\n")
+    train(config)
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == ["2", "4"]
+    assert float(rows[1]["validation_iou"]) >= 0
+    assert float(rows[1]["train_norm"]) > 0
+
+
+def test_scalars_for_tensorboard(miniature_data, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(small_config(miniature_data, tmp_path, steps=10, validate_every=5))
+    found = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [event.step for event in found.Scalars("validation/iou")] == [5, 10]
+    assert [event.step for event in found.Scalars("train/loss")] == [10]
+    logged = [float(row["validation_iou"]) for row in rows_of(tmp_path)]
+    values = [event.value for event in found.Scalars("validation/iou")]
+    assert values == pytest.approx(logged, abs=1e-5)
+
+
+def test_the_best_checkpoint_is_kept(miniature_data, tmp_path, monkeypatch):
+    figures = iter([0.2, 0.5, 0.3])
+    monkeypatch.setattr(
+        "mixformerv2_ros.training.trainer.validate", lambda *_: {"iou": next(figures)}
+    )
+    train(small_config(miniature_data, tmp_path, steps=6))
+    assert read_checkpoint(tmp_path / BEST)["step"] == 4
+    assert read_checkpoint(tmp_path / LAST)["step"] == 6
+    assert read_checkpoint(tmp_path / LAST)["best"] == 0.5
+
+
+def test_validation_tracks_through_held_out_clips(miniature_data, tmp_path):
+    clips = ClipsConfig(root=str(miniature_data / "sequences"), frames=3)
+    train(small_config(miniature_data, tmp_path, clips=clips))
+    assert all(0 <= float(row["validation_clips_iou"]) <= 1 for row in rows_of(tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_stays_near_float32(precision, tokens, miniature_data, tmp_path):
+    whole = removal_stage(miniature_data, tmp_path / "whole", tokens)
+    half = dataclasses.replace(whole, precision=precision, output=str(tmp_path / "half"))
+    losses = []
+    for config in (whole, half):
+        run = Run(config)
+        stream = batches(load_worlds(config)[0], config, 0, 4)
+        losses.append([float(run.advance(batch)["loss"]) for batch in stream])
+    # Only the first: fp16 skips steps while it looks for a scale.
+    assert losses[1][0] != losses[0][0]
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.02)
+    assert np.isfinite(losses).all()
+    run.save(tmp_path / LAST)
+    state = read_checkpoint(tmp_path / LAST)
+    assert all(value.dtype == torch.float32 for value in state["net"].values())
+    assert bool(state["scaler"]) == (precision == "fp16")
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path, steps=8)
+    train(dataclasses.replace(config, steps=4))
+    good = (tmp_path / LAST).read_bytes()
+
+    def spoil(step, total, values):
+        if step == 5:
+            # What an exploded weight does to the next step.
+            with torch.no_grad():
+                next(iter(run_of[0].model.parameters())).fill_(float("nan"))
+
+    run_of = []
+    original = Run.__init__
+
+    def remember(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        run_of.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "__init__", remember)
+        with pytest.raises(
+            TrainingError, match=r"diverged at step 6: loss is nan.*last good check"
+        ):
+            train(config, watch=spoil)
+    assert (tmp_path / LAST).read_bytes() == good
+    load_checkpoint(tmp_path / LAST)
+
+
+def test_a_bad_step_does_not_reach_the_weights(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path, score_label="presence")
+    run = Run(config)
+    batch = next(batches(load_worlds(config)[0], config, 0, 1))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    with pytest.raises(TrainingError, match="diverged at step 1: loss is nan"):
+        run.advance(dataclasses.replace(batch, present=batch.present * float("nan")))
+    assert same_state(before, dict(run.model.state_dict()))
+    assert run.step == 0
+
+
+def test_a_batch_without_targets_teaches_nothing_about_boxes(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path)
+    run = Run(config)
+    batch = next(batches(load_worlds(config)[0], config, 0, 1))
+    empty = dataclasses.replace(batch, present=batch.present * 0, edges=batch.edges * 0)
+    values = run.advance(empty)
+    assert float(values["l1"]) == 0
+    assert np.isfinite(float(values["loss"]))
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path)
+    run = Run(config)
+    run.save(tmp_path / LAST)
+    good = (tmp_path / LAST).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, hard))
+    try:
+        with pytest.raises(
+            TrainingError, match=r"cannot write a checkpoint .*is unharmed"
+        ) as caught:
+            run.save(tmp_path / LAST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / LAST).read_bytes() == good
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_a_checkpoint(tmp_path):
+    """SIGKILL at many moments of a process that does nothing but write checkpoints."""
+    path = tmp_path / LAST
+    code = """
+        import sys, torch
+        from pathlib import Path
+        from mixformerv2_ros.training.checkpoint_files import write_checkpoint
+        state = {"net": {"w": torch.zeros(200_000)}, "spec": {}, "averaged": {}, "step": 0}
+        while True:
+            state["step"] += 1
+            state["net"]["w"] += 1
+            write_checkpoint(state, Path(sys.argv[1]))
+    """
+    for delay in (0.0, 0.003, 0.011, 0.02):
+        path.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(path)], cwd=REPOSITORY
+        )
+        try:
+            wait_for(path.exists)
+            first = path.stat().st_ino
+            wait_for(lambda old=first: path.stat().st_ino != old)
+            time.sleep(delay)
+        finally:
+            process.kill()
+            process.wait()
+        state = read_checkpoint(path)
+        assert (state["net"]["w"] == state["step"]).all()
+        assert state["step"] > 1
+
+
+def wait_for(true, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.005)
+
+
+def test_sigterm_ends_a_training_with_a_checkpoint(miniature_data, tmp_path):
+    """Sent to all of its processes, as service managers and terminals do."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"preset: T\ndata: {miniature_data}\noutput: {tmp_path / 'out'}\nbatch: 2\nsteps: 100000\n"
+        "model: {width: 32, heads: 2, depth: 1, bins: 16, template_size: 32, search_size: 64}\n"
+        "workers: 1\nthreads: 1\nvalidate_every: 3\nvalidation_samples: 4\n"
+    )
+    command = [sys.executable, "-m", "mixformerv2_ros.cli", "train", str(path)]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for((tmp_path / "out" / LAST).exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopped; the same command continues" in out
+    assert "Traceback" not in errors
+    assert read_checkpoint(tmp_path / "out" / LAST)["step"] >= 3
+
+
+def test_damaged_checkpoints_are_named(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path)
+    path = tmp_path / LAST
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="expected a training checkpoint"):
+        train(config)
+    torch.save({"net": {}}, path)
+    with pytest.raises(CheckpointError, match="got another file of torch"):
+        train(config)
+
+
+def test_other_optimisers_are_not_restored(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path)
+    train(dataclasses.replace(config, steps=2))
+    other = dataclasses.replace(config, groups="shape", matrix_learning_rate=0.01)
+    with pytest.raises(CheckpointError, match=r"expected optimisers with \[2, 1\] groups of param"):
+        train(other)
+
+
+def test_changed_settings_are_told(miniature_data, tmp_path, caplog):
+    config = small_config(miniature_data, tmp_path)
+    train(dataclasses.replace(config, steps=2))
+    with caplog.at_level("WARNING"):
+        train(dataclasses.replace(config, learning_rate=2e-3, workers=1))
+    assert "was begun with another steps, learning_rate" in caplog.text
+    saved = read_checkpoint(tmp_path / LAST)["config"]
+    assert changed_settings(saved, dataclasses.replace(config, learning_rate=2e-3)) == []
+
+
+def test_checkpoints_from_before_there_were_stages_still_load(miniature_data, tmp_path):
+    """The default weights' own: no stage, no sample count, one generator."""
+    config = small_config(miniature_data, tmp_path / "new")
+    path = train(dataclasses.replace(config, output=str(tmp_path / "old"), steps=2))
+    state = read_checkpoint(path)
+    for key in ("samples", "best", "scaler"):
+        del state[key]
+    state["rng"] = state["rng"][0]["cpu"]
+    state["config"] = {"preset": "T", "seed": 3}
+    (tmp_path / "new").mkdir()
+    write_checkpoint(state, tmp_path / "new" / LAST)
+    run = Run(config)
+    run.restore(tmp_path / "new" / LAST)
+    assert (run.step, run.samples) == (2, 8)
+    from_old = Run(dataclasses.replace(config, start=str(tmp_path / "new" / LAST)))
+    expected = state["averaged"]
+    assert same_state(dict(expected), dict(from_old.model.state_dict()))
+
+
+# Several processes ------------------------------------------------------------------------------
+
+
+def _member(rank, count, port, config, target):
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    curve = []
+    train(config, watch=lambda step, total, values: curve.append(float(values["loss"])))
+    torch.save(curve, target / f"curve{rank}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(miniature_data, tmp_path, tokens):
+    """Among the samples are absent targets, in unlike numbers: the mean must be that over all."""
+    one = removal_stage(
+        miniature_data, tmp_path / "one", tokens, batch=8, epoch_samples=16, clip_norm=0.1
+    )
+    two = dataclasses.replace(one, batch=4, output=str(tmp_path / "two"))
+    expected = []
+    train(one, watch=lambda step, total, values: expected.append(float(values["loss"])))
+    mp.spawn(_member, args=(2, free_port(), two, tmp_path), nprocs=2)
+    curves = [torch.load(tmp_path / f"curve{rank}") for rank in (0, 1)]
+    np.testing.assert_allclose(np.mean(curves, axis=0), expected, rtol=2e-4)
+    first, second = (read_checkpoint(tmp_path / name / LAST) for name in ("one", "two"))
+    for name, value in first["net"].items():
+        torch.testing.assert_close(second["net"][name], value, rtol=1e-3, atol=1e-5)
+    assert second["samples"] == first["samples"] == 32
+    assert len(second["rng"]) == 2
+    one_row, two_row = (rows_of(tmp_path / name)[-1] for name in ("one", "two"))
+    assert float(one_row["validation_iou"]) == pytest.approx(
+        float(two_row["validation_iou"]), abs=1e-4
+    )
+
+
+def test_torchrun_runs_a_recipe(miniature_data, tmp_path):
+    (tmp_path / "plain.yaml").write_text(
+        f"preset: T\ndata: {miniature_data}\noutput: unused\nbatch: 2\nsteps: 4\n"
+        "model: {width: 32, heads: 2, depth: 1, bins: 16, template_size: 32, search_size: 64}\n"
+        "workers: 0\nthreads: 1\nvalidate_every: 2\nvalidation_samples: 4\ndevice: cpu\n"
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"output: {tmp_path / 'out'}\nstages:\n- {{name: a, config: plain.yaml}}\n"
+        "- {name: b, config: plain.yaml, settings: {start: $a}}\nbundle: b\n"
+    )
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--master-port", str(free_port()), "-m", "mixformerv2_ros.cli", "train", str(path),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("All runs") == 1
+    assert read_checkpoint(tmp_path / "out" / "b" / LAST)["samples"] == 16
+    assert (tmp_path / "out" / "bundle" / "model.json").exists()
+
+
+def test_a_profile_says_where_the_time_goes(miniature_data, tmp_path):
+    config = small_config(miniature_data, tmp_path / "none", steps=10, loss=BOXES)
+    times = profile_training(config, 2)
+    assert times.network > 0
+    assert times.update > 0
+    assert times.overhead == pytest.approx((times.update + times.waiting) / times.network)
+    assert "samples/s" in times.lines()[3]
+    assert not (tmp_path / "none").exists()
