@@ -513,13 +513,13 @@ class LiveTracker:
             self._watchers[request.target_id] = request.watcher
 
     def _all_watchers(self) -> list[Watcher]:
-        waiting = [r.watcher for r in list(self._waiting.values()) if r.watcher is not None]
-        return [*list(self._watchers.values()), *waiting]
+        with self._changed:
+            asked = [*self._orders.requests.values(), *list(self._waiting.values())]
+        return [*list(self._watchers.values()), *(r.watcher for r in asked if r.watcher)]
 
     def _release(self, reason: str) -> None:
         """Let go of all watchers, when the worker has ended."""
-        requests = list(self._orders.requests.values())
-        for watcher in self._all_watchers() + [r.watcher for r in requests if r.watcher]:
+        for watcher in self._all_watchers():
             watcher.ended(End.CLOSED, reason)
         self._watchers.clear()
 

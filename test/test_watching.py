@@ -1,0 +1,184 @@
+"""Following one target from outside: the logic of the action, without its middleware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from nodes import Node, frame_stamp, image, init_box
+from recordings import RedEngine, red_box
+
+from mixformerv2_ros.errors import EngineError
+from mixformerv2_ros.live.watching import End, Pursuit
+from mixformerv2_ros.messages import NS
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.session import State, Track
+
+
+class Watch:
+    """Keeps what a pursuit says."""
+
+    def __init__(self, lost: float = 1.0, duration: float = 0.0) -> None:
+        self.tracks: list[Any] = []
+        self.ends: list[End] = []
+        self.reasons: list[str] = []
+        self.pursuit = Pursuit(
+            round(lost * NS), round(duration * NS), self.tracks.append, self._end
+        )
+
+    def _end(self, end: End, reason: str) -> None:
+        self.ends.append(end)
+        self.reasons.append(reason)
+
+
+def track(seconds: float, state: State = State.TRACKING) -> Track:
+    return Track(
+        "t", round(seconds * NS), "cam", Box(0, 0, 9, 9), 0.5, (1, 1, 1, 1), state, 0, False
+    )
+
+
+def see(watch: Watch, *states: tuple[float, State]) -> None:
+    for seconds, state in states:
+        watch.pursuit.seen(track(seconds, state), seconds)
+
+
+def test_a_pursuit_goes_on_while_the_target_comes_back_in_time() -> None:
+    watch = Watch(lost=1.0)
+    see(watch, (0, State.LOST), (0.9, State.LOST), (1.0, State.TRACKING), (2.5, State.LOST))
+    assert watch.ends == []
+    assert watch.tracks == [0, 0.9, 1.0, 2.5]
+
+
+def test_a_target_lost_for_too_long_ends_it_once() -> None:
+    watch = Watch(lost=1.0)
+    see(watch, (5, State.TRACKING), (6, State.LOST), (7, State.LOST), (9, State.LOST))
+    watch.pursuit.ended(End.STOPPED, "too late")
+    assert watch.ends == [End.LOST]
+    assert watch.reasons == ["lost for 1.0 s"]
+    assert watch.tracks == [5, 6, 7]
+    assert watch.pursuit.last == 7
+
+
+def test_without_patience_the_first_lost_track_ends_it() -> None:
+    watch = Watch(lost=0)
+    see(watch, (0, State.UNCERTAIN), (1, State.LOST))
+    assert watch.ends == [End.LOST]
+
+
+def test_time_runs_from_the_first_image() -> None:
+    watch = Watch(duration=2.0)
+    see(watch, (100, State.TRACKING), (101.9, State.TRACKING), (102, State.TRACKING))
+    assert watch.ends == [End.DURATION]
+    assert watch.reasons == ["followed for 2.0 s"]
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(0.9, []), (1.1, [End.LOST])])
+def test_a_silent_camera_counts_as_lost(seconds: float, ends: list[End]) -> None:
+    watch = Watch(lost=1.0)
+    watch.pursuit.silent(seconds)
+    assert watch.ends == ends
+
+
+def test_the_node_tells_its_watcher_every_track() -> None:
+    with Node() as node:
+        watch = Watch()
+        box = init_box(red_box(0), frame_stamp(0), "it")
+        assert node.tracker.pursue(box, watch.pursuit) == "it"
+        node.feed(image(0), image(1))
+        assert watch.tracks == node.desk.tracks
+        node.tracker.stop("it")
+        node.settle()
+        assert watch.ends == [End.STOPPED]
+
+
+def test_another_box_takes_the_target_over_when_it_starts() -> None:
+    with Node() as node:
+        first, second, third = Watch(), Watch(), Watch()
+        node.tracker.pursue(init_box(red_box(0)), first.pursuit)
+        node.feed(image(0))
+        node.tracker.pursue(init_box((0, 0, 0, 0)), second.pursuit)
+        node.feed(image(1))
+        assert (first.ends, second.ends) == ([], [End.REFUSED])
+        node.tracker.pursue(init_box(red_box(2)), third.pursuit)
+        node.feed(image(2))
+        assert (first.ends, third.ends) == ([End.REPLACED], [])
+
+
+def test_a_box_that_never_started_is_replaced_too() -> None:
+    with Node() as node:
+        first, second, third = Watch(), Watch(), Watch()
+        node.feed(image(0))
+        ahead = init_box(red_box(9), frame_stamp(9))
+        node.tracker.pursue(ahead, first.pursuit)
+        node.feed(image(1))
+        node.tracker.pursue(ahead, second.pursuit)
+        node.feed(image(2))
+        assert (first.ends, second.ends) == ([End.REPLACED], [])
+        node.tracker.pursue(ahead, third.pursuit)
+        node.tracker.stop()
+        node.settle()
+        assert (second.ends[0], third.ends[0]) == (End.STOPPED, End.STOPPED) or (
+            second.ends[0], third.ends[0],
+        ) == (End.REPLACED, End.STOPPED)  # fmt: skip
+
+
+def test_a_past_box_is_watched_from_the_newest_image_on() -> None:
+    with Node() as node:
+        node.feed(image(0), image(1), image(2))
+        watch = Watch()
+        node.tracker.pursue(init_box(red_box(0), frame_stamp(0)), watch.pursuit)
+        node.settle()
+        node.feed(image(3))
+        assert [t.header.stamp for t in watch.tracks] == [node.desk.tracks[-1].header.stamp]
+
+
+def test_images_of_another_time_end_it() -> None:
+    with Node() as node:
+        watch = Watch()
+        node.tracker.pursue(init_box(red_box(5)), watch.pursuit)
+        node.feed(image(5), image(0))
+        assert watch.ends == [End.FORGOTTEN]
+        assert watch.reasons == ["image time stepped back"]
+
+
+def test_an_engine_that_fails_at_the_start_refuses() -> None:
+    class Broken(RedEngine):
+        def encode_templates(self, templates: Any) -> Any:
+            raise EngineError("out of smoke")
+
+    with Node(Broken()) as node:
+        now, past = Watch(), Watch()
+        node.tracker.pursue(init_box(red_box(0)), now.pursuit)
+        node.feed(image(0), image(1))
+        node.tracker.pursue(init_box(red_box(0), frame_stamp(0)), past.pursuit)
+        node.settle()
+        assert (now.ends, past.ends) == ([End.REFUSED], [End.REFUSED])
+        assert now.reasons == ["out of smoke"]
+
+
+def test_the_end_of_the_node_ends_it() -> None:
+    running, waiting = Watch(), Watch()
+    with Node() as node:
+        node.tracker.pursue(init_box(red_box(0)), running.pursuit)
+        node.feed(image(0))
+        node.tracker.pursue(init_box(red_box(9), frame_stamp(9), "b"), waiting.pursuit)
+        node.settle()
+    assert (running.ends, waiting.ends) == ([End.CLOSED], [End.CLOSED])
+
+
+def test_a_camera_that_never_came_or_stopped_is_told() -> None:
+    with Node(image_timeout=2.0) as node:
+        never, stopped = Watch(lost=3.0), Watch(lost=3.0)
+        node.tracker.pursue(init_box(red_box(0)), never.pursuit)
+        node.desk.time_ns += 4 * NS
+        node.tracker.publish_diagnostics()
+        assert never.ends == [End.LOST]
+        node.tracker.pursue(init_box(red_box(0)), stopped.pursuit)
+        node.feed(image(0))
+        node.desk.time_ns += 2 * NS
+        node.tracker.publish_diagnostics()
+        assert stopped.ends == []
+        node.desk.time_ns += 2 * NS
+        node.tracker.publish_diagnostics()
+        assert stopped.ends == [End.LOST]
+        assert stopped.reasons == ["no image for 4.0 s"]
