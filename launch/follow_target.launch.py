@@ -28,8 +28,15 @@ ARGUMENTS = {
     "target_pose": ("target_pose", "topic of the poses, as in a FollowObject goal"),
     "goal_update": ("goal_update", "topic that Nav2's GoalUpdater listens to"),
     "pose_params_file": ("", "ROS parameter file of the target pose node"),
+    "tf_in_namespace": (
+        "false",
+        "listen to tf in the namespace, as Nav2 does for many robots",
+    ),
 }
-CHOICES = {"source": ["depth", "cloud", "width", "bearing"]}
+CHOICES = {
+    "source": ["depth", "cloud", "width", "bearing"],
+    "tf_in_namespace": ["true", "false", "True", "False"],
+}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -45,14 +52,19 @@ def generate_launch_description() -> LaunchDescription:
 
 def target_pose(context: LaunchContext) -> list[LifecycleNode]:
     """Return the target pose node; it shares the tracker's namespace, clock and lifecycle."""
-    shared = ("namespace", "use_sim_time", "autostart")
+    shared = ("namespace", "use_sim_time", "autostart", "log_level")
     values = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *shared)}
     given = {name: values[name] for name in ("source", "target_frame", "tf_frame") if values[name]}
-    given |= {name: values[name] == "true" for name in ("use_sim_time", "autostart")}
+    switches = [name for name in ("use_sim_time", "autostart") if values[name]]
+    given |= {name: values[name].lower() == "true" for name in switches}
     if float(values["target_width"]) > 0:
         given["target_width"] = float(values["target_width"])
     files = [values["pose_params_file"]] if values["pose_params_file"] else []
     topics = ("camera_info", "depth", "points", "target_pose", "goal_update")
+    remaps = [(topic, values[topic]) for topic in topics]
+    if values["tf_in_namespace"].lower() == "true":
+        remaps += [("/tf", "tf"), ("/tf_static", "tf_static")]
+    logger = ".".join([*filter(None, values["namespace"].split("/")), "target_pose"])
     return [
         LifecycleNode(
             package="mixformerv2_ros",
@@ -60,7 +72,8 @@ def target_pose(context: LaunchContext) -> list[LifecycleNode]:
             name="target_pose",
             namespace=values["namespace"],
             parameters=[*files, given],
-            remappings=[(topic, values[topic]) for topic in topics],
+            remappings=remaps,
+            ros_arguments=["--log-level", f"{logger}:={values['log_level']}"],
             output="screen",
         )
     ]

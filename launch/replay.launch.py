@@ -30,7 +30,7 @@ ARGUMENTS = {
     "rate": ("1.0", "speed of the recording"),
     "loop": ("false", "begin again at the end, until Ctrl-C"),
 }
-CHOICES = {"loop": ["true", "false"]}
+CHOICES = {"loop": ["true", "false", "True", "False"]}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -50,7 +50,12 @@ def play(context: LaunchContext) -> list[RegisterEventHandler]:
     """Play the bag once the node is active and has its box; shut down at the end."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     command = ["ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]]
-    if values["loop"] == "true":
+    if values["loop"].lower() == "true":
+        if values["box"]:
+            raise RuntimeError(
+                "box:=... starts a target in the first pass only, and each pass of loop:=true "
+                "forgets it: record the box in the bag, or leave one of them out"
+            )
         command.append("--loop")
     player = ExecuteProcess(cmd=command, output="screen")
     steps = [player]

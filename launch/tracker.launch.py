@@ -21,16 +21,18 @@ ARGUMENTS = {
     "device": ("", "where the network runs; empty: as in the parameter file"),
     "name": ("tracker", "name of the node"),
     "namespace": ("", "namespace of the node and its topics"),
-    "use_sim_time": ("false", "take the time from /clock"),
-    "autostart": ("true", "configure and activate at once; false leaves it to a lifecycle manager"),
+    "use_sim_time": ("", "take the time from /clock; empty: as in the parameter file"),
+    "autostart": ("", "configure and activate at once; false leaves it to a lifecycle manager"),
     "log_level": ("info", "least severity that is logged"),
 }
+# Launch files write truth as Python or as YAML does.
+TRUTH = ["true", "false", "True", "False"]
 CHOICES = {
-    "compressed": ["true", "false"],
+    "compressed": TRUTH,
     "engine": ["", "auto", "onnxruntime", "torch"],
     "device": ["", "cpu", "cuda"],
-    "use_sim_time": ["true", "false"],
-    "autostart": ["true", "false"],
+    "use_sim_time": ["", *TRUTH],
+    "autostart": ["", *TRUTH],
     "log_level": ["debug", "info", "warn", "error", "fatal"],
 }
 
@@ -49,8 +51,9 @@ def tracker(context: LaunchContext) -> list[LifecycleNode]:
     """Return the node, with the parameters that were given over those of the file."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {name: values[name] for name in ("model", "engine", "device") if values[name]}
-    given |= {name: values[name] == "true" for name in ("use_sim_time", "autostart")}
-    if values["compressed"] == "true":
+    switches = [name for name in ("use_sim_time", "autostart") if values[name]]
+    given |= {name: values[name].lower() == "true" for name in switches}
+    if values["compressed"].lower() == "true":
         given["image_transport"] = "compressed"
     logger = ".".join([*filter(None, values["namespace"].split("/")), values["name"]])
     files = [values["params_file"]] if values["params_file"] else []

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
@@ -203,8 +204,12 @@ def image_frame(message: Any) -> Frame:
     """Wrap a `sensor_msgs/Image` (its data is not copied) or decode a `CompressedImage`.
 
     Raises:
-        ImageError: the message does not hold an image that can be decoded.
+        ImageError: the message does not hold an image that can be decoded, or no valid stamp.
     """
+    if message.header.stamp.nanosec >= NS:
+        raise ImageError(
+            f"stamp must have less than {NS} nanoseconds, got {message.header.stamp.nanosec}"
+        )
     if hasattr(message, "format"):
         pixels = decode_compressed(message.format, message.data)
     else:
@@ -379,12 +384,9 @@ def _class(types: Types, name: str) -> Any:
 
 
 def _duration(types: Types, nanoseconds: int) -> Any:
-    return _make(
-        types,
-        "builtin_interfaces/msg/Duration",
-        sec=nanoseconds // NS,
-        nanosec=nanoseconds % NS,
-    )
+    # Stamps may be decades apart, which the message cannot say.
+    seconds = min(max(nanoseconds // NS, -(2**31)), 2**31 - 1)
+    return _make(types, "builtin_interfaces/msg/Duration", sec=seconds, nanosec=nanoseconds % NS)
 
 
 def _bounding_box(types: Types, box: Box) -> Any:

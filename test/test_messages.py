@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixformerv2_ros import interfaces
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.interfaces import definitions, message_folder, typestore
 from mixformerv2_ros.messages import (
     compressed_image_message,
@@ -249,3 +249,21 @@ def test_definitions_are_found_in_every_installation(tmp_path: Path, place: str)
     target.mkdir(parents=True)
     (target / "Track.msg").write_text("")
     assert module.message_folder() == target
+
+
+def test_stamps_that_are_none_are_no_images():
+    message = image_message(typestore().types, np.zeros((20, 20, 3), np.uint8), "rgb8", 0, "cam")
+    message.header.stamp.nanosec = 2**32 - 1
+    with pytest.raises(ImageError, match="less than 1000000000 nanoseconds, got 4294967295"):
+        image_frame(message)
+
+
+@pytest.mark.parametrize("nanoseconds", [2**62, -(2**62)])
+def test_durations_stay_within_their_message(nanoseconds):
+    track = Track(
+        "t", 0, "", Box(1, 2, 3, 4), 0.5, (1, 1, 1, 1), State.TRACKING, nanoseconds, False
+    )
+    message = track_message(typestore().types, track, nanoseconds)
+    data = typestore().serialize_cdr(message, "mixformerv2_ros/msg/Track")
+    read = typestore().deserialize_cdr(data, "mixformerv2_ros/msg/Track")
+    assert abs(read.template_age.sec) >= 2**31 - 1

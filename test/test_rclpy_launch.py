@@ -70,7 +70,7 @@ def state(peer: Peer, node: str) -> str:
 
 def test_the_tracker_takes_its_arguments(peer: Peer) -> None:
     with Launch(
-        "tracker", namespace="drone", image="/eye", compressed="true", autostart="false",
+        "tracker", namespace="drone", image="/eye", compressed="True", autostart="False",
         log_level="warn",
     ) as launch:  # fmt: skip
         wait_for(lambda: "tracker" in peer.node.get_node_names(), "the node")

@@ -177,6 +177,31 @@ def test_a_fixed_frame_by_tf_gives_a_goal(peer: Peer) -> None:
         locator.close()
 
 
+def test_tf_topics_can_be_remapped(peer: Peer) -> None:
+    node = TargetPoseNode(
+        cli_args=["--ros-args", "-r", "/tf:=/robot/tf", "-r", "/tf_static:=/robot/tf_static"]
+    )
+    spinning = Spinning(node)
+    try:
+        go(node, spinning, "configure")
+        for topic in ("/robot/tf", "/robot/tf_static"):
+            wait_for(lambda topic=topic: peer.node.count_subscribers(topic), topic)
+        assert peer.node.count_publishers("/robot/tf") == 1
+        assert not peer.node.count_subscribers("/tf")
+    finally:
+        spinning.end()
+        node.close()
+        node.destroy_node()
+
+
+def test_a_track_before_time_began_gives_no_pose(peer: Peer) -> None:
+    locator = Locator(peer, target_frame="map")
+    try:
+        assert locator.node.transform("map", FRAME, -1) is None
+    finally:
+        locator.close()
+
+
 def _mount() -> TransformStamped:
     mount = TransformStamped(header=header(0, "base"), child_frame_id=FRAME)
     mount.transform.translation.z = 2.0

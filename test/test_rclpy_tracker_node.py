@@ -405,6 +405,32 @@ def test_ends_of_an_action(
     assert result.message
 
 
+def test_a_goal_that_is_cancelled_leaves_the_next_one_alone(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    first = Goal(peer)
+    peer.show(camera, 0)
+    second = Goal(peer, stamp=frame_stamp(3), box=red_box(3))
+    first.handle.cancel_goal_async()
+    assert first.result()[1].end == End.CANCELED
+    peer.show(camera, 1, 3)
+    wait_for(lambda: second.feedback, "feedback of the second goal")
+    assert box_of(second.feedback[0]) == pytest.approx(red_box(3))
+
+
+@pytest.mark.parametrize("transitions", [("deactivate", "cleanup"), ("shutdown",)])
+def test_goals_learn_of_the_end_however_it_comes(
+    peer: Peer, tracker: Tracker, transitions: tuple[str, ...]
+) -> None:
+    goal = Goal(peer)
+
+    def end() -> None:
+        for transition in transitions:
+            getattr(tracker.node, f"trigger_{transition}")()
+
+    tracker.spinning.executor.create_task(end)
+    assert goal.result()[1].end == End.CLOSED
+
+
 def test_constants_of_the_action() -> None:
     assert {end.name: int(end) for end in End} == {
         name: getattr(TrackTarget.Result, name) for name in End.__members__
@@ -500,12 +526,30 @@ def test_simulated_time(peer: Peer, red: None) -> None:
         made.close()
 
 
-def test_the_process_ends_in_order() -> None:
+def test_the_process_ends_in_order(peer: Peer) -> None:
     with Command(program=[ROOT / "scripts" / "tracker_node"]) as node:
         node.wait_for_line("active: images from /image")
+        goal = Goal(peer)
         node.process.send_signal(signal.SIGINT)
+        status, result = goal.result()
+        assert (status, result.end) == (GoalStatus.STATUS_ABORTED, End.CLOSED)
         assert node.end() == 0
-    assert not any("Traceback" in line for line in node.lines)
+    assert not any("Traceback" in line or "never awaited" in line for line in node.lines)
+
+
+def test_a_defect_ends_the_process(peer: Peer) -> None:
+    """A callback that raises must not leave a process behind that does nothing."""
+    code = (
+        "import sys\n"
+        "from mixformerv2_ros.nodes import tracker_node\n"
+        "tracker_node.LiveTracker.receive_image = lambda *_: 1 / 0\n"
+        "sys.exit(tracker_node.main())"
+    )
+    with Command(program=["-c", code]) as node:
+        node.wait_for_line("active: images from /image")
+        peer.camera().publish(image(0))
+        assert node.process.wait(30) == 1
+    assert any("ZeroDivisionError" in line for line in node.lines)
 
 
 @pytest.mark.parametrize("pair", ["lost.score_threshold:=7.0", "lost.duration:=soon"])

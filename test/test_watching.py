@@ -9,6 +9,7 @@ from nodes import Node, frame_stamp, image, init_box
 from recordings import RedEngine, red_box
 
 from mixformerv2_ros.errors import EngineError
+from mixformerv2_ros.live.live_tracker import MAX_WAITING
 from mixformerv2_ros.live.watching import End, Pursuit
 from mixformerv2_ros.messages import NS
 from mixformerv2_ros.tracking.boxes import Box
@@ -122,6 +123,57 @@ def test_a_box_that_never_started_is_replaced_too() -> None:
         ) == (End.REPLACED, End.STOPPED)  # fmt: skip
 
 
+def test_a_watcher_lets_go_of_what_is_its_own_only() -> None:
+    with Node() as node:
+        first, second, third = Watch(), Watch(), Watch()
+        node.tracker.pursue(init_box(red_box(0)), first.pursuit)
+        node.feed(image(0))
+        ahead = init_box(red_box(9), frame_stamp(9))
+        node.tracker.pursue(ahead, second.pursuit)
+        node.settle()
+        first.pursuit.ended(End.CANCELED, "cancelled")
+        node.tracker.release("target", third.pursuit)
+        node.feed(image(1))
+        assert second.ends == []
+        assert node.desk.tracks[-1].state == State.TRACKING
+        node.tracker.release("target", second.pursuit)
+        node.feed(image(2))
+        assert second.ends == [End.STOPPED]
+        assert node.desk.tracks[-1].state == State.IDLE
+
+
+def test_boxes_that_wait_do_not_pile_up() -> None:
+    with Node(max_targets=1) as node:
+        last = Watch()
+        for number in range(MAX_WAITING):
+            node.tracker.receive_init(init_box(red_box(0), target_id=str(number)))
+        node.tracker.pursue(init_box(red_box(0), target_id="more"), last.pursuit)
+        assert last.ends == [End.REFUSED]
+        assert last.reasons == [f"{MAX_WAITING} boxes wait for an image already"]
+        node.settle()
+
+
+def test_catching_up_stops_when_nobody_waits() -> None:
+    class Slow(RedEngine):
+        def __init__(self) -> None:
+            self.searches = 0
+
+        def search(self, crops: Any, memories: Any) -> Any:
+            self.searches += 1
+            if self.searches == 3:
+                node.tracker.stop()
+            return super().search(crops, memories)
+
+    engine = Slow()
+    with Node(engine) as node:
+        node.feed(*(image(i) for i in range(20)))
+        watch = Watch()
+        node.tracker.pursue(init_box(red_box(0), frame_stamp(0)), watch.pursuit)
+        node.settle()
+        assert watch.ends == [End.STOPPED]
+        assert engine.searches == 3
+
+
 def test_a_past_box_is_watched_from_the_newest_image_on() -> None:
     with Node() as node:
         node.feed(image(0), image(1), image(2))
@@ -169,7 +221,12 @@ def test_the_end_of_the_node_ends_it() -> None:
 def test_a_camera_that_never_came_or_stopped_is_told() -> None:
     with Node(image_timeout=2.0) as node:
         never, stopped = Watch(lost=3.0), Watch(lost=3.0)
+        node.desk.time_ns = 0  # simulated time that nobody has published yet
         node.tracker.pursue(init_box(red_box(0)), never.pursuit)
+        node.tracker.publish_diagnostics()
+        node.desk.time_ns = 10**18
+        node.tracker.publish_diagnostics()
+        assert never.ends == []
         node.desk.time_ns += 4 * NS
         node.tracker.publish_diagnostics()
         assert never.ends == [End.LOST]

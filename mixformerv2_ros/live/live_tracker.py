@@ -62,9 +62,13 @@ from mixformerv2_ros.visualization.overlay import draw_tracks
 MAX_ID = 256
 """Longest name of a target; it is repeated in every track."""
 
+MAX_WAITING = 4
+"""Boxes that may wait for their image, per target that may be followed."""
+
 
 _STOPPED = "somebody stopped the target"
 _REPLACED = "another box came for the target"
+_CLOSED = "the node tracks no longer"
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,11 @@ class _Orders:
     arrival: Arrival | None = None
     requests: dict[str, _Request] = field(default_factory=dict)
     stops: list[str | None] = field(default_factory=list)
+    releases: list[tuple[str, Watcher]] = field(default_factory=list)
     settings: TrackerSettings | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.arrival or self.requests or self.stops or self.settings)
+        return bool(self.arrival or self.requests or self.stops or self.releases or self.settings)
 
 
 class LiveTracker:
@@ -161,7 +166,6 @@ class LiveTracker:
 
     def start(self) -> None:
         """Start the worker thread."""
-        self._started_ns = self._middleware.now_ns()
         self._thread.start()
 
     def close(self) -> None:
@@ -171,7 +175,7 @@ class LiveTracker:
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
-        self._release("the node tracks no longer")
+        self._release(_CLOSED)
 
     def receive_image(self, message: Any) -> None:
         """Take a `sensor_msgs/Image` or `CompressedImage`; it is looked at later."""
@@ -200,7 +204,12 @@ class LiveTracker:
         """
         asked = init_request(message)
         request = _Request(asked.box, asked.target_id, asked.stamp_ns, watcher)
+        limit = MAX_WAITING * int(self._values["max_targets"])
         with self._changed:
+            waiting = {*self._orders.requests, *self._waiting}
+            if request.target_id not in waiting and len(waiting) >= limit:
+                self._refuse(request, f"{limit} boxes wait for an image already")
+                return request.target_id
             superseded = self._orders.requests.get(request.target_id)
             self._orders.requests[request.target_id] = request
             self._changed.notify()
@@ -224,6 +233,15 @@ class LiveTracker:
             return f"no target {printable(target_id)} is tracked"
         names = sorted(known) if target_id is None else [target_id]
         return f"stopped {', '.join(map(printable, names))}" if names else "no target is tracked"
+
+    def release(self, target_id: str, watcher: Watcher) -> None:
+        """Forget a target, or a box that waits, if it is still this watcher's."""
+        with self._changed:
+            request = self._orders.requests.get(target_id)
+            if request is not None and request.watcher is watcher:
+                del self._orders.requests[target_id]
+            self._orders.releases.append((target_id, watcher))
+            self._changed.notify()
 
     def reset(self) -> None:
         """Forget targets, waiting boxes, kept images and counts, as if freshly started."""
@@ -275,6 +293,8 @@ class LiveTracker:
         if stopped:
             self._log(Level.WARN, f"no image for {figures.silence_s:.1f} s")
         now = self._middleware.now_ns()
+        # Simulated time is zero until somebody publishes it.
+        self._started_ns = self._started_ns or now
         silence = figures.silence_s
         if silence is None:
             silence = max(0, now - self._started_ns) / NS
@@ -307,6 +327,10 @@ class LiveTracker:
             self._session.settings = orders.settings
         for target_id in orders.stops:
             self._forget(target_id)
+        for name, watcher in orders.releases:
+            waiting = self._waiting.get(name)
+            if self._watchers.get(name) is watcher or (waiting and waiting.watcher is watcher):
+                self._forget(name)
         for name, request in orders.requests.items():
             if superseded := self._waiting.get(name):
                 _end(superseded.watcher, End.REPLACED, _REPLACED)
@@ -400,6 +424,8 @@ class LiveTracker:
             limit, done = int(self._values["buffer.catch_up"]), start.number
             while backlog := self._backlog(done, arrival):
                 for between in spread(backlog, limit):
+                    if self._called_off(request):
+                        return
                     # A bad image among them is skipped, as it is when it is the newest.
                     with suppress(ImageError):
                         session.update(self._open_image(between.message))
@@ -418,6 +444,16 @@ class LiveTracker:
         ago = (self._last or start).stamp_ns - start.stamp_ns
         name = printable(request.target_id)
         self._log(Level.OK, f"tracking {name} from the image {ago / NS:.3f} s ago")
+
+    def _called_off(self, request: _Request) -> bool:
+        """Whether nobody waits for a target any more that is still being caught up with."""
+        with self._changed:
+            stopped = {None, request.target_id} & {*self._orders.stops}
+        if stopped:
+            _end(request.watcher, End.STOPPED, _STOPPED)
+        elif self._closing:
+            _end(request.watcher, End.CLOSED, _CLOSED)
+        return bool(stopped) or self._closing
 
     def _backlog(self, done: int, arrival: Arrival | None) -> list[Arrival]:
         """Kept images after number `done` and before the one that is tracked in next."""
@@ -487,7 +523,7 @@ class LiveTracker:
         middleware, types = self._middleware, self._middleware.types
         tracks = self._tracks or (_idle(frame),)
         now = middleware.now_ns()
-        latency = max(0, now - arrival.arrived_ns)
+        latency = max(0, now - arrival.arrived_ns) if arrival.arrived_ns else 0
         for track in tracks:
             message = track_message(types, track, latency)
             middleware.publish(TRACK, message)

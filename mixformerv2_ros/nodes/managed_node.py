@@ -95,7 +95,10 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and work."""
         super().on_activate(state)
-        return self._attempt(self.work, self._until_deactivate)
+        result = self._attempt(self.work, self._until_deactivate)
+        if result != TransitionCallbackReturn.SUCCESS:
+            super().on_deactivate(state)
+        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, keep what was loaded."""

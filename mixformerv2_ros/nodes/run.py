@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError, RCLInvalidROSArgsError, UnknownROSArgsError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
@@ -16,6 +17,8 @@ from mixformerv2_ros.interrupt import node_stop
 BAD_INPUT = 2
 _LOOK_S = 0.2
 """Longest time until a signal, or a failure of the node's own thread, is noticed."""
+_GOODBYES, _GOODBYE_S = 20, 0.01
+"""What may be left to do after the end, and how long to wait for each of it."""
 
 
 def run(make: Any, args: list[str] | None) -> int:
@@ -31,28 +34,35 @@ def run(make: Any, args: list[str] | None) -> int:
     Returns:
         Exit code: 2 if a parameter was given a wrong value.
     """
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     with node_stop() as stopped:
         try:
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
             node = make()
-        except ParameterError as error:
-            print(f"{make.__name__}: {error}", file=sys.stderr)
-            rclpy.shutdown()
+        except (ParameterError, RCLError, RCLInvalidROSArgsError, UnknownROSArgsError) as error:
+            print(f"{make.__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+            rclpy.try_shutdown()
             return BAD_INPUT
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        if (
-            node.get_parameter("autostart").value
-            and node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        ):
-            node.trigger_activate()
-        while not stopped() and node.failure is None:
-            executor.spin_once(timeout_sec=_LOOK_S)
-        failure = node.failure
-        node.close()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown()
+        try:
+            if (
+                node.get_parameter("autostart").value
+                and node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            ):
+                node.trigger_activate()
+            while not stopped() and node.failure is None:
+                executor.spin_once(timeout_sec=_LOOK_S)
+            failure = node.failure
+            node.close()
+            # Goals have ended now, and their clients wait for the results.
+            for _ in range(_GOODBYES):
+                executor.spin_once(timeout_sec=_GOODBYE_S)
+        finally:
+            # Threads of the node would keep a process alive that does nothing any more.
+            node.close()
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.shutdown()
     if failure is not None:
         raise failure
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,8 @@ class TargetPoseNode(ManagedNode):
         """Make publishers and listen to transforms."""
         for name, msgtype in POSE_OUTPUTS.items():
             self.advertise(name, msgtype, reliable())
-        self._frames = Buffer()
-        self.until_cleanup(_listen(self._frames, self))
+        self._frames, leave = _listen(self)
+        self.until_cleanup(leave)
 
     def work(self, values: Mapping[str, Value]) -> None:
         """Subscribe and locate.
@@ -78,12 +78,15 @@ class TargetPoseNode(ManagedNode):
     ) -> npt.NDArray[np.float64] | None:
         """(4, 4) matrix from a frame to another at a time; None where tf does not know it."""
         assert self._frames is not None
-        if not self._frames.can_transform(target_frame, source_frame, Time()):
-            return None
-        time = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)
         try:
-            found = self._frames.lookup_transform(target_frame, source_frame, time, _WAIT)
-        except TransformException:
+            time = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)
+            newest = self._frames.get_latest_common_time(target_frame, source_frame)
+            # Who is far behind will not catch up while we wait.
+            near = stamp_ns - newest.nanoseconds < _WAIT.nanoseconds * 5
+            found = self._frames.lookup_transform(
+                target_frame, source_frame, time, _WAIT if near else Duration()
+            )
+        except (TransformException, ValueError):
             return None
         return transform_matrix(found.transform)
 
@@ -91,18 +94,25 @@ class TargetPoseNode(ManagedNode):
         self._pose = None
 
 
-def _listen(frames: Buffer, owner: Node) -> Any:
-    """Fill a buffer of transforms from a thread of its own; returns what ends that.
+def _listen(owner: Node) -> tuple[Buffer, Callable[[], None]]:
+    """A buffer of transforms that is filled from a thread of its own, and what ends that.
 
-    The thread spins another node: transforms must arrive while a callback of this one waits.
+    The thread spins another node: transforms must arrive while a callback of this one waits. That
+    node listens to the topics, and has the clock, of the owner; a clock that jumps back empties the
+    buffer.
     """
+    remaps = [f"{topic}:={owner.resolve_topic_name(topic)}" for topic in ("/tf", "/tf_static")]
+    sim_time = owner.get_parameter("use_sim_time")
     node = Node(
         f"{owner.get_name()}_transforms",
         context=owner.context,
         namespace=owner.get_namespace(),
+        cli_args=["--ros-args", *(word for rule in remaps for word in ("-r", rule))],
         use_global_arguments=False,
         start_parameter_services=False,
+        parameter_overrides=[sim_time],
     )
+    frames = Buffer(node=node)
     listener = TransformListener(frames, node)
     executor = SingleThreadedExecutor(context=owner.context)
     executor.add_node(node)
@@ -115,7 +125,7 @@ def _listen(frames: Buffer, owner: Node) -> Any:
         listener.unregister()
         node.destroy_node()
 
-    return end
+    return frames, end
 
 
 def main(args: list[str] | None = None) -> int:

@@ -44,6 +44,21 @@ class TrackerNode(ManagedNode):
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
         self._pursuits: dict[bytes, Pursuit] = {}
+        # It outlives the other entities: a goal's result is delivered after what has ended it.
+        self._server = ActionServer(
+            self,
+            TrackTarget,
+            "track_target",
+            execute_callback=_no_execution,
+            goal_callback=self._judge_goal,
+            handle_accepted_callback=self._pursue,
+            cancel_callback=self._cancel,
+        )
+
+    def destroy_node(self) -> None:
+        """Destroy the node with its action."""
+        self._server.destroy()
+        super().destroy_node()
 
     @property
     def failure(self) -> BaseException | None:
@@ -51,7 +66,7 @@ class TrackerNode(ManagedNode):
         return None if self._tracker is None else self._tracker.failure
 
     def set_up(self, values: Mapping[str, Value]) -> None:
-        """Load the model, make publishers, services and the action.
+        """Load the model, make publishers and services.
 
         Raises:
             BundleError, EngineError: the model cannot be loaded or run.
@@ -63,16 +78,6 @@ class TrackerNode(ManagedNode):
         for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
             service = self.create_service(Trigger, name, callback)
             self.until_cleanup(partial(self.destroy_service, service))
-        server = ActionServer(
-            self,
-            TrackTarget,
-            "track_target",
-            execute_callback=_no_execution,
-            goal_callback=self._judge_goal,
-            handle_accepted_callback=self._pursue,
-            cancel_callback=self._cancel,
-        )
-        self.until_cleanup(server.destroy)
         facts = ", ".join(f"{key} {value}" for key, value in self._model.facts.items())
         self.get_logger().info(f"configured: {facts}")
 
@@ -151,7 +156,7 @@ class TrackerNode(ManagedNode):
 
         def finish(end: End, reason: str) -> None:
             if end in (End.DURATION, End.CANCELED, End.LOST):
-                tracker.stop(name)
+                tracker.release(name, pursuit)
             last = self._pursuits.pop(key).last
             handle.execute(lambda _: _result(handle, end, reason, last))
 
