@@ -78,8 +78,9 @@ class Tracker:
         return go(self.node, self.spinning, transition)
 
     def close(self) -> None:
+        ended = self.spinning.executor.create_task(self.node.close)
+        wait_for(ended.done, "the end")
         self.spinning.end()
-        self.node.close()
         self.node.destroy_node()
 
 

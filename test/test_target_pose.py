@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ranging import (
     BOX,
     FRAME,
@@ -504,6 +506,129 @@ def test_a_track_that_makes_no_sense_gives_a_line_and_nothing_else() -> None:
         assert not desk.published[TARGET_POSE]
         assert len(desk.lines) == 1
         assert words in desk.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("box.size_x", 1e-20, "no position: box of width 1e-20 is too narrow to tell a distance"),
+        ("box.size_x", 1e308, "no bearing: box must be finite, 1e+07 pixels at most, got -5e+307,"),
+        ("box.size_y", -math.inf, "no bearing: box must be finite, 1e+07 pixels at most, got "),
+        ("header.stamp.sec", -1, "no bearing: stamp of a track must be 0 to 2^31 s, got -1 s"),
+        ("header.stamp.nanosec", 0, ""),
+    ],
+)
+def test_one_number_of_a_track_that_makes_no_sense_gives_one_line(
+    field: str, value: float, words: str
+) -> None:
+    desk = Desk()
+    node = fed(desk, State.LOST, source="width", target_width=1.0)
+    message = track_message(TYPES, track(BOX))
+    *path, name = field.split(".")
+    owner = message
+    for step in path:
+        owner = getattr(owner, step)
+    setattr(owner, name, value)
+    node.receive_track(message)
+    assert bool(desk.published[TARGET_POSE]) is not bool(words)
+    assert [line[: len(words)] for line in desk.lines] == ([words] if words else [])
+    desk.lines.clear()
+    node.receive_track(track_message(TYPES, track(BOX, stamp=2 * S)))
+    assert desk.published[TARGET_POSE], "one bad message must not end the work"
+
+
+@pytest.mark.parametrize("metres", [1e-45, 1e-20, 1e200, 1e308])
+@pytest.mark.filterwarnings("error")
+def test_a_distance_without_a_direction_or_beyond_all_numbers_gives_one_line(metres: float) -> None:
+    for source, message in (
+        ("cloud", cloud(np.full((48, 64, 3), metres), stamp=S, kind="f8")),
+        ("depth", flat_depth(min(metres, 3e38))),
+    ):
+        desk = Desk()
+        node = fed(desk, State.LOST, source=source)
+        node.receive_range(message)
+        node.receive_track(track_message(TYPES, track(BOX)))
+        if desk.published[TARGET_POSE]:  # float32 ends before the numbers of a pose do
+            assert (source, metres > 1) == ("depth", True)
+            covariance = desk.published[TARGET_POSE_WITH_COVARIANCE][0].pose.covariance
+            assert np.isfinite(covariance).all()
+        else:
+            assert len(desk.lines) == 1
+            assert desk.lines[0].startswith("no position: ")
+
+
+def test_distances_before_all_time_give_one_line() -> None:
+    """A transform can be asked for no negative time."""
+    desk = Desk()
+    node = fed(desk, State.LOST, source="cloud")
+    node.receive_range(cloud_of(4.0, "lidar", stamp=-S))
+    assert desk.lines == ["no distances: stamp must not be negative, got -1 s"]
+
+
+@pytest.mark.parametrize("source", ["cloud", "depth"])
+def test_a_transform_that_is_not_finite_gives_one_line(source: str) -> None:
+    desk = Desk()
+    desk.matrix = np.full((4, 4), np.nan)
+    node = fed(desk, State.LOST, source=source, target_frame="map")
+    node.receive_range(cloud_of(4.0, "lidar") if source == "cloud" else flat_depth(4.0))
+    node.receive_track(track_message(TYPES, track(BOX)))
+    assert not desk.published[TARGET_POSE]
+    (line,) = desk.lines
+    assert "must be finite" in line
+
+
+EXTREME = st.sampled_from(
+    [0.0, -1.0, 5e-324, 1e-300, 1e-20, 0.5, 640.0, 1e7, 1e20, 1e155, 1e300, 1.7e308]
+    + [math.inf, -math.inf, math.nan, -1e300]
+)
+SECONDS = st.sampled_from([-(2**31), -1, 0, 2**31 - 1])
+WHOLE = st.sampled_from([0, 1, 2, 640, 2**31, 2**32 - 1])
+
+
+@given(data=st.data(), source=st.sampled_from(["width", "depth", "cloud", "bearing"]))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_message_ends_the_node_or_makes_it_publish_nonsense(data: Any, source: str) -> None:
+    """One to three numbers of sound messages are replaced."""
+    desk = Desk()
+    node = fed(desk, State.LOST, source=source, target_width=0.5)
+    sent = track_message(TYPES, track(BOX, stamp=2 * S))
+    model, count = data.draw(st.sampled_from([("plumb_bob", 14), ("equidistant", 4), ("", 0)]))
+    info = camera_info(d=[0.01] * count, model=model)
+    measured = cloud_of(4.0, stamp=2 * S) if source == "cloud" else flat_depth(4.0, stamp=2 * S)
+    numbers: list[tuple[Any, str | int, Any]] = [
+        *((sent.box.center.position, name, EXTREME) for name in "xy"),
+        *((sent.box, name, EXTREME) for name in ("size_x", "size_y")),
+        *((sent.edge_std, index, st.sampled_from([3e38, math.inf, math.nan])) for index in (0, 3)),
+        *((info.k, index, EXTREME) for index in (0, 2, 4, 5)),
+        *((info.d, index, EXTREME) for index in range(count)),
+        *((info.roi, name, WHOLE) for name in ("x_offset", "y_offset", "width", "height")),
+        *((info, name, WHOLE) for name in ("binning_x", "binning_y", "width", "height")),
+        *((measured, name, WHOLE) for name in ("width", "height")),
+        *((m.header.stamp, "sec", SECONDS) for m in (sent, measured)),
+        *((m.header.stamp, "nanosec", WHOLE) for m in (sent, measured)),
+    ]
+    for index in data.draw(st.sets(st.integers(0, len(numbers) - 1), min_size=1, max_size=3)):
+        owner, place, values = numbers[index]
+        value = data.draw(values)
+        if isinstance(place, int):
+            owner[place] = value
+        else:
+            setattr(owner, place, value)
+    node.receive_camera_info(info)
+    if source in ("cloud", "depth"):
+        node.receive_range(measured)
+    node.receive_track(sent)
+    for message in desk.published[TARGET_POSE_WITH_COVARIANCE]:
+        pose = message.pose.pose
+        for each in (pose.position, pose.orientation):
+            assert all(math.isfinite(getattr(each, name)) for name in "xyz")
+        assert np.isfinite(message.pose.covariance).all()
+    for message in desk.published[BEARING]:
+        ray = message.vector
+        assert math.hypot(ray.x, ray.y, ray.z) == pytest.approx(1)
+    assert all(line.startswith("no ") and line.isprintable() for line in desk.lines)
+    assert all(len(line) < 200 for line in desk.lines)
 
 
 def test_parameters_change_while_it_runs() -> None:

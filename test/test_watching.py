@@ -131,15 +131,19 @@ def test_a_watcher_lets_go_of_what_is_its_own_only() -> None:
         ahead = init_box(red_box(9), frame_stamp(9))
         node.tracker.pursue(ahead, second.pursuit)
         node.settle()
-        first.pursuit.ended(End.CANCELED, "cancelled")
         node.tracker.release("target", third.pursuit)
         node.feed(image(1))
-        assert second.ends == []
         assert node.desk.tracks[-1].state == State.TRACKING
-        node.tracker.release("target", second.pursuit)
+        node.tracker.release("target", first.pursuit)
         node.feed(image(2))
-        assert second.ends == [End.STOPPED]
         assert node.desk.tracks[-1].state == State.IDLE
+        node.feed(image(9))
+        assert node.desk.tracks[-1].state == State.TRACKING
+        assert (first.ends, second.ends) == ([], [])
+        node.tracker.pursue(init_box(red_box(15), frame_stamp(15)), third.pursuit)
+        node.tracker.release("target", third.pursuit)
+        node.feed(image(15))
+        assert len(second.tracks) == 2
 
 
 def test_boxes_that_wait_do_not_pile_up() -> None:

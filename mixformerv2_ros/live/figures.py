@@ -12,7 +12,8 @@ from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.session import State, Track
 
 WINDOW = 150
-"""Processed images that rate and latencies are taken over."""
+WINDOW_NS = 5 * NS
+"""Processed images, at most, and time that rate and latencies are taken over."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,26 @@ class Figures:
 
 
 class Timing:
-    """Rate and latencies of the last `WINDOW` publications."""
+    """Rate and latencies of the last `WINDOW` publications within `WINDOW_NS`."""
 
     def __init__(self) -> None:
         self._published: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)
 
     def add(self, published_ns: int, latency_ns: int, age_ns: int) -> None:
-        """Note a publication."""
+        """Note a publication; where the clock has stepped back, all before it is forgotten."""
+        if self._published and published_ns < self._published[-1][0]:
+            self._published.clear()
+        while self._published and published_ns - self._published[0][0] > WINDOW_NS:
+            self._published.popleft()
         self._published.append((published_ns, latency_ns, age_ns))
 
-    def rate(self) -> float:
-        """Publications per second."""
-        if len(self._published) < 2:
+    def rate(self, now_ns: int) -> float:
+        """Publications per second; 0 where there were fewer than two lately."""
+        times = [entry[0] for entry in self._published if 0 <= now_ns - entry[0] <= WINDOW_NS]
+        if len(times) < 2:
             return 0.0
-        span = self._published[-1][0] - self._published[0][0]
-        return (len(self._published) - 1) * NS / span if span > 0 else 0.0
+        span = times[-1] - times[0]
+        return (len(times) - 1) * NS / span if span > 0 else 0.0
 
     def latency_ms(self) -> tuple[float, float]:
         """Median and 95th percentile of the latency in milliseconds."""

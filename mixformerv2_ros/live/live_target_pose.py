@@ -175,7 +175,11 @@ class LiveTargetPose:
                 text = f"no pose: no transform from {printable(camera)} to {target_frame}"
                 self._notices.paced(Level.WARN, "transform", text)
                 return
-            estimate = transformed(estimate, matrix, target_frame)
+            try:
+                estimate = transformed(estimate, matrix, target_frame)
+            except PoseError as error:
+                self._explain("pose", error)
+                return
         types, publish = self._middleware.types, self._middleware.publish
         pose = estimate.position, estimate.orientation
         place = estimate.stamp_ns, estimate.frame_id

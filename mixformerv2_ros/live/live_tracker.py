@@ -235,7 +235,7 @@ class LiveTracker:
         return f"stopped {', '.join(map(printable, names))}" if names else "no target is tracked"
 
     def release(self, target_id: str, watcher: Watcher) -> None:
-        """Forget a target, or a box that waits, if it is still this watcher's."""
+        """Forget a target, or a box that waits, if it is still this watcher's; silently."""
         with self._changed:
             request = self._orders.requests.get(target_id)
             if request is not None and request.watcher is watcher:
@@ -272,7 +272,7 @@ class LiveTracker:
             last = self._last
             return Figures(
                 counts=self._counts,
-                rate=self._timing.rate(),
+                rate=self._timing.rate(now),
                 latency_ms=self._timing.latency_ms(),
                 age_ms=self._timing.age_ms(),
                 silence_s=None if last is None else max(0, now - last.arrived_ns) / NS,
@@ -329,8 +329,11 @@ class LiveTracker:
             self._forget(target_id)
         for name, watcher in orders.releases:
             waiting = self._waiting.get(name)
-            if self._watchers.get(name) is watcher or (waiting and waiting.watcher is watcher):
-                self._forget(name)
+            if waiting is not None and waiting.watcher is watcher:
+                del self._waiting[name]
+            if self._watchers.get(name) is watcher:
+                del self._watchers[name]
+                self._drop(name)
         for name, request in orders.requests.items():
             if superseded := self._waiting.get(name):
                 _end(superseded.watcher, End.REPLACED, _REPLACED)
@@ -559,9 +562,12 @@ class LiveTracker:
             watcher.ended(End.CLOSED, reason)
         self._watchers.clear()
 
-    def _forget(self, target_id: str | None) -> None:
+    def _drop(self, target_id: str | None) -> None:
         self._session.stop(target_id)
         self._tracks = tuple(t for t in self._tracks if target_id not in (None, t.target_id))
+
+    def _forget(self, target_id: str | None) -> None:
+        self._drop(target_id)
         known = {*self._waiting, *self._watchers}
         for name in known if target_id is None else [target_id]:
             _end(self._watchers.pop(name, None), End.STOPPED, _STOPPED)
