@@ -260,14 +260,17 @@ def read_track(message: Any) -> Track:
     """Read a `mixformerv2_ros/msg/Track`; it does not say whether templates were updated.
 
     Raises:
-        ValueError: the state is none of `State`.
+        ValueError: the state is none of `State`, or no message can hold the stamp.
     """
+    stamp = stamp_ns(message)
+    if not 0 <= stamp < NS << 31:
+        raise ValueError(f"stamp of a track must be 0 to 2^31 s, got {stamp / NS:.9g} s")
     center, size = message.box.center.position, (message.box.size_x, message.box.size_y)
     age = message.template_age
     left, top, right, bottom = map(float, message.edge_std)
     return Track(
         target_id=message.target_id,
-        stamp_ns=stamp_ns(message),
+        stamp_ns=stamp,
         frame_id=message.header.frame_id,
         box=Box(center.x - size[0] / 2, center.y - size[1] / 2, *size),
         confidence=float(message.confidence),

@@ -124,7 +124,10 @@ def test_lists_and_tuples_serve_as_well() -> None:
         ({"k": K * [[-1], [1], [1]]}, "got fx -500, fy 510"),
         ({"k": K * [[1e303], [1], [1]]}, "0.001 to 1e\\+07 pixels, got fx 5e\\+305, fy 510"),
         ({"k": K * [[1], [1e-300], [1]]}, "0.001 to 1e\\+07 pixels, got fx 500, fy 5.1e-298"),
-        ({"k": [[500, 0, 1e300], [0, 500, 0], [0, 0, 1]]}, "point within 1e.* got cx 1e\\+300, cy 0"),
+        (
+            {"k": [[500, 0, 1e300], [0, 500, 0], [0, 0, 1]]},
+            "point within 1e.* got cx 1e\\+300, cy 0",
+        ),
         ({"k": [[500, 0, 0], [0, 500, np.nan], [0, 0, 1]]}, "point within 1e.* got cx 0, cy nan"),
         ({"d": (0.1, 0.2, 0.3)}, "plumb_bob needs 4, 5, 8, 12 or 14 coefficients, got 3"),
         ({"d": (np.nan,) * 5}, "distortion coefficients must be finite"),

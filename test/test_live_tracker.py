@@ -16,6 +16,7 @@ from mixformerv2_ros.bags.reader import BagReader
 from mixformerv2_ros.bags.replay import Start, choose_image_topic, images, replay
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.inference.engine import Prediction
+from mixformerv2_ros.live.figures import Timing
 from mixformerv2_ros.live.middleware import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
 from mixformerv2_ros.live.recent import Arrival, RecentImages, spread
 from mixformerv2_ros.messages import (
@@ -574,3 +575,32 @@ def test_spread_keeps_the_last(total: int, count: int) -> None:
 
 def test_topics_have_types_that_exist() -> None:
     assert {*OUTPUTS.values(), *INITS.values()} <= set(TYPES)
+
+
+def test_a_rate_is_that_of_the_last_seconds() -> None:
+    second = 1_000_000_000
+    timing = Timing()
+    now = 100 * second
+    for _ in range(20):  # 10 Hz
+        now += second // 10
+        timing.add(now, 2_000_000, 3_000_000)
+    assert timing.rate(now) == pytest.approx(10)
+    assert timing.rate(now + 10 * second) == 0.0  # the camera has stopped
+    now += 10 * second
+    for _ in range(20):  # and goes on at 20 Hz
+        timing.add(now, 4_000_000, 5_000_000)
+        now += second // 20
+    assert timing.rate(now) == pytest.approx(20)
+    assert (timing.latency_ms(), timing.age_ms()) == ((4.0, 4.0), (5.0, 5.0))
+
+
+def test_a_clock_that_steps_back_begins_the_rate_anew() -> None:
+    second = 1_000_000_000
+    timing = Timing()
+    for loop in range(3):
+        for index in range(50):
+            timing.add(second + index * second // 25, (loop + 1) * 1_000_000, 0)
+    assert timing.rate(second + 49 * second // 25) == pytest.approx(25)
+    assert timing.latency_ms() == (3.0, 3.0)
+    timing.add(second, 1_000_000, 0)
+    assert timing.rate(second) == 0.0

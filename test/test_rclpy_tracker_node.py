@@ -37,6 +37,7 @@ from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from mixformerv2_ros.action import TrackTarget
+from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.inference.bundle import open_bundle
 from mixformerv2_ros.inference.loader import load_engine
 from mixformerv2_ros.live.model import Model
@@ -493,6 +494,42 @@ def test_distances_are_tracked_in_as_grey(peer: Peer, tracker: Tracker) -> None:
     message.data = message.data[:-8]
     camera.publish(message)
     peer.wait_for_line("32FC1 cannot be unpacked")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step": 320}, "160x120 with step 320 does not fit its 76800 bytes"),
+        ({"width": 320}, "320x120 with step 640 does not fit its 76800 bytes"),
+        ({"step": 638, "width": 150}, "150x120 with step 638 does not fit its 76800 bytes"),
+        ({"height": 240}, "160x240 with step 640 does not fit its 76800 bytes"),
+        ({"width": 0}, "1 to 100,000,000 pixels, got 0x120"),
+        ({"height": 0, "step": 0}, "1 to 100,000,000 pixels, got 160x0"),
+        ({"width": 2**31, "height": 2**31}, "1 to 100,000,000 pixels, got 2147483648x2147483648"),
+    ],
+)
+def test_grey_images_that_do_not_fit_their_bytes_are_refused(changes: Any, words: str) -> None:
+    message = Image(height=120, width=160, encoding="32FC1", step=640, data=bytes(76800))
+    for name, value in changes.items():
+        setattr(message, name, value)
+    with pytest.raises(ImageError, match=f"32FC1 cannot be unpacked: .*{words}"):
+        open_image(message)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_grey_of_padded_rows_and_of_numbers_as_far_apart_as_there_are(order: str) -> None:
+    most = np.finfo(np.float64).max
+    values = np.array([[-most, 0, most, 7], [np.nan, np.inf, -np.inf, 7]], f"{order}f8")
+    message = Image(height=2, width=3, encoding="64FC1", step=32, data=values.tobytes())
+    message.is_bigendian = int(order == ">")
+    try:
+        frame = open_image(message)
+    except ImageError:
+        if order == "<" or hasattr(np.ndarray, "newbyteorder"):
+            raise
+        pytest.skip("this cv_bridge swaps bytes by a method that numpy 2 has no more")
+    np.testing.assert_array_equal(frame.pixels.rgb()[..., 0], [[0, 128, 255], [0, 0, 0]])
 
 
 def test_the_overlay_comes_when_somebody_listens(peer: Peer, tracker: Tracker) -> None:

@@ -27,6 +27,12 @@ _FISHEYE = ("equidistant", "fisheye")
 MODELS = (*_PLUMB_BOB, *_FISHEYE)
 """Names of lens models; a calibration without coefficients needs none."""
 
+_FOCAL_PX = (1e-3, 1e7)
+"""Smallest and largest focal length of a camera that there could be."""
+
+FARTHEST_PX = 1e7
+"""How far pixels and the principal point may lie from the image's corner."""
+
 _STEPS = 30
 _CLOSE_PX = 0.01
 """How near the projection of a ray must come to its pixel."""
@@ -79,7 +85,8 @@ class Camera:
             rectified: The images are rectified: the projection matrix holds, without distortion.
 
         Raises:
-            PoseError: the camera is not calibrated, or the lens model is not known.
+            PoseError: the camera is not calibrated, its matrix is no camera's, or the lens model
+                is not known.
         """
         name = "P" if rectified else "K"
         values = np.asarray(message.p if rectified else message.k, np.float64)
@@ -89,11 +96,23 @@ class Camera:
                 f"camera matrix {name} must have {shape[0] * shape[1]} values, got {values.size}"
             )
         matrix = values.reshape(shape)[:, :3]
-        fx, fy = float(matrix[0, 0]), float(matrix[1, 1])
-        if not (np.isfinite(matrix).all() and fx > 0 and fy > 0):
+        # Skew and the last row are not the camera's: OpenCV knows four numbers only.
+        fx, fy, cx, cy = map(float, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]))
+        if not (fx > 0 and fy > 0):
             raise PoseError(
                 f"camera matrix {name} must have positive focal lengths, got fx {fx:g}, fy {fy:g}: "
                 "the camera is not calibrated"
+            )
+        low, high = _FOCAL_PX
+        if not all(low <= f <= high for f in (fx, fy)):
+            raise PoseError(
+                f"camera matrix {name} must have focal lengths of {low:g} to {high:g} pixels, "
+                f"got fx {fx:g}, fy {fy:g}"
+            )
+        if not all(abs(c) <= FARTHEST_PX for c in (cx, cy)):
+            raise PoseError(
+                f"camera matrix {name} must have its principal point within {FARTHEST_PX:g} "
+                f"pixels of the corner, got cx {cx:g}, cy {cy:g}"
             )
         distortion, fisheye = (np.zeros(0), False) if rectified else _lens(message)
         binning = max(1, int(message.binning_x)), max(1, int(message.binning_y))
@@ -102,8 +121,7 @@ class Camera:
             width=(int(roi.width) or int(message.width)) // binning[0],
             height=(int(roi.height) or int(message.height)) // binning[1],
             frame_id=message.header.frame_id,
-            # Skew and the last row are not the camera's: OpenCV knows four numbers only.
-            matrix=np.array([[fx, 0, matrix[0, 2]], [0, fy, matrix[1, 2]], [0, 0, 1]]),
+            matrix=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
             distortion=distortion,
             fisheye=fisheye,
             offset=(int(roi.x_offset), int(roi.y_offset)),
@@ -134,15 +152,19 @@ class Camera:
             (n, 3) float64.
 
         Raises:
-            PoseError: the lens model has no ray for one of them.
+            PoseError: one of them is not finite or far from every sensor, or the lens model has
+                no ray for it.
         """
+        if not (np.abs(points) <= FARTHEST_PX).all():
+            got = ", ".join(f"({u:g}, {v:g})" for u, v in points)
+            raise PoseError(f"pixels must be finite, {FARTHEST_PX:g} at most, got {got}")
         on_sensor = points * self.binning + self.offset - 0.5
-        if not np.isfinite(on_sensor).all():
-            raise PoseError(f"pixels must be finite, got {_named(points)}")
-        if self.fisheye:
-            return self._fisheye_rays(points, on_sensor)
-        directions = np.ones((len(points), 3))
-        directions[:, :2] = self._undistort(points, on_sensor)
+        # Lenses may have coefficients of any size: where a step overflows, there is no ray.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.fisheye:
+                return self._fisheye_rays(points, on_sensor)
+            directions = np.ones((len(points), 3))
+            directions[:, :2] = self._undistort(points, on_sensor)
         return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
     def _undistort(self, points: Vector, on_sensor: Vector) -> Vector:
@@ -166,7 +188,7 @@ class Camera:
             # Columns 3 and 4 are derivatives by a shift along x and y: at distance 1, by x and y.
             slope = np.asarray(jacobian, np.float64).reshape(-1, 2, jacobian.shape[1])[:, :, 3:5]
             # Beyond its widest angle a lens model folds the image back, once or twice.
-            if ((np.linalg.det(slope) <= 0) | (np.trace(slope, axis1=1, axis2=2) <= 0)).any():
+            if not ((np.linalg.det(slope) > 0) & (np.trace(slope, axis1=1, axis2=2) > 0)).all():
                 break
             if np.abs(error).max() < _CLOSE_PX:
                 return plane
@@ -187,7 +209,7 @@ class Camera:
         angle = np.minimum(distorted, np.pi)
         for _ in range(_STEPS):
             rise = slope(angle)
-            if (rise <= 0).any() or (angle < 0).any() or (angle > np.pi).any():
+            if not ((rise > 0) & (angle >= 0) & (angle <= np.pi)).all():
                 break
             error = distorted - value(angle)
             if np.abs(error).max() * self.matrix[0, 0] < _CLOSE_PX:

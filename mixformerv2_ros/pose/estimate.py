@@ -91,6 +91,8 @@ def at_width(camera: Camera) -> PositionOf:
         if not box.w > 0:
             raise PoseError(f"box must have a width, got {box.w:g}")
         angle = 2 * math.atan2(float(np.linalg.norm(right - left)), np.linalg.norm(right + left))
+        if not angle > 0:
+            raise PoseError(f"box of width {box.w:g} is too narrow to tell a distance")
         return np.asarray(width / (2 * math.tan(angle / 2)) * ray)
 
     return position

@@ -11,6 +11,7 @@ track at most.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import numpy as np
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.live.recent import Arrival, RecentImages
 from mixformerv2_ros.messages import NS, stamp_ns
-from mixformerv2_ros.pose.camera import Bearing, Camera, Vector
+from mixformerv2_ros.pose.camera import FARTHEST_PX, Bearing, Camera, Vector
 from mixformerv2_ros.pose.cloud import cloud_view, measure_cloud
 from mixformerv2_ros.pose.depth import depth_view, measure_depth
 from mixformerv2_ros.pose.estimate import (
@@ -48,6 +49,9 @@ MOST_RANGES = 1000
 
 SAME_ASPECT = 0.02
 """Largest difference of the scales of columns and rows of a registered depth image."""
+
+NEAREST_M = 1e-6
+"""Nearer than this, a target has no direction from the camera."""
 
 UP_OPTICAL: Vector = np.array([0.0, -1.0, 0.0])
 UP_FIXED: Vector = np.array([0.0, 0.0, 1.0])
@@ -133,6 +137,8 @@ class TargetPose:
         """
         (depth_view if self.settings.source == DEPTH else cloud_view)(message)
         stamp = stamp_ns(message)
+        if stamp < 0:
+            raise PoseError(f"stamp must not be negative, got {stamp / NS:g} s")
         newest = self._ranges.newest
         if newest is not None and stamp < newest.stamp_ns:
             self._ranges.clear()
@@ -146,7 +152,8 @@ class TargetPose:
             The direction to the target.
 
         Raises:
-            PoseError: there is no usable calibration, or the lens has no ray for the target.
+            PoseError: there is no usable calibration, the box is not finite, or the lens has no
+                ray for the target.
         """
         if not self._is_ours(track):
             return None
@@ -157,6 +164,7 @@ class TargetPose:
         if track.state is not State.TRACKING and not doubtful:
             return None
         camera = self.camera
+        _check_box(track.box)
         bearing = camera.bearing(*track.box.center)
         if self.settings.source != BEARING:
             self._waiting = replace(track, frame_id=track.frame_id or camera.frame_id)
@@ -171,7 +179,11 @@ class TargetPose:
         if self._waiting is not None and self._is_settled(self._waiting):
             self._due.append(self._waiting)
             self._waiting = None
-        return self._locate(self._due.popleft()) if self._due else None
+        if not self._due:
+            return None
+        # Distances of any size may come; what overflows is refused as not finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._locate(self._due.popleft())
 
     def _is_ours(self, track: Track) -> bool:
         if track.state is State.IDLE:
@@ -245,7 +257,12 @@ def transformed(estimate: PoseEstimate, matrix: Vector, frame_id: str) -> PoseEs
         estimate: The pose in the optical frame of the camera.
         matrix: (4, 4) float64 from that frame to the fixed one.
         frame_id: Name of the fixed frame.
+
+    Raises:
+        PoseError: the matrix is not finite.
     """
+    if not np.isfinite(matrix).all():
+        raise PoseError(f"transform from {estimate.frame_id!r} to {frame_id!r} must be finite")
     rotation = matrix[:3, :3]
     both = np.zeros((6, 6))
     both[:3, :3] = both[3:, 3:] = rotation
@@ -276,7 +293,12 @@ def ground_goal(estimate: PoseEstimate) -> tuple[Vector, Vector]:
 def _estimate(
     position: Vector, track: Track, source: str, place: PositionOf, distance: float, std: float
 ) -> PoseEstimate:
+    away = float(np.linalg.norm(position))
+    if not NEAREST_M <= away < math.inf:
+        raise PoseError(f"distance must be finite, {NEAREST_M:g} m at least, got {away:g} m")
     spread = position_covariance(place, track.box, track.edge_std, distance, std)
+    if not np.isfinite(spread).all():
+        raise PoseError(f"covariance of a position {away:g} m from the camera is not finite")
     return PoseEstimate(
         stamp_ns=track.stamp_ns,
         frame_id=track.frame_id,
@@ -299,6 +321,12 @@ def _scale(message: Any, camera: Camera) -> tuple[float, float]:
             f"got {message.width}x{message.height}"
         )
     return x, y
+
+
+def _check_box(box: Box) -> None:
+    if not all(abs(value) <= FARTHEST_PX for value in box):
+        got = ",".join(f"{value:g}" for value in box)
+        raise PoseError(f"box must be finite, {FARTHEST_PX:g} pixels at most, got {got}")
 
 
 def _check_whole(box: Box, camera: Camera) -> None:
