@@ -22,7 +22,7 @@ help:
 	@echo "make soak SECONDS=1800     feeds the node over DDS that long and weighs it"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
-	@echo "make train                 train the default weights (hours)"
+	@echo "make train                 the first stage of the default weights (hours)"
 	@echo "make distill-demo          the paper's training in miniature, with a table (half an hour)"
 	@echo "make clean                 remove environments and outputs"
 

@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -349,6 +349,15 @@ def test_replay_does_not_destroy_its_source(tmp_path: Path) -> None:
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell that runs tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_ctrl_c_closes_everything(tmp_path: Path, session: Session_, storage: str) -> None:
     bag = write_bag(tmp_path / "bag", 12)
@@ -362,6 +371,7 @@ def test_ctrl_c_closes_everything(tmp_path: Path, session: Session_, storage: st
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, session: Session_) -> None:
     """And still leaves a recording that can be read."""
     bag = write_bag(tmp_path / "bag", 12)
@@ -378,6 +388,7 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, session: Session_) -> 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_in_track(tmp_path: Path, session: Session_) -> None:
     source = write_images(tmp_path / "images", 12)
     session.at, session.action = 3, lambda: signal.raise_signal(signal.SIGINT)
