@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import rclpy
+from domains import own_domain
 from nodes import frame_stamp
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -23,6 +26,15 @@ from mixformerv2_ros.nodes.message_types import message_types
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ros() -> Iterator[None]:
+    """rclpy in a domain of its own; a module that imports this has it."""
+    with own_domain():
+        rclpy.init()
+        yield
+        rclpy.shutdown()
 
 
 class Spinning:

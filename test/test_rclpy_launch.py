@@ -10,32 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from domains import own_domain
 from nodes import box_of, frame_stamp
 from recordings import IMAGE_TOPIC, red_box, write_bag
 from waiting import wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
-import rclpy
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
-from ros_peers import Peer
+from ros_peers import Peer, ros  # noqa: F401
 
 from mixformerv2_ros.messages import stamp_ns
 from mixformerv2_ros.msg import Track
 
 ROS2 = shutil.which("ros2")
 pytestmark = pytest.mark.skipif(ROS2 is None, reason="needs the ros2 command")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def ros() -> Iterator[None]:
-    with own_domain():
-        rclpy.init()
-        yield
-        rclpy.shutdown()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from domains import own_domain
 from ranging import BOX, HEIGHT, WIDTH, K
 from ranging import track as a_track
 from waiting import wait_for
@@ -17,7 +16,7 @@ pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 import rclpy
 from geometry_msgs.msg import PoseStamped, TransformStamped, Vector3Stamped
 from rclpy.lifecycle import TransitionCallbackReturn
-from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go
+from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, ros  # noqa: F401
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
@@ -30,14 +29,6 @@ from mixformerv2_ros.nodes.target_pose_node import TargetPoseNode
 from mixformerv2_ros.tracking.session import State
 
 FRAME = "camera_optical_frame"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def ros() -> Iterator[None]:
-    with own_domain():
-        rclpy.init()
-        yield
-        rclpy.shutdown()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from domains import own_domain
 from nodes import BUNDLE, box_of, content, frame_stamp
 from processes import ROOT, Command
 from recordings import RedEngine, picture, red_box
@@ -19,7 +18,6 @@ from waiting import wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
-import rclpy
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as LifecycleState
@@ -30,7 +28,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import ReliabilityPolicy
-from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, image
+from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, image, ros  # noqa: F401
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import Trigger
@@ -52,14 +50,6 @@ from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings
-
-
-@pytest.fixture(autouse=True, scope="module")
-def ros() -> Iterator[None]:
-    with own_domain():
-        rclpy.init()
-        yield
-        rclpy.shutdown()
 
 
 class Tracker:
