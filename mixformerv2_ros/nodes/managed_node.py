@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ _FOLLOW_S = 0.2
 """Time between two looks at the qualities that sensors offer."""
 
 
-class ManagedNode(LifecycleNode):
+class ManagedNode(LifecycleNode, ABC):
     """A lifecycle node and the middleware of `live`: declares, releases, publishes, logs.
 
     A child gives `table`, `set_up` and `work`. What they make is undone in reverse order, by
@@ -53,25 +54,25 @@ class ManagedNode(LifecycleNode):
         # Simulated time may stand still; watching publishers and reporting must not.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
 
+    @abstractmethod
     def set_up(self, values: Mapping[str, Value]) -> None:
         """Load and make what lives from configure to cleanup.
 
         Raises:
             MixFormerError: that cannot be done; the node stays unconfigured and says why.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def work(self, values: Mapping[str, Value]) -> None:
         """Make what lives from activate to deactivate.
 
         Raises:
             MixFormerError: that cannot be done; the node stays inactive and says why.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, changes: Mapping[str, Any]) -> None:
         """Put accepted changes of parameters to work."""
-        raise NotImplementedError
 
     @property
     def failure(self) -> BaseException | None:

@@ -88,11 +88,6 @@ class SensorSubscription:
             ReliabilityPolicy.BEST_EFFORT if best_effort else override or ReliabilityPolicy.RELIABLE
         )
 
-    @property
-    def reliability(self) -> ReliabilityPolicy:
-        """The reliability that is asked for now."""
-        return self._reliability
-
     def follow(self) -> None:
         """Look at the publishers, and change the reliability if that serves them better."""
         if not self._auto:
