@@ -18,7 +18,6 @@ from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.inference.engine import Prediction
 from mixformerv2_ros.live.figures import Timing
 from mixformerv2_ros.live.middleware import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
-from mixformerv2_ros.live.recent import Arrival, RecentImages, spread
 from mixformerv2_ros.messages import (
     Level,
     compressed_image_message,
@@ -27,6 +26,7 @@ from mixformerv2_ros.messages import (
     stamp_ns,
     track_message,
 )
+from mixformerv2_ros.recent import Arrival, RecentImages, spread
 from mixformerv2_ros.tracking.session import Session, State
 from mixformerv2_ros.tracking.settings import TrackerSettings
 

@@ -37,7 +37,6 @@ from mixformerv2_ros.live.middleware import (
 )
 from mixformerv2_ros.live.model import Model
 from mixformerv2_ros.live.notices import Notices
-from mixformerv2_ros.live.recent import Arrival, RecentImages, spread
 from mixformerv2_ros.live.watching import End, Watcher
 from mixformerv2_ros.messages import (
     NS,
@@ -52,6 +51,7 @@ from mixformerv2_ros.messages import (
     track_message,
 )
 from mixformerv2_ros.parameters import NODE_PARAMETERS, Value, check_changes, check_values
+from mixformerv2_ros.recent import Arrival, RecentImages, spread
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.frame import Frame

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.live.recent import Arrival, RecentImages
 from mixformerv2_ros.messages import NS, stamp_ns
 from mixformerv2_ros.pose.camera import FARTHEST_PX, Bearing, Camera, Vector
 from mixformerv2_ros.pose.cloud import cloud_view, measure_cloud
@@ -36,6 +35,7 @@ from mixformerv2_ros.pose.estimate import (
     position_covariance,
 )
 from mixformerv2_ros.pose.samples import inner_box
+from mixformerv2_ros.recent import Arrival, RecentImages
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 
