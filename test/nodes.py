@@ -18,8 +18,9 @@ from mixformerv2_ros.messages import Level, header_message, image_message, stamp
 
 TYPES = typestore().types
 BUNDLE = SimpleNamespace(
-    search_factor=4.5, template_factor=2.0, name="red", checksum="0123456789ab"
-)
+    search_factor=4.5, template_factor=2.0, template_surroundings=1.0,
+    name="red", checksum="0123456789ab",
+)  # fmt: skip
 
 
 class Desk:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mixformerv2_ros.errors import BoxError, ImageError
 from mixformerv2_ros.tracking.boxes import Box, check_box, clip_box, iou
-from mixformerv2_ros.tracking.crop import crop_window, cut
+from mixformerv2_ros.tracking.crop import NEUTRAL, crop_window, cut, fade_surroundings
 from mixformerv2_ros.tracking.pixels import Pixels
 
 
@@ -119,3 +119,28 @@ def test_iou():
     assert iou(Box(0, 0, 10, 10), Box(5, 0, 10, 10)) == pytest.approx(1 / 3)
     assert iou(Box(0, 0, 10, 10), Box(10, 0, 10, 10)) == 0
     assert iou(Box(0, 0, 0, 10), Box(0, 0, 10, 10)) == 0
+
+
+def test_surroundings_fade_and_the_target_stays():
+    crop = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    before = crop.copy()
+    faded = fade_surroundings(crop, (8.4, 3.6, 20.0, 40.0), 0.25)
+    np.testing.assert_array_equal(crop, before)
+    np.testing.assert_array_equal(faded[4:, 8:20], crop[4:, 8:20])
+    around = np.ones((32, 32), bool)
+    around[4:, 8:20] = False
+    expected = NEUTRAL + 0.25 * (crop[around].astype(float) - NEUTRAL)
+    np.testing.assert_allclose(faded[around], expected, atol=0.51)
+
+
+def test_surroundings_with_all_contrast_are_left_alone():
+    crop = np.zeros((16, 16, 3), np.uint8)
+    assert fade_surroundings(crop, (4, 4, 12, 12), 1.0) is crop
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4), st.floats(0, 1))
+def test_any_corners_can_be_faded_around(corners, contrast):
+    crop = np.full((16, 16, 3), 255, np.uint8)
+    faded = fade_surroundings(crop, corners, contrast)
+    assert faded.shape == crop.shape
+    assert (faded >= np.floor(NEUTRAL)).all()

@@ -18,7 +18,7 @@ from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.network.presets import S, T
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.crop import Window, crop_window, cut
+from mixformerv2_ros.tracking.crop import NEUTRAL, Window, crop_window, cut
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.training import crops
 from mixformerv2_ros.training.crops import (
@@ -632,3 +632,17 @@ def test_benchmark_of_a_configuration(config_file, capsys):
     assert main(["benchmark", "data", "--rounds", "0"]) == 2
     for line in capsys.readouterr().err.splitlines():
         assert line.startswith("mixformerv2 benchmark: ")
+
+
+def test_templates_fade_around_the_target_alone(sets):
+    plain = Sampler(sets, T, SMALL, True)
+    fading = Sampler(sets, T, dataclasses.replace(SMALL, template_surroundings=0.0), True)
+    for number in range(20):
+        one, other = plain.sample(3, number), fading.sample(3, number)
+        np.testing.assert_array_equal(one.search, other.search)
+        np.testing.assert_array_equal(one.edges, other.edges)
+        for before, after in zip(one.templates, other.templates, strict=True):
+            # A template is twice as large as its target, which lies in the middle.
+            neutral = np.round(NEUTRAL).astype(np.uint8)
+            np.testing.assert_array_equal(after[0], np.broadcast_to(neutral, after[0].shape))
+            np.testing.assert_array_equal(after[30:34, 30:34], before[30:34, 30:34])

@@ -11,6 +11,7 @@ import pytest
 
 from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.tracking.boxes import Box, iou
+from mixformerv2_ros.tracking.crop import NEUTRAL
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -225,3 +226,21 @@ def test_a_bad_start_is_refused(spec):
     # Overlaps the image, but a window around its middle does not.
     with pytest.raises(BoxError):
         Tracker(Oracle(spec), TrackerSettings(), scene(50, 40), Box(-399, 10, 400, 1))
+
+
+def test_templates_fade_around_the_box_if_the_weights_ask_for_it(engines):
+    image = Pixels.from_array(golden.frame(0))
+    box = Box(150.5, 100.0, 30.0, 62.0)
+    engine = engines["S"]
+    plain = Tracker(engine, TrackerSettings(), image, box)
+    fading = Tracker(engine, TrackerSettings(template_surroundings=0.0), image, box)
+    before, after = plain.templates.initial, fading.templates.initial
+    neutral = np.round(NEUTRAL).astype(np.uint8)
+    changed = (after == neutral).all(axis=2) & (before != neutral).any(axis=2)
+    rows, columns = np.nonzero(~changed)
+    # The box is half as wide as the template's content, of which the side is sqrt(30 * 62) * 2.
+    scale = 112 / 87
+    assert abs((columns.max() + 1 - columns.min()) - 30 * scale) <= 1
+    assert abs((rows.max() + 1 - rows.min()) - 62 * scale) <= 1
+    kept = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    np.testing.assert_array_equal(after[kept], before[kept])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError  # noqa: E402
 from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
 from mixformerv2_ros.network.presets import T  # noqa: E402
+from mixformerv2_ros.tracking.crop import NEUTRAL  # noqa: E402
 from mixformerv2_ros.training import augment, losses  # noqa: E402
 from mixformerv2_ros.training.checkpoint_files import LAST  # noqa: E402
 from mixformerv2_ros.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
@@ -99,6 +101,63 @@ def test_boxes_lie_on_the_target(miniature_data):
         np.testing.assert_allclose(sample.edges * 128, found, atol=2.5)
         checked += 1
     assert checked > 10
+
+
+def test_templates_fade_around_the_target_alone(world):
+    def draw(**changes):
+        # One kind of sample at a time, and no chance in light: the streams stay the same.
+        config = dataclasses.replace(world.config, photometric=0.0, grey=0.0, **changes)
+        return World(world.stills, world.clips, world.spec, config)
+
+    neutral = np.round(NEUTRAL).astype(np.uint8)
+    for kinds in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        kind = dict(zip(("clip", "still", "composite"), kinds, strict=True))
+        plain, fading = draw(**kind), draw(**kind, template_surroundings=0.0)
+        for index in range(20):
+            one, other = plain.sample(3, index), fading.sample(3, index)
+            np.testing.assert_array_equal(one.search, other.search)
+            np.testing.assert_array_equal(one.edges, other.edges)
+            for before, after in zip(one.templates, other.templates, strict=True):
+                corners = after[[0, 0, -1, -1], [0, -1, 0, -1]]
+                np.testing.assert_array_equal(corners, np.broadcast_to(neutral, (4, 3)))
+                same = (after == before).all(axis=2)
+                np.testing.assert_array_equal(same[30:34, 30:34], True)
+
+
+def test_a_twin_is_farther_from_the_middle_than_the_target(world):
+    """A twin changes the picture, and never what the sample says about the target."""
+    config = dataclasses.replace(world.config, clip=0, still=0, composite=1, absent=0)
+    lonely = World(world.stills, world.clips, world.spec, config)
+    twins = World(world.stills, world.clips, world.spec, dataclasses.replace(config, twins=1.0))
+    canvas = np.zeros((128, 128, 3), np.uint8)
+    still = world.stills[0]
+    cutout = lonely._cut_out(still, 0, np.random.default_rng(0))
+    spot = np.array([60.0, 70.0])
+    placed = 0
+    for seed in range(30):
+        picture = canvas.copy()
+        twins._paste_twin(picture, cutout, 20.0, spot, 1.0, np.random.default_rng(seed))
+        rows, columns = np.nonzero(picture.any(axis=2))
+        if not len(rows):
+            continue
+        placed += 1
+        away = np.hypot(columns - 64.0, rows - 64.0).max()
+        assert away > np.hypot(*(spot - 64.0))
+    assert placed > 15
+    assert any(
+        not np.array_equal(twins.sample(0, i).search, lonely.sample(0, i).search) for i in range(9)
+    )
+
+
+def test_compression_leaves_a_picture_much_as_it_was():
+    image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    image = np.asarray(cv2.resize(image, (64, 64), interpolation=cv2.INTER_CUBIC), np.uint8)
+    compressed = augment.compress(image, np.random.default_rng(1))
+    assert compressed.shape == image.shape
+    assert compressed.dtype == np.uint8
+    difference = np.abs(compressed.astype(int) - image)
+    assert difference.max() > 0
+    assert difference.mean() < 15
 
 
 def test_a_crop_matrix_maps_its_square_onto_the_crop():

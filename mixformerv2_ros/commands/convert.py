@@ -9,6 +9,7 @@ from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.inference.bundle import (
     SEARCH_FACTOR,
     TEMPLATE_FACTOR,
+    TEMPLATE_SURROUNDINGS,
     file_sha256,
     write_bundle,
 )
@@ -50,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same for template crops (default: %(default)s)",
     )
     parser.add_argument(
+        "--template-surroundings",
+        type=float,
+        default=TEMPLATE_SURROUNDINGS,
+        metavar="C",
+        help="contrast left around the target in templates, as in training (default: %(default)s)",
+    )
+    parser.add_argument(
         "--heads",
         type=int,
         metavar="N",
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name or f"MixFormerV2-{spec.preset}",
         search_factor=args.search_factor,
         template_factor=args.template_factor,
+        template_surroundings=args.template_surroundings,
         source={
             "file": printable(args.checkpoint.name),
             "sha256": file_sha256(args.checkpoint),

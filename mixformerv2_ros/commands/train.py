@@ -89,7 +89,8 @@ def _stage(
     if stopped():
         return _interrupted(leads)
     if leads and config.loss.score:
-        print(f"next: mixformerv2 convert {path} -o BUNDLE")
+        words = " ".join(_factor_options(config))
+        print(f"next: mixformerv2 convert {path} -o BUNDLE {words}")
     return 0
 
 
@@ -122,14 +123,21 @@ def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], leads: bool) 
 
 
 def _convert(checkpoint: Path, bundle: Path, config: TrainConfig) -> None:
-    """Make a bundle, with the crop factors of training; one from before is replaced."""
-    factors = config.sampling if config.sets else config.world
+    """Make a bundle, with the crops of training; one from before is replaced."""
     parser = argparse.ArgumentParser()
     convert.add_arguments(parser)
     words = [str(checkpoint), "--output", str(bundle), "--force"]
-    words += ["--search-factor", str(factors.search_factor)]
-    words += ["--template-factor", str(factors.template_factor)]
-    convert.run(parser.parse_args(words))
+    convert.run(parser.parse_args([*words, *_factor_options(config)]))
+
+
+def _factor_options(config: TrainConfig) -> list[str]:
+    """What `convert` must be told so that the tracker cuts its crops as training did."""
+    crops = config.sampling if config.sets else config.world
+    return [
+        "--search-factor", str(crops.search_factor),
+        "--template-factor", str(crops.template_factor),
+        "--template-surroundings", str(crops.template_surroundings),
+    ]  # fmt: skip
 
 
 def _interrupted(leads: bool) -> int:

@@ -199,7 +199,9 @@ class _Bench:
         size = 0.2 * plan.height
         self.box = Box(0.45 * plan.width, 0.4 * plan.height, 0.7 * size, 1.4 * size)
         settings = TrackerSettings(
-            search_factor=bundle.search_factor, template_factor=bundle.template_factor
+            search_factor=bundle.search_factor,
+            template_factor=bundle.template_factor,
+            template_surroundings=bundle.template_surroundings,
         )
         self.tracker = Tracker(
             self.engine, settings, decode_compressed("jpeg", self.jpeg), self.box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.tracking.boxes import Box
+
+NEUTRAL = np.array([123.675, 116.28, 103.53], dtype=np.float32)
+"""The RGB colour that normalisation maps to zero."""
 
 
 class Window(NamedTuple):
@@ -101,3 +105,31 @@ def cut(
             borderType=cv2.BORDER_CONSTANT,
         )
         cv2.resize(padded, size, dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+def fade_surroundings(
+    crop: npt.NDArray[np.uint8], corners: Sequence[float], contrast: float
+) -> npt.NDArray[np.uint8]:
+    """Leave the target in a template as it is and fade what lies around it to a neutral grey.
+
+    A template says where the target is by its middle, and how large by its scale, but not what
+    shape its box has: of a person, the same crop may stand for the whole or for the head. The
+    contrast tells. Not in the paper; networks must have been trained with it.
+
+    Args:
+        crop: (T, T, 3) uint8 RGB.
+        corners: x1, y1, x2, y2 of the target in the crop, in its pixels.
+        contrast: What is left of the surroundings' contrast; 1 returns the crop itself.
+
+    Returns:
+        A new crop, or `crop` if nothing changes.
+    """
+    if contrast >= 1:
+        return crop
+    side = crop.shape[0]
+    x1, y1, x2, y2 = (min(max(round(float(corner)), 0), side) for corner in corners)
+    ramp = np.arange(256, dtype=np.float32)[:, None]
+    table = np.round(NEUTRAL + contrast * (ramp - NEUTRAL)).astype(np.uint8)
+    faded = np.asarray(cv2.LUT(crop, table[None]), dtype=np.uint8)
+    faded[y1:y2, x1:x2] = crop[y1:y2, x1:x2]
+    return faded

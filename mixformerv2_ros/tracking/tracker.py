@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.inference.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box, clip_box
-from mixformerv2_ros.tracking.crop import Window, crop_window, cut
+from mixformerv2_ros.tracking.crop import Window, crop_window, cut, fade_surroundings
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -152,8 +152,12 @@ class Tracker:
     def _cut_template(self, image: Pixels) -> npt.NDArray[np.uint8]:
         size = self.engine.spec.template_size
         crop = np.empty((size, size, 3), dtype=np.uint8)
-        cut(image, crop_window(self.box, self.settings.template_factor), crop)
-        return crop
+        window = crop_window(self.box, self.settings.template_factor)
+        cut(image, window, crop)
+        scale = size / window.side
+        x, y = (self.box.x - window.x) * scale, (self.box.y - window.y) * scale
+        corners = (x, y, x + self.box.w * scale, y + self.box.h * scale)
+        return fade_surroundings(crop, corners, self.settings.template_surroundings)
 
 
 def search_shape(engine: Engine) -> tuple[int, int, int]:

@@ -94,3 +94,10 @@ def degrade(image: Image, rng: np.random.Generator, strength: float) -> Image:
         noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(3, 14)
         return np.clip(image + noise, 0, 255).astype(np.uint8)
     return image
+
+
+def compress(image: Image, rng: np.random.Generator) -> Image:
+    """Give a crop the blocks and halos of a JPEG of low quality."""
+    quality = int(rng.integers(15, 60))
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.inference.engine import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.crop import fade_surroundings
 from mixformerv2_ros.training.crops import Crop, View, brighten, crop_view, jitter_box, mirror
 from mixformerv2_ros.training.datasets.source import Clip, PictureSet
 from mixformerv2_ros.training.picture_cache import PictureCache
@@ -42,6 +43,7 @@ class SamplingConfig:
         negative: Share of samples whose search region does not show the target (score stage: 0.5).
         template_factor: Side of a template over the target's size.
         search_factor: The same for the search region (published: 5.0 at 288 pixels).
+        template_surroundings: Contrast left around the target in templates (published: all).
         template_center_jitter: Width of the uniform offset of a template's middle, in target sizes.
         search_center_jitter: The same for the search region.
         template_scale_jitter: Standard deviation of the log of a template box's width and height.
@@ -61,6 +63,7 @@ class SamplingConfig:
     negative: float = 0.0
     template_factor: float = 2.0
     search_factor: float = 4.5
+    template_surroundings: float = 1.0
     template_center_jitter: float = 0.0
     search_center_jitter: float = 4.5
     template_scale_jitter: float = 0.0
@@ -77,7 +80,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ParameterError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        for name in ("negative", "grey", "flip", "own_flip", "brightness"):
+        shares = ("negative", "grey", "flip", "own_flip", "brightness", "template_surroundings")
+        for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ParameterError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         for name in ("max_gap", "min_frames", "template_factor", "search_factor"):
@@ -268,7 +272,7 @@ class Sampler:
             crops.append(self._own_changes(crop, rng))
         edges = np.minimum(np.maximum(crops[2].edges, 0), 1) if present else np.zeros(4)
         return Sample(
-            templates=np.stack([crop.image for crop in crops[:2]]),
+            templates=np.stack([self._faded(crop) for crop in crops[:2]]),
             search=crops[2].image,
             edges=edges.astype(np.float32),
             present=present,
@@ -286,6 +290,10 @@ class Sampler:
         if not (box.w > 0 and box.h > 0 and math.isfinite(sum(box))):
             return None
         return crop_view(view, jitter_box(box, rng, *jitter), box, factor, size)
+
+    def _faded(self, template: Crop) -> Image:
+        corners = template.edges * self.spec.template_size
+        return fade_surroundings(template.image, corners, self.config.template_surroundings)
 
     def _own_changes(self, crop: Crop, rng: np.random.Generator) -> Crop:
         if not self.train:

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.tracking.crop import fade_surroundings
 from mixformerv2_ros.training import augment
 from mixformerv2_ros.training.pictures import Clip, Image, Still
 
@@ -44,6 +45,10 @@ class WorldConfig:
         scale_jitter: Standard deviation of the logarithm of the search region's scale error.
         photometric: Strength of colour changes and degradation.
         grey: Share of samples without colour.
+        template_surroundings: Contrast that is left around the target in templates, as in the
+            tracker.
+        twins: Share of composites in which a copy of the target lies farther from the middle.
+        compression: Share of crops that went through a strongly compressed JPEG.
     """
 
     clip: float = 0.35
@@ -58,6 +63,9 @@ class WorldConfig:
     scale_jitter: float = 0.22
     photometric: float = 0.7
     grey: float = 0.12
+    template_surroundings: float = 1.0
+    twins: float = 0.0
+    compression: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,14 @@ class _View:
     image: Image
     box: npt.NDArray[np.float64]
     angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A template before light and colour, and the corners x1, y1, x2, y2 of the target in it."""
+
+    image: Image
+    corners: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class World:
 
     def _clip_sample(
         self, rng: np.random.Generator, present: bool
-    ) -> tuple[list[Image], Image, npt.NDArray[np.float64]]:
+    ) -> tuple[list[_Template], Image, npt.NDArray[np.float64]]:
         clip = self.clips[rng.integers(len(self.clips))]
         count = len(clip.images)
         first = int(rng.integers(count))
@@ -157,7 +173,7 @@ class World:
 
     def _still_sample(
         self, rng: np.random.Generator, present: bool
-    ) -> tuple[list[Image], Image, npt.NDArray[np.float64]]:
+    ) -> tuple[list[_Template], Image, npt.NDArray[np.float64]]:
         index, number = self._draw_index(rng)
         still = self.stills[index]
         angles = np.where(rng.random(3) < 0.3, rng.normal(size=3) * 0.12, 0.0)
@@ -174,7 +190,7 @@ class World:
 
     def _photograph(
         self, views: list[_View], rng: np.random.Generator, present: bool
-    ) -> tuple[list[Image], Image, npt.NDArray[np.float64]]:
+    ) -> tuple[list[_Template], Image, npt.NDArray[np.float64]]:
         """Cut templates and search region around the boxes of three views."""
         flip = bool(rng.random() < 0.5)
         templates = [self._template(view, rng, flip) for view in views[:2]]
@@ -184,7 +200,7 @@ class World:
         search, edges = self._search(view, rng, flip)
         return templates, search, edges
 
-    def _template(self, view: _View, rng: np.random.Generator, flip: bool) -> Image:
+    def _template(self, view: _View, rng: np.random.Generator, flip: bool) -> _Template:
         x, y, w, h = view.box
         size = math.sqrt(w * h)
         # Online templates are cut around predicted boxes, which are a little off.
@@ -194,9 +210,8 @@ class World:
         )
         side = max(size * self.config.template_factor * math.exp(rng.normal() * 0.04), 2.0)
         out = self.spec.template_size
-        return augment.warp(
-            view.image, augment.crop_matrix(center, side, out, view.angle, flip), out
-        )
+        matrix = augment.crop_matrix(center, side, out, view.angle, flip)
+        return _Template(augment.warp(view.image, matrix, out), augment.warp_box(view.box, matrix))
 
     def _search(
         self, view: _View, rng: np.random.Generator, flip: bool
@@ -238,7 +253,7 @@ class World:
 
     def _composite_sample(
         self, rng: np.random.Generator, present: bool
-    ) -> tuple[list[Image], Image, npt.NDArray[np.float64]]:
+    ) -> tuple[list[_Template], Image, npt.NDArray[np.float64]]:
         still, number = self._draw_object(rng)
         target = self._cut_out(still, number, rng)
         stretch = math.exp(rng.normal() * 0.12)
@@ -252,8 +267,8 @@ class World:
             canvas = self._background(backdrop, out, rng)
             size = unit * math.exp(rng.normal() * 0.04)
             spot = 0.5 * out + rng.normal(size=2) * 0.03 * unit
-            _paste(canvas, target, _pose(target.box, size, spot, stretch, rng))
-            templates.append(canvas)
+            alpha = _paste(canvas, target, _pose(target.box, size, spot, stretch, rng))
+            templates.append(_Template(canvas, _bounds(alpha)))
             if not stays:
                 backdrop = self._draw_picture(rng)
 
@@ -269,10 +284,37 @@ class World:
         if present:
             size = unit * math.exp(rng.normal() * self.config.scale_jitter)
             spot = 0.5 * out + self._offset(rng) * unit
+            if self.config.twins > 0 and rng.random() < self.config.twins:
+                self._paste_twin(canvas, target, size, spot, stretch, rng)
             edges = _bounds(_paste(canvas, target, _pose(target.box, size, spot, stretch, rng)))
             if rng.random() < 0.15:
                 self._occlude(canvas, edges, rng)
         return templates, canvas, edges
+
+    def _paste_twin(
+        self,
+        canvas: Image,
+        target: _Cutout,
+        size: float,
+        spot: npt.NDArray[np.float64],
+        stretch: float,
+        rng: np.random.Generator,
+    ) -> None:
+        """Paste a copy of the target, if a place is found that is farther from the middle.
+
+        Of two that look the same, the one that moved less since the last frame is the target.
+        """
+        out = canvas.shape[0]
+        away = np.linalg.norm(spot - 0.5 * out)
+        for _ in range(4):
+            place = rng.uniform(0, out, 2)
+            if (
+                np.linalg.norm(place - 0.5 * out) > away + 0.4 * size
+                and np.linalg.norm(place - spot) > 1.2 * size
+            ):
+                size *= math.exp(rng.normal() * 0.1)
+                _paste(canvas, target, _pose(target.box, size, place, stretch, rng))
+                return
 
     def _background(self, image: Image, out: int, rng: np.random.Generator) -> Image:
         """A random part of a picture, `out` pixels square."""
@@ -346,7 +388,7 @@ class World:
 
     def _finish(
         self,
-        templates: list[Image],
+        templates: list[_Template],
         search: Image,
         edges: npt.NDArray[np.float64],
         present: bool,
@@ -354,7 +396,7 @@ class World:
     ) -> Sample:
         """Light, colour and degradation; each picture its own, on top of a common part."""
         strength = self.config.photometric
-        crops = [*templates, search]
+        crops = [*(template.image for template in templates), search]
         if rng.random() < 0.5 * strength:
             # The same change to all: teaches that colours differ between scenes.
             seed = int(rng.integers(2**32))
@@ -364,6 +406,13 @@ class World:
         crops = [augment.degrade(crop, rng, strength) for crop in crops]
         if rng.random() < self.config.grey:
             crops = [augment.to_grey(crop) for crop in crops]
+        if self.config.compression > 0:
+            crops = [
+                augment.compress(crop, rng) if rng.random() < self.config.compression else crop
+                for crop in crops
+            ]
+        if self.config.template_surroundings < 1:
+            crops[:2] = self._fade(crops[:2], templates, rng)
         clipped = np.clip(edges / self.spec.search_size, 0.0, 1.0)
         # A target of which next to nothing is left in the crop is not present.
         inside = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
@@ -375,6 +424,17 @@ class World:
             edges=(clipped if present else np.zeros(4)).astype(np.float32),
             present=present,
         )
+
+    def _fade(
+        self, crops: list[Image], templates: list[_Template], rng: np.random.Generator
+    ) -> list[Image]:
+        """Fade what surrounds the targets; the box of an online template is a predicted one."""
+        unit = self.spec.template_size / self.config.template_factor
+        errors = (rng.normal(size=4) * share * unit for share in (0.02, 0.05))
+        return [
+            fade_surroundings(crop, template.corners + error, self.config.template_surroundings)
+            for crop, template, error in zip(crops, templates, errors, strict=True)
+        ]
 
 
 _GRID = 64
