@@ -130,11 +130,14 @@ class World:
         for index, still in enumerate(self.stills):
             for number, label in enumerate(still.labels):
                 self._by_label[label].append((index, number))
-        # Square root of the label's frequency: no collection of one thing fills the stream, and
-        # no rare thing is repeated without end.
         self._labels = sorted(self._by_label)
-        weights = np.sqrt([len(self._by_label[label]) for label in self._labels])
-        self._label_weights = np.cumsum(weights / weights.sum())
+        self._label_weights = _evened([len(self._by_label[label]) for label in self._labels])
+        # Clips of one source, such as one camera or one game, begin with its name and a "_".
+        sources: dict[str, list[Clip]] = defaultdict(list)
+        for clip in self.clips:
+            sources[clip.name.partition("_")[0]].append(clip)
+        self._sources = [sources[name] for name in sorted(sources)]
+        self._source_weights = _evened([len(source) for source in self._sources])
         kinds = np.array(
             [
                 config.clip if self.clips else 0.0,
@@ -162,7 +165,7 @@ class World:
     def _clip_sample(
         self, rng: np.random.Generator, present: bool
     ) -> tuple[list[_Template], Image, npt.NDArray[np.float64]]:
-        clip = self.clips[rng.integers(len(self.clips))]
+        clip = self._draw_clip(rng)
         count = len(clip.images)
         first = int(rng.integers(count))
         low, high = max(0, first - self.config.gap), min(count - 1, first + self.config.gap)
@@ -374,15 +377,17 @@ class World:
         return self.stills[index], number
 
     def _draw_index(self, rng: np.random.Generator) -> tuple[int, int]:
-        label = self._labels[
-            int(np.searchsorted(self._label_weights[:-1], rng.random(), side="right"))
-        ]
+        label = self._labels[_draw(self._label_weights, rng)]
         candidates = self._by_label[label]
         return candidates[rng.integers(len(candidates))]
 
+    def _draw_clip(self, rng: np.random.Generator) -> Clip:
+        source = self._sources[_draw(self._source_weights, rng)]
+        return source[rng.integers(len(source))]
+
     def _draw_picture(self, rng: np.random.Generator) -> Image:
         if self.clips and rng.random() < 0.3:
-            images = self.clips[rng.integers(len(self.clips))].images
+            images = self._draw_clip(rng).images
             return images[rng.integers(len(images))]
         return self.stills[rng.integers(len(self.stills))].image
 
@@ -435,6 +440,19 @@ class World:
             fade_surroundings(crop, template.corners + error, self.config.template_surroundings)
             for crop, template, error in zip(crops, templates, errors, strict=True)
         ]
+
+
+def _evened(counts: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Cumulated shares of groups, by the square root of their sizes.
+
+    No large group fills the stream, and no rare thing is repeated without end.
+    """
+    weights = np.sqrt(counts)
+    return np.asarray(np.cumsum(weights / weights.sum()), dtype=np.float64)
+
+
+def _draw(cumulated: npt.NDArray[np.float64], rng: np.random.Generator) -> int:
+    return int(np.searchsorted(cumulated[:-1], rng.random(), side="right"))
 
 
 _GRID = 64
