@@ -19,7 +19,7 @@ from mixformerv2_ros.training import augment, losses  # noqa: E402
 from mixformerv2_ros.training.checkpoint_files import LAST  # noqa: E402
 from mixformerv2_ros.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
 from mixformerv2_ros.training.optim import Length, learning_rate_factor  # noqa: E402
-from mixformerv2_ros.training.pictures import read_stills  # noqa: E402
+from mixformerv2_ros.training.pictures import Clip, read_stills  # noqa: E402
 from mixformerv2_ros.training.run import Run  # noqa: E402
 from mixformerv2_ros.training.streams import batches, load_worlds  # noqa: E402
 from mixformerv2_ros.training.trainer import train  # noqa: E402
@@ -122,6 +122,39 @@ def test_templates_fade_around_the_target_alone(world):
                 np.testing.assert_array_equal(corners, np.broadcast_to(neutral, (4, 3)))
                 same = (after == before).all(axis=2)
                 np.testing.assert_array_equal(same[30:34, 30:34], True)
+
+
+def test_another_of_its_kind_is_the_target_of_another_video():
+    """Clips by brightness: A_x and A_y share a source, B_z has none to share."""
+
+    def clip(name, level):
+        image = np.full((80, 80, 3), level, np.uint8)
+        boxes = np.tile([30.0, 30.0, 20.0, 20.0], (2, 1))
+        return Clip(name, (image, image), boxes)
+
+    clips = [clip("A_x_1", 40), clip("A_x_2", 80), clip("A_y_1", 120), clip("B_z", 200)]
+    config = WorldConfig(
+        still=0, composite=0, absent=1, alike=1, photometric=0, grey=0, center_jitter=0
+    )
+    world = World([], clips, T, config)
+    met = set()
+    for index in range(60):
+        sample = world.sample(0, index)
+        assert not sample.present
+        shown = sample.templates[0][32, 32, 0], sample.search[64, 64, 0]
+        met.add(tuple(40 * round(level / 40) for level in shown))
+    # What has no other video of its source is looked at elsewhere: here out of the picture.
+    assert met == {(40, 120), (80, 120), (120, 40), (120, 80), (200, 0)}
+
+
+def test_clips_are_drawn_by_the_square_root_of_their_sources_size():
+    image = np.zeros((40, 40, 3), np.uint8)
+    boxes = np.tile([10.0, 10.0, 20.0, 20.0], (2, 1))
+    names = ["A", *(f"B_{number}" for number in range(16))]
+    world = World([], [Clip(name, (image, image), boxes) for name in names], T, WorldConfig())
+    rng = np.random.default_rng(0)
+    share = np.mean([world._draw_clip(rng).name == "A" for _ in range(2000)])
+    assert abs(share - 1 / 5) < 0.03
 
 
 def test_a_twin_is_farther_from_the_middle_than_the_target(world):

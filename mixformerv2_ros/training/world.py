@@ -36,7 +36,9 @@ class WorldConfig:
     Attributes:
         clip, still, composite: Relative frequency of the three kinds.
         absent: Share of samples without the target in the search region.
-        alike: Share of stills without the target that show another of its kind instead.
+        alike: Share of samples without the target that show another of its kind instead: of a
+            still, a thing with the same label; of a clip, the target of another video of its
+            source. Clips are named SOURCE_VIDEO_REST.
         gap: Largest distance in frames between template and search in a clip.
         search_factor: Side of the search region over the target's size, as in the tracker.
         template_factor: The same for templates.
@@ -132,12 +134,11 @@ class World:
                 self._by_label[label].append((index, number))
         self._labels = sorted(self._by_label)
         self._label_weights = _evened([len(self._by_label[label]) for label in self._labels])
-        # Clips of one source, such as one camera or one game, begin with its name and a "_".
-        sources: dict[str, list[Clip]] = defaultdict(list)
+        self._by_source: dict[str, list[Clip]] = defaultdict(list)
         for clip in self.clips:
-            sources[clip.name.partition("_")[0]].append(clip)
-        self._sources = [sources[name] for name in sorted(sources)]
-        self._source_weights = _evened([len(source) for source in self._sources])
+            self._by_source[_source(clip)].append(clip)
+        self._sources = sorted(self._by_source)
+        self._source_weights = _evened([len(self._by_source[name]) for name in self._sources])
         kinds = np.array(
             [
                 config.clip if self.clips else 0.0,
@@ -172,6 +173,13 @@ class World:
         last = int(rng.integers(low, high + 1))
         between = int(rng.integers(min(first, last), max(first, last) + 1))
         views = [_View(clip.images[i], clip.boxes[i]) for i in (first, between, last)]
+        if not present and self.config.alike > 0 and rng.random() < self.config.alike:
+            others = self._other_videos(clip)
+            if others:
+                other = others[rng.integers(len(others))]
+                frame = rng.integers(len(other.images))
+                views[2] = _View(other.images[frame], other.boxes[frame])
+                return self._photograph(views, rng, True)
         return self._photograph(views, rng, present)
 
     def _still_sample(
@@ -237,7 +245,7 @@ class World:
         return np.clip(rng.normal(size=2) * 0.3 * reach, -reach, reach)
 
     def _elsewhere(self, view: _View, rng: np.random.Generator) -> _View:
-        """The same picture, looked at where the target is not; or another picture."""
+        """The same picture, looked at where the target is not; or another photograph."""
         height, width = view.image.shape[:2]
         x, y, w, h = view.box
         side = math.sqrt(w * h) * self.config.search_factor
@@ -249,6 +257,9 @@ class World:
             if apart_x or apart_y:
                 box = np.array([center[0] - w / 2, center[1] - h / 2, w, h])
                 return _View(view.image, box, view.angle)
+        if not self.stills:
+            # Out of the picture, where all is black.
+            return _View(view.image, np.array([-9 * w - side, y, w, h]), view.angle)
         still, number = self._draw_object(rng)
         return _View(still.image, still.boxes[number], view.angle)
 
@@ -381,9 +392,14 @@ class World:
         candidates = self._by_label[label]
         return candidates[rng.integers(len(candidates))]
 
+    def _other_videos(self, clip: Clip) -> list[Clip]:
+        """Clips of the same source that cannot show the same target."""
+        same = self._by_source[_source(clip)]
+        return [other for other in same if _video(other) != _video(clip)]
+
     def _draw_clip(self, rng: np.random.Generator) -> Clip:
-        source = self._sources[_draw(self._source_weights, rng)]
-        return source[rng.integers(len(source))]
+        clips = self._by_source[self._sources[_draw(self._source_weights, rng)]]
+        return clips[rng.integers(len(clips))]
 
     def _draw_picture(self, rng: np.random.Generator) -> Image:
         if self.clips and rng.random() < 0.3:
@@ -440,6 +456,14 @@ class World:
             fade_surroundings(crop, template.corners + error, self.config.template_surroundings)
             for crop, template, error in zip(crops, templates, errors, strict=True)
         ]
+
+
+def _source(clip: Clip) -> str:
+    return clip.name.partition("_")[0]
+
+
+def _video(clip: Clip) -> list[str]:
+    return clip.name.split("_")[:2]
 
 
 def _evened(counts: Sequence[int]) -> npt.NDArray[np.float64]:
