@@ -157,6 +157,16 @@ def test_clips_are_drawn_by_the_square_root_of_their_sources_size():
     assert abs(share - 1 / 5) < 0.03
 
 
+def test_most_targets_have_hardly_moved(world):
+    config = dataclasses.replace(world.config, near=0.75, near_reach=0.2, center_jitter=1.0)
+    moving = World(world.stills, world.clips, T, config)
+    rng = np.random.default_rng(0)
+    offsets = np.abs([moving._offset(rng) for _ in range(4000)])
+    assert offsets.max() <= 1
+    # Three quarters have a standard deviation of 0.2, of which 2.5 are 0.5; a quarter is uniform.
+    assert abs((offsets[:, 0] < 0.5).mean() - (0.75 * 0.988 + 0.25 * 0.5)) < 0.02
+
+
 def test_a_twin_is_farther_from_the_middle_than_the_target(world):
     """A twin changes the picture, and never what the sample says about the target."""
     config = dataclasses.replace(world.config, clip=0, still=0, composite=1, absent=0)

@@ -44,6 +44,9 @@ class WorldConfig:
         template_factor: The same for templates.
         center_jitter: Offset of the target from the middle of the search region: half the width
             of a uniform distribution, in target sizes (sqrt of the area).
+        near: Share of search regions in which the target has hardly moved: offsets are normal
+            there. Of two that look alike, the nearer one is then the likelier target.
+        near_reach: Standard deviation of these offsets over `center_jitter`.
         scale_jitter: Standard deviation of the logarithm of the search region's scale error.
         photometric: Strength of colour changes and degradation.
         grey: Share of samples without colour.
@@ -62,6 +65,8 @@ class WorldConfig:
     search_factor: float = 4.0
     template_factor: float = 2.0
     center_jitter: float = 1.3
+    near: float = 0.5
+    near_reach: float = 0.3
     scale_jitter: float = 0.22
     photometric: float = 0.7
     grey: float = 0.12
@@ -240,9 +245,9 @@ class World:
     def _offset(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Offset of the search region's middle from the target, in target sizes."""
         reach = self.config.center_jitter
-        if rng.random() < 0.5:
+        if rng.random() < 1 - self.config.near:
             return rng.uniform(-reach, reach, 2)
-        return np.clip(rng.normal(size=2) * 0.3 * reach, -reach, reach)
+        return np.clip(rng.normal(size=2) * self.config.near_reach * reach, -reach, reach)
 
     def _elsewhere(self, view: _View, rng: np.random.Generator) -> _View:
         """The same picture, looked at where the target is not; or another photograph."""
