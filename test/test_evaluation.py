@@ -673,10 +673,28 @@ def test_command_refuses_results_of_another_run(tmp_path: Path, root: Path) -> N
         command(*arguments, "--num-threads", 2)
 
 
+def test_command_takes_every_other_frame(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--root", root, "--sequences", "one", "--trackers", "MIL", "-o", tmp_path / "out")
+    assert command(*arguments, "--every", 2) == 0
+    truth = (root / "one" / "groundtruth_rect.txt").read_text().splitlines()
+    assert len((tmp_path / "out/MIL/one.txt").read_text().splitlines()) == (len(truth) + 1) // 2
+    with pytest.raises(ParameterError, match="every 2, this run has 1"):
+        command(*arguments)
+    assert command("--root", root, "--sequences", "one", "--compare", tmp_path / "out",
+                   "--every", 2) == 0  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--every", "0"], "--every must be at least 1, got 0"),
+        (
+            ["--submission", "x.zip", "--dataset", "got10k", "--every", "2"],
+            "--submission needs all frames, got --every 2",
+        ),
         (["--num-threads", "-1"], "num_threads must be"),
         (["--trackers", "KCF,kcf"], "each tracker once, got KCF twice"),
         (["--sequences", "absent.txt"], "--sequences must be a file of names, or names"),

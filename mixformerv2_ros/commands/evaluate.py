@@ -78,6 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only these: a file with one name per line, or names with commas (default: all, or "
         "those in the data set's own list)",
     )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take every N-th frame only, as a camera with a fraction of the frame rate would",
+    )
     kinds = ", ".join(["mixformer", *OPENCV_TRACKERS])
     parser.add_argument(
         "--trackers",
@@ -132,7 +139,10 @@ def run(args: argparse.Namespace) -> int:
         check_submission(args.submission, args.dataset)
         if len(folders) > 1:
             raise ParameterError(f"--submission needs one tracker, got {', '.join(folders)}")
+        if args.every > 1:
+            raise ParameterError(f"--submission needs all frames, got --every {args.every}")
     sequences, problems = load_sequences(args.root, args.dataset, _names(args))
+    sequences = [sequence.thinned(args.every) for sequence in sequences]
     if args.compare:
         outcomes = {
             label: evaluate_results(folder, sequences, args.dataset)
@@ -211,6 +221,8 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     """Check the options; return the values of those that `parameters.py` declares."""
     if args.workers < 1:
         raise ParameterError(f"--workers must be at least 1, got {args.workers}")
+    if args.every < 1:
+        raise ParameterError(f"--every must be at least 1, got {args.every}")
     if args.compare is None and args.output is None:
         raise ParameterError("evaluate needs -o OUT for its results, or --compare FOLDER")
     if args.report is not None and not args.report.parent.is_dir():
@@ -245,7 +257,7 @@ def _evaluate(
     problems: list[str],
 ) -> dict[str, Evaluation]:
     given = {name: value for name, value in values.items() if BY_NAME[name].setting}
-    dataset = {"dataset": args.dataset, "root": str(args.root.resolve())}
+    dataset = {"dataset": args.dataset, "root": str(args.root.resolve()), "every": args.every}
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
         bar = RunningAuc(spec.label, sum(map(len, sequences)))

@@ -162,7 +162,7 @@ def evaluate_to_folder(
     spec: TrackerSpec,
     sequences: list[Sequence],
     folder: Path,
-    dataset: dict[str, str],
+    dataset: dict[str, str | int],
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -172,7 +172,7 @@ def evaluate_to_folder(
         spec: The tracker.
         sequences: What to run on.
         folder: Folder of this tracker's results; created where missing.
-        dataset: What names the data set (layout and root): part of the configuration that must
+        dataset: What names the data set (layout, root, frames): part of the configuration that must
             agree with that of results already in the folder.
         workers: Number of processes; 1 runs in this one.
         progress: Called after each sequence, also those that were finished already.
@@ -231,7 +231,7 @@ def evaluate_results(folder: Path, sequences: list[Sequence], dataset: str = "pl
     return Evaluation(summarise(results, dataset), problems)
 
 
-def configuration(spec: TrackerSpec, dataset: dict[str, str]) -> dict[str, Any]:
+def configuration(spec: TrackerSpec, dataset: dict[str, str | int]) -> dict[str, Any]:
     """What must be equal for results to belong together; JSON values only."""
     config: dict[str, Any] = {
         "tracker": spec.kind,

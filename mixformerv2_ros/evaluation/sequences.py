@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,10 @@ class Sequence:
     def initial_box(self) -> Box:
         """Ground truth of the first frame."""
         return Box(*map(float, self.boxes[0]))
+
+    def thinned(self, step: int) -> Sequence:
+        """Every `step`-th frame from the first on: what a slower camera would have seen."""
+        return replace(self, frames=self.frames[::step], boxes=self.boxes[::step])
 
 
 def read_boxes(path: Path, allow_absent: bool = True) -> npt.NDArray[np.float64]:
