@@ -108,7 +108,9 @@ def cut(
 
 
 def fade_surroundings(
-    crop: npt.NDArray[np.uint8], corners: Sequence[float], contrast: float
+    crop: npt.NDArray[np.uint8],
+    corners: Sequence[float] | npt.NDArray[np.float64],
+    contrast: float,
 ) -> npt.NDArray[np.uint8]:
     """Leave the target in a template as it is and fade what lies around it to a neutral grey.
 
