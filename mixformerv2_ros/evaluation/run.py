@@ -214,7 +214,7 @@ def evaluate_to_folder(
                 progress(sequence, outcome)
 
     done = [(each, results[each.name]) for each in sequences if each.name in results]
-    summary = summarise(done, dataset.get("dataset", "plain"))
+    summary = summarise(done, str(dataset.get("dataset", "plain")))
     content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
     write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
     return Evaluation(summary, problems)
