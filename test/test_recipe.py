@@ -90,6 +90,25 @@ def test_the_published_recipes_lead_to_a_bundle(name, depth, ratio, tmp_path, mo
     assert all(0 <= stage["validation_iou"] <= 1 for stage in stages)
 
 
+def test_the_recipe_of_the_default_weights_leads_to_a_bundle(miniature_data, tmp_path):
+    settings = [f"output={tmp_path / 'out'}", f"common.data={miniature_data}", "force.exclude=''"]
+    short = [name for name in SHORT if not name.startswith("force.sampling")]
+    assert main(["train", str(FOLDER / "recipe_t.yaml"), *settings, *short]) == 0
+    bundle = open_bundle(tmp_path / "out" / "bundle")
+    assert (bundle.search_factor, bundle.template_surroundings) == (3.6, 0.4)
+
+
+def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path, capsys):
+    path = two_stages(miniature_data, tmp_path).parent / "plain.yaml"
+    crops = ["world.search_factor=3.5", "world.template_surroundings=0.5"]
+    assert main(["train", str(path), f"output={tmp_path / 'run'}", *crops]) == 0
+    words = capsys.readouterr().out.splitlines()[-1].partition("next: mixformerv2 ")[2].split()
+    words[words.index("BUNDLE")] = str(tmp_path / "bundle")
+    assert main([*words, "--heads", "2"]) == 0
+    bundle = open_bundle(tmp_path / "bundle")
+    assert (bundle.search_factor, bundle.template_surroundings) == (3.5, 0.5)
+
+
 def test_the_demo_runs_in_miniature(tmp_path):
     tree = read_yaml(FOLDER / "demo" / "recipe.yaml")
     for stage in tree["stages"]:
