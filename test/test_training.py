@@ -314,6 +314,11 @@ def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
         ("preset: T\ndata: d\noutput: o\nbatch: many\n", "batch must be int, got 'many'"),
         ("preset: T\ndata: d\noutput: o\nworld: 3\n", "world must be a table"),
         ("preset: T\ndata: d\noutput: o\nworld:\n  fog: 1\n", "unknown setting 'fog'"),
+        ("preset: T\ndata: d\noutput: o\nworld: {twins: 2}\n", "twins must be from 0 to 1, got 2"),
+        (
+            "preset: T\ndata: d\noutput: o\nworld: {clip: 0, still: 0, composite: 0}\n",
+            "not all 0, got 0, 0, 0",
+        ),
         ("preset: T\n", "missing output"),
         ("preset: T\noutput: o\nsets: {}\n", "sets must be a list"),
         ("preset: T\noutput: o\nkeep: [1, two]\n", r"keep\[1\] must be int, got 'two'"),

@@ -23,10 +23,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.inference.engine import ModelSpec
 from mixformerv2_ros.tracking.crop import fade_surroundings
 from mixformerv2_ros.training import augment
 from mixformerv2_ros.training.pictures import Clip, Image, Still
+
+_SHARES = ("absent", "alike", "near", "grey", "template_surroundings", "twins", "compression")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ class WorldConfig:
     template_surroundings: float = 1.0
     twins: float = 0.0
     compression: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ParameterError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        kinds = self.clip, self.still, self.composite
+        if min(kinds) < 0 or not 0 < sum(kinds) < math.inf:
+            raise ParameterError(
+                "clip, still and composite must be 0 or more and not all 0, "
+                f"got {', '.join(f'{kind:g}' for kind in kinds)}"
+            )
 
 
 @dataclass(frozen=True)
