@@ -143,6 +143,7 @@ def test_overall_means_over_sequences_and_pools_over_frames() -> None:
     assert overall.success_auc == pytest.approx(10 / 21)
     assert (overall.op50, overall.op75, overall.precision) == (0.5, 0.5, 0.5)
     assert (overall.ao, overall.sr50, overall.sr75) == (0.25, 0.25, 0.25)
+    assert overall.seq50 == 0.5
 
 
 def test_sequences_without_a_target_do_not_count() -> None:

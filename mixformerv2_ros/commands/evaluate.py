@@ -36,7 +36,8 @@ from mixformerv2_ros.parameters import (
 )
 
 LEGEND = (
-    "AUC, P20, NP, OP50, OP75: means over sequences. AO, SR50, SR75: pooled over frames. "
+    "AUC, P20, NP, OP50, OP75: means over sequences. SEQ50: share of sequences with a mean overlap "
+    "above 0.5. AO, SR50, SR75: pooled over frames. "
     "fps: tracker alone."
 )
 CONFIDENCE_LEGEND = (

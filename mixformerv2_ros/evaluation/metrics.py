@@ -157,6 +157,7 @@ class OverallScores:
         normalised_precision: Mean over sequences of the normalised precision.
         op50: Mean over sequences of the share of frames with overlap > 0.5.
         op75: Mean over sequences of the share of frames with overlap > 0.75.
+        seq50: Share of sequences whose mean overlap is > 0.5.
         ao: Average overlap, pooled over frames.
         sr50: Success rate: share of all frames with overlap > 0.5.
         sr75: Success rate: share of all frames with overlap > 0.75.
@@ -169,6 +170,7 @@ class OverallScores:
     normalised_precision: float
     op50: float
     op75: float
+    seq50: float
     ao: float
     sr50: float
     sr75: float
@@ -209,6 +211,7 @@ def score_overall(scores: Iterable[SequenceScores]) -> OverallScores:
         normalised_precision=over_sequences("normalised_precision"),
         op50=over_sequences("op50"),
         op75=over_sequences("op75"),
+        seq50=_mean([float(each.mean_overlap > 0.5) for each in counted]),
         ao=over_frames("mean_overlap"),
         sr50=over_frames("op50"),
         sr75=over_frames("op75"),

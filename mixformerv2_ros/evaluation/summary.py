@@ -100,16 +100,17 @@ def _toolkit(pairs: list[tuple[Sequence, Result]], dataset: str) -> dict[str, fl
 
 def overall_table(summaries: Mapping[str, Summary]) -> str:
     """Table of the overall figures, one line per tracker, best success AUC first."""
-    header = ["tracker", "seqs", "AUC", "P20", "NP", "OP50", "OP75", "AO", "SR50", "SR75", "fps"]
+    figures = ["AUC", "P20", "NP", "OP50", "OP75", "SEQ50", "AO", "SR50", "SR75"]
+    header = ["tracker", "seqs", *figures, "fps"]
     rows = []
     for label, summary in sorted(
         summaries.items(), key=lambda item: -_low_nan(item[1].overall.success_auc)
     ):
         o = summary.overall
         shares = [o.success_auc, o.precision, o.normalised_precision, o.op50, o.op75]
-        shares += [o.ao, o.sr50, o.sr75]
-        figures = [*map(_share, shares), _number(summary.fps, ".1f")]
-        rows.append([label, str(o.sequences), *figures])
+        shares += [o.seq50, o.ao, o.sr50, o.sr75]
+        speed = _number(summary.fps, ".1f")
+        rows.append([label, str(o.sequences), *map(_share, shares), speed])
     return _table(header, rows)
 
 
