@@ -680,8 +680,10 @@ def test_command_takes_every_other_frame(
     assert command(*arguments, "--every", 2) == 0
     truth = (root / "one" / "groundtruth_rect.txt").read_text().splitlines()
     assert len((tmp_path / "out/MIL/one.txt").read_text().splitlines()) == (len(truth) + 1) // 2
-    with pytest.raises(ParameterError, match="every 2, this run has 1"):
+    with pytest.raises(ParameterError, match="holds results with every 2, this run has None"):
         command(*arguments)
+    with pytest.raises(ParameterError, match=f"of which one has {len(truth)}, got {len(truth)}"):
+        command(*arguments, "--every", len(truth))
     assert command("--root", root, "--sequences", "one", "--compare", tmp_path / "out",
                    "--every", 2) == 0  # fmt: skip
 

@@ -104,9 +104,12 @@ def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path
     assert main(["train", str(path), f"output={tmp_path / 'run'}", *crops]) == 0
     words = capsys.readouterr().out.splitlines()[-1].partition("next: mixformerv2 ")[2].split()
     words[words.index("BUNDLE")] = str(tmp_path / "bundle")
-    assert main([*words, "--heads", "2"]) == 0
+    assert main(words) == 0
     bundle = open_bundle(tmp_path / "bundle")
     assert (bundle.search_factor, bundle.template_surroundings) == (3.5, 0.5)
+    assert main([*words, "--force", "--template-surroundings", "1"]) == 0
+    bundle = open_bundle(tmp_path / "bundle")
+    assert (bundle.search_factor, bundle.template_surroundings) == (3.5, 1.0)
 
 
 def test_the_demo_runs_in_miniature(tmp_path):

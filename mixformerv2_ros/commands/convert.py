@@ -39,23 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search-factor",
         type=float,
-        default=SEARCH_FACTOR,
         metavar="F",
-        help="side of the search crop over the square root of the box area (default: %(default)s)",
+        help="side of the search crop over the square root of the box area (default: what the "
+        f"checkpoint says, else {SEARCH_FACTOR})",
     )
     parser.add_argument(
         "--template-factor",
         type=float,
-        default=TEMPLATE_FACTOR,
         metavar="F",
-        help="the same for template crops (default: %(default)s)",
+        help=f"the same for template crops (default: likewise, else {TEMPLATE_FACTOR})",
     )
     parser.add_argument(
         "--template-surroundings",
         type=float,
-        default=TEMPLATE_SURROUNDINGS,
         metavar="C",
-        help="contrast left around the target in templates, as in training (default: %(default)s)",
+        help="contrast left around the target in templates (default: likewise, else "
+        f"{TEMPLATE_SURROUNDINGS})",
     )
     parser.add_argument(
         "--heads",
@@ -85,14 +84,23 @@ def run(args: argparse.Namespace) -> int:
         print(f"  ignored      {some(checkpoint.ignored, 20)}")
     spec = checkpoint.infer_spec(args.heads)
     print(f"  model        {describe(spec)}")
+    released = {
+        "search_factor": SEARCH_FACTOR,
+        "template_factor": TEMPLATE_FACTOR,
+        "template_surroundings": TEMPLATE_SURROUNDINGS,
+    }
+    given = {name: getattr(args, name) for name in released if getattr(args, name) is not None}
+    crops = {**released, **checkpoint.crops, **given}
+    print(
+        f"  crops        search factor {crops['search_factor']:g}, template factor "
+        f"{crops['template_factor']:g}, surroundings {crops['template_surroundings']:g}"
+    )
     bundle = write_bundle(
         args.output,
         spec,
         checkpoint.weights,
         name=args.name or f"MixFormerV2-{spec.preset}",
-        search_factor=args.search_factor,
-        template_factor=args.template_factor,
-        template_surroundings=args.template_surroundings,
+        **crops,
         source={
             "file": printable(args.checkpoint.name),
             "sha256": file_sha256(args.checkpoint),

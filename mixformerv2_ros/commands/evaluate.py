@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -143,7 +144,14 @@ def run(args: argparse.Namespace) -> int:
         if args.every > 1:
             raise ParameterError(f"--submission needs all frames, got --every {args.every}")
     sequences, problems = load_sequences(args.root, args.dataset, _names(args))
-    sequences = [sequence.thinned(args.every) for sequence in sequences]
+    if args.every > 1:
+        shortest = min(map(len, sequences), default=math.inf)
+        if args.every >= shortest:
+            raise ParameterError(
+                f"--every must leave two frames of each sequence, of which one has {shortest}, "
+                f"got {args.every}"
+            )
+        sequences = [sequence.thinned(args.every) for sequence in sequences]
     if args.compare:
         outcomes = {
             label: evaluate_results(folder, sequences, args.dataset)
@@ -258,7 +266,9 @@ def _evaluate(
     problems: list[str],
 ) -> dict[str, Evaluation]:
     given = {name: value for name, value in values.items() if BY_NAME[name].setting}
-    dataset = {"dataset": args.dataset, "root": str(args.root.resolve()), "every": args.every}
+    dataset: dict[str, str | int] = {"dataset": args.dataset, "root": str(args.root.resolve())}
+    if args.every > 1:
+        dataset["every"] = args.every
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
         bar = RunningAuc(spec.label, sum(map(len, sequences)))

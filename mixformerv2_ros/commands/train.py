@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -89,8 +90,7 @@ def _stage(
     if stopped():
         return _interrupted(leads)
     if leads and config.loss.score:
-        words = " ".join(_factor_options(config))
-        print(f"next: mixformerv2 convert {path} -o BUNDLE {words}")
+        print(f"next: mixformerv2 convert {shlex.quote(str(path))} -o BUNDLE")
     return 0
 
 
@@ -118,26 +118,16 @@ def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], leads: bool) 
         return 0
     if recipe.bundle:
         final = next(run for run in runs if run.stage == recipe.bundle)
-        _convert(final.checkpoint, Path(recipe.output) / "bundle", final.config)
+        _convert(final.checkpoint, Path(recipe.output) / "bundle")
     return 0
 
 
-def _convert(checkpoint: Path, bundle: Path, config: TrainConfig) -> None:
-    """Make a bundle, with the crops of training; one from before is replaced."""
+def _convert(checkpoint: Path, bundle: Path) -> None:
+    """Make a bundle; one from before is replaced."""
     parser = argparse.ArgumentParser()
     convert.add_arguments(parser)
     words = [str(checkpoint), "--output", str(bundle), "--force"]
-    convert.run(parser.parse_args([*words, *_factor_options(config)]))
-
-
-def _factor_options(config: TrainConfig) -> list[str]:
-    """What `convert` must be told so that the tracker cuts its crops as training did."""
-    crops = config.sampling if config.sets else config.world
-    return [
-        "--search-factor", str(crops.search_factor),
-        "--template-factor", str(crops.template_factor),
-        "--template-surroundings", str(crops.template_surroundings),
-    ]  # fmt: skip
+    convert.run(parser.parse_args(words))
 
 
 def _interrupted(leads: bool) -> int:

@@ -62,6 +62,8 @@ class Checkpoint:
         spec: What a trainer left beside the weights under `spec`, for what shapes do not show:
             `heads` and `score_pooling`. Not validated.
         training: Plain facts that a trainer left: `epoch`, `step`, and the settings under `config`.
+        crops: How our trainer cut its crops: `search_factor`, `template_factor`,
+            `template_surroundings`. Empty in files of others. Not validated.
     """
 
     weights: Weights
@@ -70,6 +72,7 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     spec: Mapping[str, Scalar] = field(default_factory=dict)
     training: Mapping[str, Scalar | dict[str, Scalar]] = field(default_factory=dict)
+    crops: Mapping[str, float] = field(default_factory=dict)
 
     def noted_heads(self, given: int | None = None) -> int | None:
         """Attention heads: those given, else those that the trainer noted in the file, if any."""
@@ -141,7 +144,18 @@ def _load(path: Path) -> Checkpoint:
         ignored=ignored,
         spec=_scalars(beside.get("spec")),
         training=training,
+        crops=_crops(beside.get("config")),
     )
+
+
+def _crops(config: object) -> dict[str, float]:
+    """How training cut its crops, from the settings in a checkpoint of ours; else empty."""
+    if not isinstance(config, dict):
+        return {}
+    section = _scalars(config.get("sampling" if config.get("sets") else "world"))
+    names = ("search_factor", "template_factor", "template_surroundings")
+    noted = {name: section.get(name) for name in names}
+    return {name: float(one) for name, one in noted.items() if isinstance(one, int | float)}
 
 
 def _scalars(value: object) -> dict[str, Scalar]:

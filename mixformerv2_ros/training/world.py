@@ -81,6 +81,12 @@ class WorldConfig:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ParameterError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        for name in ("near_reach", "center_jitter", "scale_jitter", "photometric", "gap"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ParameterError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("search_factor", "template_factor"):
+            if not 1 <= getattr(self, name) <= 20:
+                raise ParameterError(f"{name} must be from 1 to 20, got {getattr(self, name)}")
         kinds = self.clip, self.still, self.composite
         if min(kinds) < 0 or not 0 < sum(kinds) < math.inf:
             raise ParameterError(
@@ -309,7 +315,9 @@ class World:
         unit = out / self.config.search_factor
         canvas = self._background(backdrop, out, rng)
         for _ in range(int(rng.integers(0, 4))):
-            other = self._distractor(still.labels[number], rng)
+            other = self._distractor(still, number, rng)
+            if other is None:
+                continue
             size = unit * math.exp(rng.normal() * 0.35)
             turn = _pose(other.box, size, rng.uniform(0, out, 2), 1.0, rng, roll=0.4)
             _paste(canvas, other, turn)
@@ -360,15 +368,17 @@ class World:
         flip = bool(rng.random() < 0.5)
         return augment.warp(image, augment.crop_matrix(center, side, out, flip=flip), out)
 
-    def _distractor(self, label: str, rng: np.random.Generator) -> _Cutout:
-        """Another object; half of the time of the target's own category."""
+    def _distractor(self, still: Still, number: int, rng: np.random.Generator) -> _Cutout | None:
+        """Another object, half of the time with the target's label; None if it is the target."""
         if rng.random() < 0.5:
-            alike = self._by_label[label]
-            index, number = alike[rng.integers(len(alike))]
-            still = self.stills[index]
+            alike = self._by_label[still.labels[number]]
+            index, which = alike[rng.integers(len(alike))]
+            other = self.stills[index]
         else:
-            still, number = self._draw_object(rng)
-        return self._cut_out(still, number, rng)
+            other, which = self._draw_object(rng)
+        if other is still and which == number:
+            return None
+        return self._cut_out(other, which, rng)
 
     def _cut_out(self, still: Still, number: int, rng: np.random.Generator) -> _Cutout:
         """An object along its outline, where that is known, or along a shape that is drawn."""
