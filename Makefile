@@ -34,6 +34,7 @@ test: lint types unit
 lint: $(DEV)/ready
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/lint-imports
 
 types: $(DEV)/ready
 	$(DEV)/bin/mypy
@@ -62,7 +63,7 @@ soak: $(DEV)/ready
 
 evaluate: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 evaluate --root ../shared/data/sequences \
-	  --sequences mixformerv2_ros/evaluation/held_out.txt --output runs/evaluation \
+	  --sequences mixformerv2_ros/lab/evaluation/held_out.txt --output runs/evaluation \
 	  --trackers mixformer,KCF,MIL,CSRT,Nano=../shared/data/peers/nanotrackv1,Nano=../shared/data/peers/nanotrackv2,ViT=../shared/data/peers/vittrack/object_tracking_vittrack_2023sep.onnx
 
 benchmark: $(DEV)/ready
@@ -79,7 +80,7 @@ train: $(DEV)/ready
 DATA ?=
 distill-demo: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 train config/training/demo/recipe.yaml $(if $(DATA),output=runs/distill_demo_data \
-	  common.data="$(DATA)" common.exclude=mixformerv2_ros/evaluation/held_out.txt)
+	  common.data="$(DATA)" common.exclude=mixformerv2_ros/lab/evaluation/held_out.txt)
 
 # Environments. A fresh Debian has no ensurepip until python3-venv is installed.
 define make_environment

@@ -33,8 +33,8 @@ setup(
         "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
         "mixformerv2_ros.interfaces.mixformerv2_ros": ["*.msg"],
         "mixformerv2_ros.models": ["default/*"],
-        "mixformerv2_ros.evaluation": ["*.txt", "*.html", "*.js", "*.css"],
-        "mixformerv2_ros.visualization": ["*.html", "*.js", "*.css"],
+        "mixformerv2_ros.lab.evaluation": ["*.txt", "*.css"],
+        "mixformerv2_ros.lab.reports": ["*.js", "*.css"],
     },
     install_requires=[
         "numpy>=1.26",
@@ -63,6 +63,7 @@ setup(
             "hypothesis",
             "ruff",
             "mypy",
+            "import-linter>=2",
             "types-PyYAML",
             "catkin_pkg",
             "got10k",

@@ -51,3 +51,7 @@ class TrainingError(MixFormerError, RuntimeError):
 
 class WindowError(MixFormerError, RuntimeError):
     """A window that cannot be opened: no toolkit, or no display."""
+
+
+class InstallationError(MixFormerError, RuntimeError):
+    """A part of this package, or a library that it needs, that is not installed."""

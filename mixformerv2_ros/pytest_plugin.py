@@ -53,8 +53,8 @@ class Replay:
             path: JSON of tracks, as `mixformerv2 replay --json` and `--update-tracks` write it.
             min_iou: Smallest overlap with the stored box that is no difference.
         """
-        from mixformerv2_ros.bags.expectation import Comparison
-        from mixformerv2_ros.bags.track_files import JsonFile
+        from mixformerv2_ros.io.reference_tracks import Comparison
+        from mixformerv2_ros.io.track_tables import JsonFile
 
         path = Path(path)
         if self.update:
@@ -89,17 +89,17 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
         model: str | Path | None = None,
         **parameters: Any,
     ) -> Replay:
-        from mixformerv2_ros.bags.reader import BagReader
-        from mixformerv2_ros.bags.replay import (
+        from mixformerv2_ros.engines.loader import load_engine
+        from mixformerv2_ros.io.bag_reader import BagReader
+        from mixformerv2_ros.model.bundle import open_bundle
+        from mixformerv2_ros.ros.parameters import BY_NAME, check_values, tracker_settings
+        from mixformerv2_ros.ros.replay import (
             Start,
             choose_image_topic,
             images,
             recorded_starts,
             replay,
         )
-        from mixformerv2_ros.inference.bundle import open_bundle
-        from mixformerv2_ros.inference.loader import load_engine
-        from mixformerv2_ros.parameters import BY_NAME, check_values, tracker_settings
         from mixformerv2_ros.tracking.boxes import Box
         from mixformerv2_ros.tracking.session import Session
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import golden
 
-from mixformerv2_ros.inference.bundle import Bundle, write_bundle
-from mixformerv2_ros.network.checkpoints import expected_shapes
-from mixformerv2_ros.network.presets import PRESETS
+from mixformerv2_ros.model.bundle import Bundle, write_bundle
+from mixformerv2_ros.model.checkpoints import expected_shapes
+from mixformerv2_ros.model.presets import PRESETS
 
 
 def make_bundle(folder: Path, preset: str, precision: str) -> Bundle:
@@ -33,6 +33,6 @@ def make_bundle(folder: Path, preset: str, precision: str) -> Bundle:
 
 
 if __name__ == "__main__":
-    from mixformerv2_ros.inference.export import export_bundle
+    from mixformerv2_ros.lab.export import export_bundle
 
     export_bundle(make_bundle(Path(sys.argv[2]), sys.argv[1], "fp32"))

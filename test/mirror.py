@@ -6,9 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mixformerv2_ros.dds.names import NodeNames
-from mixformerv2_ros.dds.node import Node
-from mixformerv2_ros.dds.qos import reliable
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames
+from mixformerv2_ros.ros.cyclonedds.node import Node
+from mixformerv2_ros.ros.cyclonedds.qos import reliable
 
 ended = False
 

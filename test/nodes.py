@@ -11,10 +11,10 @@ import numpy as np
 from recordings import PERIOD_NS, START_NS, RedEngine, picture
 
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.live.live_tracker import LiveTracker
-from mixformerv2_ros.live.middleware import TRACK
-from mixformerv2_ros.live.model import Model
-from mixformerv2_ros.messages import Level, header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.live.live_tracker import LiveTracker
+from mixformerv2_ros.ros.live.middleware import TRACK
+from mixformerv2_ros.ros.live.model import Model
+from mixformerv2_ros.ros.messages import Level, header_message, image_message, stamp_ns
 
 TYPES = typestore().types
 BUNDLE = SimpleNamespace(

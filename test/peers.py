@@ -9,10 +9,10 @@ from typing import Any
 
 from waiting import wait_for
 
-from mixformerv2_ros.dds.names import NodeNames
-from mixformerv2_ros.dds.node import Node, Publisher
-from mixformerv2_ros.dds.qos import reliable
-from mixformerv2_ros.messages import Level, stamp_ns
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames
+from mixformerv2_ros.ros.cyclonedds.node import Node, Publisher
+from mixformerv2_ros.ros.cyclonedds.qos import reliable
+from mixformerv2_ros.ros.messages import Level, stamp_ns
 
 
 class Peer:
@@ -53,7 +53,7 @@ class Peer:
 
     def wait_reliable(self, topic: str) -> None:
         """Wait until somebody subscribes to a topic of ours reliably, as `auto` ends up."""
-        from mixformerv2_ros.dds.qos import is_reliable
+        from mixformerv2_ros.ros.cyclonedds.qos import is_reliable
 
         def found() -> bool:
             return any(is_reliable(e.qos) for e in self.node.subscriptions_of(topic))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.messages import header_message
+from mixformerv2_ros.ros.messages import header_message
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 

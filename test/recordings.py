@@ -10,10 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mixformerv2_ros.bags.writer import BagWriter
-from mixformerv2_ros.inference.engine import Memory, ModelSpec, Prediction
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.messages import compressed_image_message, image_message
+from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.model.engine import Memory, Prediction
+from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.boxes import Box
 
 WIDTH, HEIGHT = 160, 120
@@ -111,7 +112,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 def run_command(name: str, *arguments: object) -> int:
     """Run a command as the command line does, errors not yet turned into exit codes."""
-    module = importlib.import_module(f"mixformerv2_ros.commands.{name}")
+    module = importlib.import_module(f"mixformerv2_ros.cli.{name}")
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     return module.run(parser.parse_args([str(argument) for argument in arguments]))

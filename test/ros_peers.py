@@ -20,9 +20,9 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 from waiting import wait_for
 
-from mixformerv2_ros.messages import image_message, stamp_ns
 from mixformerv2_ros.msg import Track
-from mixformerv2_ros.nodes.message_types import message_types
+from mixformerv2_ros.ros.messages import image_message, stamp_ns
+from mixformerv2_ros.ros.rclpy.message_types import message_types
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=50)

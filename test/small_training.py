@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import torch
 
-from mixformerv2_ros.network.mixvit import MixViT, TeacherSpec
-from mixformerv2_ros.training.config import (
+from mixformerv2_ros.lab.training.config import (
     LossWeights,
     ModelConfig,
     RemovalConfig,
     TrainConfig,
 )
+from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec
 
 MODEL = ModelConfig(
     width=32, heads=2, depth=4, mlp_ratio=4.0, bins=16, template_size=32, search_size=64,

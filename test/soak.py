@@ -15,9 +15,9 @@ from processes import Command
 from tqdm import tqdm
 from waiting import wait_for
 
-from mixformerv2_ros.dds import qos as profiles
-from mixformerv2_ros.live.middleware import INITS, OUTPUTS
-from mixformerv2_ros.messages import image_message
+from mixformerv2_ros.ros.cyclonedds import qos as profiles
+from mixformerv2_ros.ros.live.middleware import INITS, OUTPUTS
+from mixformerv2_ros.ros.messages import image_message
 
 HEIGHT, WIDTH = 480, 640
 WARM_UP_S = 15.0

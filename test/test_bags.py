@@ -14,14 +14,14 @@ from rosbags.interfaces import QosReliability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mixformerv2_ros.bags.paths import check_output, remove_output
-from mixformerv2_ros.bags.reader import BagMessage, BagReader, DamagedBagError, Topic
-from mixformerv2_ros.bags.recovery import Damage, scan
-from mixformerv2_ros.bags.replay import choose_image_topic, images
-from mixformerv2_ros.bags.writer import BagWriter
 from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.messages import image_message
+from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic
+from mixformerv2_ros.io.bag_recovery import Damage, scan
+from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.io.paths import check_output, remove_output
+from mixformerv2_ros.ros.messages import image_message
+from mixformerv2_ros.ros.replay import choose_image_topic, images
 from mixformerv2_ros.text import natural_order
 
 STORAGES = ["mcap", "sqlite3"]

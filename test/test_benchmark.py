@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.inference.benchmark import PARTS, Measurement, Variant, variants_at_hand
-from mixformerv2_ros.inference.bundle import open_bundle
+from mixformerv2_ros.cli.engine_benchmark import PARTS, Measurement, Variant, variants_at_hand
+from mixformerv2_ros.model.bundle import open_bundle
 
 
 def test_percentiles_and_speed_of_known_timings():

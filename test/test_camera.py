@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ranging import FRAME, HEIGHT, WIDTH, K, camera_info
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.pose.camera import Camera
+from mixformerv2_ros.ros.pose.camera import Camera
 
 PLUMB_BOB = (-0.32, 0.11, 0.0012, -0.0007, -0.02)
 RATIONAL = (5.1, 2.3, 0.0004, -0.0003, 0.11, 5.4, 4.1, 0.62)

@@ -24,17 +24,17 @@ from safetensors.numpy import save_file
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import CheckpointError
-from mixformerv2_ros.inference.bundle import open_bundle, read_weights
-from mixformerv2_ros.inference.engine import ModelSpec
-from mixformerv2_ros.network.checkpoints import (
+from mixformerv2_ros.model.bundle import open_bundle, read_weights
+from mixformerv2_ros.model.checkpoints import (
     expected_shapes,
     infer_spec,
     load_checkpoint,
     preset_name,
     read_checkpoint,
 )
-from mixformerv2_ros.network.pickles import read_pickle
-from mixformerv2_ros.network.presets import PRESETS, B, S, T
+from mixformerv2_ros.model.pickles import read_pickle
+from mixformerv2_ros.model.presets import PRESETS, B, S, T
+from mixformerv2_ros.model.spec import ModelSpec
 
 torch = pytest.importorskip("torch")
 

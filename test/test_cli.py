@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 
 from mixformerv2_ros import __version__
-from mixformerv2_ros.cli import NAMES, main
+from mixformerv2_ros.cli import main
+from mixformerv2_ros.cli.entry import NAMES
 from mixformerv2_ros.errors import MixFormerError
 
-COMMANDS = Path(__file__).resolve().parents[1] / "mixformerv2_ros" / "commands"
+PACKAGE = Path(__file__).resolve().parents[1] / "mixformerv2_ros"
 
 
 def test_every_module_with_a_run_is_a_command_and_the_other_way_round():
     modules = {
-        path.stem for path in COMMANDS.glob("*.py") if "\ndef run(" in path.read_text("utf-8")
+        path.stem
+        for folder in ("cli", "lab/cli")
+        for path in (PACKAGE / folder).glob("*.py")
+        if "\ndef add_arguments(" in path.read_text("utf-8")
     }
     assert modules == set(NAMES)
 
@@ -69,7 +73,7 @@ def test_errors_become_exit_codes(raised, code, said, monkeypatch, capsys):
     def fail(args):
         raise raised
 
-    monkeypatch.setattr(import_module("mixformerv2_ros.commands.info"), "run", fail)
+    monkeypatch.setattr(import_module("mixformerv2_ros.cli.info"), "run", fail)
     assert main(["info"]) == code
     assert capsys.readouterr().err == said
 
@@ -78,7 +82,7 @@ def test_defects_are_not_hidden(monkeypatch):
     def fail(args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(import_module("mixformerv2_ros.commands.info"), "run", fail)
+    monkeypatch.setattr(import_module("mixformerv2_ros.cli.info"), "run", fail)
     with pytest.raises(ZeroDivisionError):
         main(["info"])
 

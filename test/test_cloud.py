@@ -9,7 +9,7 @@ import pytest
 from ranging import cloud
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.pose.cloud import cloud_view, measure_cloud
+from mixformerv2_ros.ros.pose.cloud import cloud_view, measure_cloud
 from mixformerv2_ros.tracking.boxes import Box
 
 BOX = Box(20, 10, 30, 40)

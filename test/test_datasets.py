@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.training.datasets import got10k as got10k_module
-from mixformerv2_ros.training.datasets import index
-from mixformerv2_ros.training.datasets.read import KINDS, SetConfig, read_set, read_sets
-from mixformerv2_ros.training.datasets.source import PictureSet
+from mixformerv2_ros.lab.datasets import got10k as got10k_module
+from mixformerv2_ros.lab.datasets import index
+from mixformerv2_ros.lab.datasets.read import KINDS, SetConfig, read_set, read_sets
+from mixformerv2_ros.lab.datasets.source import PictureSet
 
 SPLIT = {
     "lasot": "train",

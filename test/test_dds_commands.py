@@ -18,13 +18,13 @@ from peers import Peer
 from processes import Command
 from waiting import wait_for
 
-from mixformerv2_ros.bags.reader import BagReader
-from mixformerv2_ros.bags.writer import BagWriter
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.commands.echo import as_yaml
-from mixformerv2_ros.dds import qos as profiles
-from mixformerv2_ros.live.middleware import INITS, OUTPUTS
-from mixformerv2_ros.messages import detections_message, stamp_ns, track_message
+from mixformerv2_ros.cli.echo import as_yaml
+from mixformerv2_ros.io.bag_reader import BagReader
+from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.ros.cyclonedds import qos as profiles
+from mixformerv2_ros.ros.live.middleware import INITS, OUTPUTS
+from mixformerv2_ros.ros.messages import detections_message, stamp_ns, track_message
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 

@@ -26,14 +26,14 @@ from peers import Peer
 from processes import Command
 from waiting import wait_for
 
-from mixformerv2_ros.bags.reader import BagReader
-from mixformerv2_ros.bags.replay import images
-from mixformerv2_ros.bags.writer import BagWriter
-from mixformerv2_ros.dds import qos as profiles
-from mixformerv2_ros.dds.names import NodeNames
-from mixformerv2_ros.dds.node import Node
-from mixformerv2_ros.dds.tracker_node import TrackerNode
-from mixformerv2_ros.dds.types import (
+from mixformerv2_ros.errors import MiddlewareError
+from mixformerv2_ros.io.bag_reader import BagReader
+from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.ros.cyclonedds import qos as profiles
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames
+from mixformerv2_ros.ros.cyclonedds.node import Node
+from mixformerv2_ros.ros.cyclonedds.tracker_node import TrackerNode
+from mixformerv2_ros.ros.cyclonedds.types import (
     dds_type,
     from_cdr,
     message_type,
@@ -42,10 +42,10 @@ from mixformerv2_ros.dds.types import (
     type_hash,
     type_name,
 )
-from mixformerv2_ros.errors import MiddlewareError
-from mixformerv2_ros.live.middleware import IMAGES, INITS, OUTPUTS
-from mixformerv2_ros.live.model import Model
-from mixformerv2_ros.messages import header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.live.middleware import IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.ros.live.model import Model
+from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.replay import images
 from mixformerv2_ros.tracking.session import State
 
 IMAGE = "sensor_msgs/msg/Image"

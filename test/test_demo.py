@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mixformerv2_ros.cli import main
-from mixformerv2_ros.commands import demo
+from mixformerv2_ros.cli import demo, main
 from mixformerv2_ros.errors import SourceError
 
 OUTPUTS = {"tracks.mp4", "tracks.csv", "report.html", "tracks_bag", "recording"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ranging import depth_image
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.pose.depth import depth_view, measure_depth
-from mixformerv2_ros.pose.samples import MOST_SAMPLES, agree, inner_box, sample_slices
+from mixformerv2_ros.ros.pose.depth import depth_view, measure_depth
+from mixformerv2_ros.ros.pose.samples import MOST_SAMPLES, agree, inner_box, sample_slices
 from mixformerv2_ros.tracking.boxes import Box
 
 BOX = Box(20, 10, 30, 40)

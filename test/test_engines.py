@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from formula_bundle import make_bundle
 
+from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import BundleError, EngineError
-from mixformerv2_ros.inference.bundle import WEIGHTS
-from mixformerv2_ros.inference.loader import load_engine
+from mixformerv2_ros.model.bundle import WEIGHTS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from mixformerv2_ros.inference.export import export_bundle  # noqa: E402
+from mixformerv2_ros.lab.export import export_bundle  # noqa: E402
 
 BOUND = 1e-4
 
@@ -108,8 +108,8 @@ def test_exported_run_imports_no_torch_and_stays_small(exported):
     bundle, _ = exported
     code = (
         "import sys, numpy as np\n"
-        "from mixformerv2_ros.inference.bundle import open_bundle\n"
-        "from mixformerv2_ros.inference.loader import load_engine\n"
+        "from mixformerv2_ros.model.bundle import open_bundle\n"
+        "from mixformerv2_ros.engines.loader import load_engine\n"
         "from mixformerv2_ros.tracking.boxes import Box\n"
         "from mixformerv2_ros.tracking.frame import Frame\n"
         "from mixformerv2_ros.tracking.pixels import Pixels\n"

@@ -15,29 +15,30 @@ import cv2
 import numpy as np
 import pytest
 
-from mixformerv2_ros.commands import evaluate
 from mixformerv2_ros.errors import (
     EngineError,
     MixFormerError,
     ParameterError,
     SourceError,
 )
-from mixformerv2_ros.evaluation import run, trackers
-from mixformerv2_ros.evaluation.layouts import load_sequences
-from mixformerv2_ros.evaluation.results import (
+from mixformerv2_ros.lab.cli import evaluate
+from mixformerv2_ros.lab.datasets.layouts import load_sequences
+from mixformerv2_ros.lab.datasets.sequences import Sequence, plain_sequence, read_boxes, read_names
+from mixformerv2_ros.lab.evaluation import run, trackers
+from mixformerv2_ros.lab.evaluation.results import (
     Result,
     claim_folder,
     read_result,
     write_result,
     write_text,
 )
-from mixformerv2_ros.evaluation.sequences import Sequence, plain_sequence, read_boxes, read_names
-from mixformerv2_ros.evaluation.summary import overall_table, summarise
-from mixformerv2_ros.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
-from mixformerv2_ros.inference.bundle import open_bundle, write_bundle
-from mixformerv2_ros.inference.engine import ModelSpec, Prediction
+from mixformerv2_ros.lab.evaluation.summary import overall_table, summarise
+from mixformerv2_ros.lab.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
 from mixformerv2_ros.machine import environment
-from mixformerv2_ros.network.checkpoints import expected_shapes
+from mixformerv2_ros.model.bundle import open_bundle, write_bundle
+from mixformerv2_ros.model.checkpoints import expected_shapes
+from mixformerv2_ros.model.engine import Prediction
+from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.settings import TrackerSettings
 

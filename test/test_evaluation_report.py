@@ -14,7 +14,8 @@ import pytest
 from test_evaluation import write_plain
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.evaluation.analysis import (
+from mixformerv2_ros.lab.datasets.layouts import load_sequences
+from mixformerv2_ros.lab.evaluation.analysis import (
     TrackerRun,
     calibration,
     curves,
@@ -22,10 +23,9 @@ from mixformerv2_ros.evaluation.analysis import (
     share_within,
     worst_moments,
 )
-from mixformerv2_ros.evaluation.layouts import load_sequences
-from mixformerv2_ros.evaluation.report import write_report
-from mixformerv2_ros.evaluation.results import Result
-from mixformerv2_ros.evaluation.summary import summarise
+from mixformerv2_ros.lab.evaluation.report import write_report
+from mixformerv2_ros.lab.evaluation.results import Result
+from mixformerv2_ros.lab.evaluation.summary import summarise
 
 NAMES = ("alpha", "beta <b>", "gamma")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from recordings import red_box, write_bag
 
-from mixformerv2_ros.bags.expectation import Comparison
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.io.reference_tracks import Comparison
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 

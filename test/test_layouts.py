@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.evaluation import layouts
-from mixformerv2_ros.evaluation.layouts import LAYOUTS, find_sequences, load_sequences
-from mixformerv2_ros.evaluation.results import Result, write_result
-from mixformerv2_ros.evaluation.sequences import Sequence
-from mixformerv2_ros.evaluation.submission import write_submission
+from mixformerv2_ros.lab.datasets import layouts
+from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
+from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.evaluation.results import Result, write_result
+from mixformerv2_ros.lab.evaluation.submission import write_submission
 
 WIDTH, HEIGHT = 64, 48
 

@@ -12,13 +12,13 @@ import pytest
 from nodes import TYPES, Node, box_of, content, frame_stamp, image, init_box
 from recordings import HEIGHT, PERIOD_NS, WIDTH, RedEngine, picture, red_box, write_bag
 
-from mixformerv2_ros.bags.reader import BagReader
-from mixformerv2_ros.bags.replay import Start, choose_image_topic, images, replay
 from mixformerv2_ros.errors import EngineError, ParameterError
-from mixformerv2_ros.inference.engine import Prediction
-from mixformerv2_ros.live.figures import Timing
-from mixformerv2_ros.live.middleware import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
-from mixformerv2_ros.messages import (
+from mixformerv2_ros.io.bag_reader import BagReader
+from mixformerv2_ros.model.engine import Prediction
+from mixformerv2_ros.ros.live.middleware import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
+from mixformerv2_ros.ros.live.statistics import Timing
+from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages, spread
+from mixformerv2_ros.ros.messages import (
     Level,
     compressed_image_message,
     header_message,
@@ -26,7 +26,7 @@ from mixformerv2_ros.messages import (
     stamp_ns,
     track_message,
 )
-from mixformerv2_ros.recent import Arrival, RecentImages, spread
+from mixformerv2_ros.ros.replay import Start, choose_image_topic, images, replay
 from mixformerv2_ros.tracking.session import Session, State
 from mixformerv2_ros.tracking.settings import TrackerSettings
 

@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import ParameterError  # noqa: E402
+from mixformerv2_ros.lab.training import losses  # noqa: E402
+from mixformerv2_ros.lab.training.mixvit import MIXVIT_B, MIXVIT_L, corner_marginals  # noqa: E402
 from mixformerv2_ros.network.heads import edges_to_boxes  # noqa: E402
-from mixformerv2_ros.network.mixvit import MIXVIT_B, MIXVIT_L, corner_marginals  # noqa: E402
-from mixformerv2_ros.training import losses  # noqa: E402
 
 RELATIVE = 1e-6
 

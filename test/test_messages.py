@@ -13,7 +13,7 @@ import pytest
 from mixformerv2_ros import interfaces
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.interfaces import definitions, message_folder, typestore
-from mixformerv2_ros.messages import (
+from mixformerv2_ros.ros.messages import (
     compressed_image_message,
     detections_message,
     image_frame,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixformerv2_ros.evaluation import metrics
-from mixformerv2_ros.evaluation.sequences import read_boxes
+from mixformerv2_ros.lab.datasets.sequences import read_boxes
+from mixformerv2_ros.lab.evaluation import metrics
 from mixformerv2_ros.tracking.boxes import Box, iou
 
 NAN_BOX = [np.nan] * 4

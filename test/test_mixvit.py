@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import CheckpointError  # noqa: E402
-from mixformerv2_ros.network.mixvit import (  # noqa: E402
+from mixformerv2_ros.lab.training.mixvit import (  # noqa: E402
     HEADS,
     MIXVIT_B,
     MIXVIT_L,
@@ -20,8 +20,8 @@ from mixformerv2_ros.network.mixvit import (  # noqa: E402
     corner_marginals,
     load_teacher,
 )
+from mixformerv2_ros.model.presets import T  # noqa: E402
 from mixformerv2_ros.network.model import MixFormerV2, normalize  # noqa: E402
-from mixformerv2_ros.network.presets import T  # noqa: E402
 
 TINY = TeacherSpec(
     width=128, depth=2, heads=2, mlp_ratio=2.0, head="corner_up", head_channels=16,

@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mixformerv2_ros.model.presets import PRESETS  # noqa: E402
 from mixformerv2_ros.network.backbone import sincos_position_table  # noqa: E402
 from mixformerv2_ros.network.model import MixFormerV2, normalize  # noqa: E402
-from mixformerv2_ros.network.presets import PRESETS  # noqa: E402
 
 
 def build(preset: str) -> MixFormerV2:

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, which is not installed")
 
 from mixformerv2_ros.errors import SourceError
-from mixformerv2_ros.network.presets import T
-from mixformerv2_ros.training.pictures import read_stills
-from mixformerv2_ros.training.world import World, WorldConfig
+from mixformerv2_ros.lab.datasets.images import read_stills
+from mixformerv2_ros.lab.training.synthetic import World, WorldConfig
+from mixformerv2_ros.model.presets import T
 
 
 @pytest.fixture

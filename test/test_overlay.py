@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mixformerv2_ros.overlay import COLORS, draw_tracks
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
-from mixformerv2_ros.visualization.overlay import COLORS, draw_tracks
 
 
 def track(box, state=State.TRACKING, std=(4.0, 2.0, 4.0, 2.0)):

@@ -93,9 +93,9 @@ def test_a_wheel_carries_interfaces_model_and_pages(tmp_path):
         "models/default/search.onnx",
         "models/default/template_encoder.onnx",
         "models/default/README.md",
-        "evaluation/held_out.txt",
-        "visualization/page.css",
-        "visualization/page.js",
+        "lab/evaluation/held_out.txt",
+        "lab/reports/page.css",
+        "lab/reports/page.js",
         "py.typed",
     ):
         assert f"mixformerv2_ros/{path}" in names, path
@@ -104,29 +104,3 @@ def test_a_wheel_carries_interfaces_model_and_pages(tmp_path):
 def test_contrib_opencv_is_the_one_that_development_uses():
     cv2 = pytest.importorskip("cv2")
     assert hasattr(cv2, "TrackerCSRT"), "make test installs opencv-contrib last"
-
-
-FLOORS = (
-    ("tracking", "inference", "network"),
-    ("messages", "parameters", "recent", "interfaces"),
-    ("pose",),
-    ("live",),
-    ("selection",),
-    ("nodes", "dds", "bags", "evaluation", "training", "visualization"),
-    ("commands",),
-)
-"""Rooms of docs/architecture.md from the ground up."""
-
-
-def test_arrows_run_downwards():
-    floors = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-    package = ROOT / "mixformerv2_ros"
-    upward = []
-    for path in package.rglob("*.py"):
-        here = path.relative_to(package).with_suffix("").parts[0]
-        text = path.read_text()
-        for there in re.findall(r"^\s*from mixformerv2_ros\.(\w+)", text, re.MULTILINE):
-            if here in floors and there in floors and floors[there] > floors[here]:
-                upward.append(f"{path.relative_to(package)} imports {there}")
-    # Drawing a box on an image needs nothing of what else is visualized.
-    assert set(upward) == {"live/live_tracker.py imports visualization"}

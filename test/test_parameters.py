@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.live.live_target_pose import POSE_OUTPUTS
-from mixformerv2_ros.live.middleware import OUTPUTS
-from mixformerv2_ros.parameters import (
+from mixformerv2_ros.ros.live.live_target_pose import POSE_OUTPUTS
+from mixformerv2_ros.ros.live.middleware import OUTPUTS
+from mixformerv2_ros.ros.parameters import (
     BY_NAME,
     NODE_PARAMETERS,
     PARAMETERS,

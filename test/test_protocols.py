@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 import pytest
 
-from mixformerv2_ros.evaluation import metrics
-from mixformerv2_ros.evaluation.layouts import LAYOUTS, load_sequences
-from mixformerv2_ros.evaluation.protocols import (
+from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, load_sequences
+from mixformerv2_ros.lab.datasets.sequences import read_boxes
+from mixformerv2_ros.lab.evaluation import metrics
+from mixformerv2_ros.lab.evaluation.protocols import (
     got10k_figures,
     lasot_figures,
     published_settings,
 )
-from mixformerv2_ros.evaluation.results import Result
-from mixformerv2_ros.evaluation.sequences import read_boxes
-from mixformerv2_ros.evaluation.summary import summarise, toolkit_table
-from mixformerv2_ros.parameters import check_values
+from mixformerv2_ros.lab.evaluation.results import Result
+from mixformerv2_ros.lab.evaluation.summary import summarise, toolkit_table
+from mixformerv2_ros.ros.parameters import check_values
 
 WIDTH, HEIGHT = 64, 48
 

@@ -21,8 +21,8 @@ from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from ros_peers import Peer, ros  # noqa: F401
 
-from mixformerv2_ros.messages import stamp_ns
 from mixformerv2_ros.msg import Track
+from mixformerv2_ros.ros.messages import stamp_ns
 
 ROS2 = shutil.which("ros2")
 pytestmark = pytest.mark.skipif(ROS2 is None, reason="needs the ros2 command")

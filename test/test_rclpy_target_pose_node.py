@@ -23,10 +23,10 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
-from mixformerv2_ros.messages import header_message, track_message
 from mixformerv2_ros.msg import Track
-from mixformerv2_ros.nodes.message_types import message_types
-from mixformerv2_ros.nodes.target_pose_node import TargetPoseNode
+from mixformerv2_ros.ros.messages import header_message, track_message
+from mixformerv2_ros.ros.rclpy.message_types import message_types
+from mixformerv2_ros.ros.rclpy.target_pose_node import TargetPoseNode
 from mixformerv2_ros.tracking.session import State
 
 FRAME = "camera_optical_frame"

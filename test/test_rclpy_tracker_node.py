@@ -35,17 +35,17 @@ from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from mixformerv2_ros.action import TrackTarget
+from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import ImageError
-from mixformerv2_ros.inference.bundle import open_bundle
-from mixformerv2_ros.inference.loader import load_engine
-from mixformerv2_ros.live.model import Model
-from mixformerv2_ros.live.watching import End
-from mixformerv2_ros.messages import stamp_ns, track_message
+from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.msg import InitBox, Track
-from mixformerv2_ros.nodes import tracker_node
-from mixformerv2_ros.nodes.exotic_images import open_image
-from mixformerv2_ros.nodes.message_types import message_types
-from mixformerv2_ros.parameters import NODE_PARAMETERS
+from mixformerv2_ros.ros.live.goal_observer import End
+from mixformerv2_ros.ros.live.model import Model
+from mixformerv2_ros.ros.messages import stamp_ns, track_message
+from mixformerv2_ros.ros.parameters import NODE_PARAMETERS
+from mixformerv2_ros.ros.rclpy import tracker_node
+from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
+from mixformerv2_ros.ros.rclpy.message_types import message_types
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
@@ -570,7 +570,7 @@ def test_a_defect_ends_the_process(peer: Peer) -> None:
     """A callback that raises must not leave a process behind that does nothing."""
     code = (
         "import sys\n"
-        "from mixformerv2_ros.nodes import tracker_node\n"
+        "from mixformerv2_ros.ros.rclpy import tracker_node\n"
         "tracker_node.LiveTracker.receive_image = lambda *_: 1 / 0\n"
         "sys.exit(tracker_node.main())"
     )

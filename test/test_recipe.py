@@ -15,11 +15,11 @@ from small_training import TEACHER, save_mae, save_mixvit, write_data_sets  # no
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import MixFormerError  # noqa: E402
-from mixformerv2_ros.inference.bundle import open_bundle  # noqa: E402
-from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
-from mixformerv2_ros.training.config import read_config, read_yaml  # noqa: E402
-from mixformerv2_ros.training.recipe import is_recipe, read_recipe, run_recipe  # noqa: E402
-from mixformerv2_ros.training.stages import check_settings  # noqa: E402
+from mixformerv2_ros.lab.training.config import read_config, read_yaml  # noqa: E402
+from mixformerv2_ros.lab.training.recipe import is_recipe, read_recipe, run_recipe  # noqa: E402
+from mixformerv2_ros.lab.training.stages import check_settings  # noqa: E402
+from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
+from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[1] / "config" / "training"
 

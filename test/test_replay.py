@@ -23,8 +23,19 @@ from recordings import (
     write_images,
 )
 
-from mixformerv2_ros.bags.reader import BagReader, DamagedBagError
-from mixformerv2_ros.bags.replay import (
+from mixformerv2_ros.errors import (
+    BoxError,
+    ImageError,
+    MixFormerError,
+    ParameterError,
+    SourceError,
+)
+from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.io.bag_reader import BagReader, DamagedBagError
+from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.io.track_tables import CsvFile, JsonFile
+from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.replay import (
     DETECTIONS_TOPIC,
     TRACK_TOPIC,
     ReplayedFrame,
@@ -35,17 +46,6 @@ from mixformerv2_ros.bags.replay import (
     replay,
     write_frame,
 )
-from mixformerv2_ros.bags.track_files import CsvFile, JsonFile
-from mixformerv2_ros.bags.writer import BagWriter
-from mixformerv2_ros.errors import (
-    BoxError,
-    ImageError,
-    MixFormerError,
-    ParameterError,
-    SourceError,
-)
-from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.session import Session, State
 from mixformerv2_ros.tracking.settings import TrackerSettings

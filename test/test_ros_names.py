@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.dds.names import NodeNames, parse_names
-from mixformerv2_ros.dds.parameter_files import read_parameter_file
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames, parse_names
+from mixformerv2_ros.ros.cyclonedds.parameter_files import read_parameter_file
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_parameter_files_are_printed(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_help_names_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
-    from mixformerv2_ros.parameters import NODE_PARAMETERS
+    from mixformerv2_ros.ros.parameters import NODE_PARAMETERS
 
     assert main(["node", "--help"]) == 0
     printed = capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_without_cyclone_the_remedy_is_named(
     import sys
 
     for name in list(sys.modules):
-        if name.startswith(("cyclonedds", "mixformerv2_ros.dds.")):
+        if name.startswith(("cyclonedds", "mixformerv2_ros.ros.cyclonedds.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cyclonedds", None)
     assert main(words) == 2

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
+from mixformerv2_ros.lab.reports.run_report import DOUBTFUL, STRIP, RunFacts, RunReport
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
-from mixformerv2_ros.visualization.run_report import DOUBTFUL, STRIP, RunFacts, RunReport
 
 FACTS = RunFacts(
     source="<clip> & co.avi",

@@ -16,12 +16,12 @@ import pytest
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.network.presets import S, T
-from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.crop import NEUTRAL, Window, crop_window, cut
-from mixformerv2_ros.tracking.pixels import Pixels
-from mixformerv2_ros.training import crops
-from mixformerv2_ros.training.crops import (
+from mixformerv2_ros.lab.datasets.image_cache import PictureCache
+from mixformerv2_ros.lab.datasets.lru_cache import Recent
+from mixformerv2_ros.lab.datasets.read import read_set
+from mixformerv2_ros.lab.datasets.source import Clip
+from mixformerv2_ros.lab.training import crops
+from mixformerv2_ros.lab.training.crops import (
     Crop,
     View,
     brighten,
@@ -31,11 +31,7 @@ from mixformerv2_ros.training.crops import (
     mirror,
     shows_picture,
 )
-from mixformerv2_ros.training.datasets.read import read_set
-from mixformerv2_ros.training.datasets.source import Clip
-from mixformerv2_ros.training.picture_cache import PictureCache
-from mixformerv2_ros.training.recent import Recent
-from mixformerv2_ros.training.sampling import (
+from mixformerv2_ros.lab.training.sampling import (
     Choice,
     Sampler,
     SamplingConfig,
@@ -43,6 +39,10 @@ from mixformerv2_ros.training.sampling import (
     choose_causal,
     choose_trident,
 )
+from mixformerv2_ros.model.presets import S, T
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.crop import NEUTRAL, Window, crop_window, cut
+from mixformerv2_ros.tracking.pixels import Pixels
 
 SMALL = SamplingConfig(min_frames=5, min_visible=3)
 

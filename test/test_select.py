@@ -30,15 +30,15 @@ from recordings import (
 from screen import DRAWING, DRAWN, RED, Screen, Session, red_target, where
 from waiting import wait_for
 
-from mixformerv2_ros.commands import select
+from mixformerv2_ros.cli import select
 from mixformerv2_ros.errors import ImageError, MiddlewareError, SourceError, WindowError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.messages import image_message, stamp_ns, track_message
-from mixformerv2_ros.selection.answers import PATIENCE_S, Answers
-from mixformerv2_ros.selection.images import FileImages, Shown
-from mixformerv2_ros.selection.selector import Selector
-from mixformerv2_ros.selection.topic_images import TopicImages
-from mixformerv2_ros.selection.view import View
+from mixformerv2_ros.ros.messages import image_message, stamp_ns, track_message
+from mixformerv2_ros.ros.selection.images import FileImages, Shown
+from mixformerv2_ros.ros.selection.selector import Selector
+from mixformerv2_ros.ros.selection.topic_images import TopicImages
+from mixformerv2_ros.ros.selection.track_monitor import PATIENCE_S, Answers
+from mixformerv2_ros.ros.selection.view import View
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels

@@ -16,14 +16,14 @@ from recordings import IMAGE_TOPIC
 from screen import DRAWING, DRAWN, Screen, Session, where
 from waiting import wait_for
 
-from mixformerv2_ros.dds.box_drawing import BoxDrawing
-from mixformerv2_ros.dds.names import NodeNames
-from mixformerv2_ros.dds.node import Node
-from mixformerv2_ros.dds.qos import reliable, sensor_data
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.live.middleware import INITS
-from mixformerv2_ros.messages import image_message, stamp_ns, track_message
-from mixformerv2_ros.selection.images import Shown
+from mixformerv2_ros.ros.cyclonedds.box_drawing import BoxDrawing
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames
+from mixformerv2_ros.ros.cyclonedds.node import Node
+from mixformerv2_ros.ros.cyclonedds.qos import reliable, sensor_data
+from mixformerv2_ros.ros.live.middleware import INITS
+from mixformerv2_ros.ros.messages import image_message, stamp_ns, track_message
+from mixformerv2_ros.ros.selection.images import Shown
 from mixformerv2_ros.tracking.boxes import Box
 
 INIT_BOX = "/init_box"

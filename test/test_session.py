@@ -6,7 +6,7 @@ import pytest
 from test_tracker import Oracle, scene
 
 from mixformerv2_ros.errors import BoxError
-from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Session, State, StateMachine

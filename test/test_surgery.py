@@ -10,11 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
-from mixformerv2_ros.inference.engine import ModelSpec  # noqa: E402
+from mixformerv2_ros.lab.training import losses  # noqa: E402
+from mixformerv2_ros.lab.training import pruning as surgery  # noqa: E402
+from mixformerv2_ros.lab.training.mixvit import MIXVIT_B, MixViT  # noqa: E402
+from mixformerv2_ros.model.spec import ModelSpec  # noqa: E402
 from mixformerv2_ros.network.backbone import sincos_position_table  # noqa: E402
-from mixformerv2_ros.network.mixvit import MIXVIT_B, MixViT  # noqa: E402
 from mixformerv2_ros.network.model import MixFormerV2  # noqa: E402
-from mixformerv2_ros.training import losses, surgery  # noqa: E402
 
 DEEP = ModelSpec(
     preset="custom", width=64, depth=12, heads=4, mlp_ratio=4.0, bins=16,

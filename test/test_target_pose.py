@@ -26,7 +26,7 @@ from ranging import (
 
 from mixformerv2_ros.errors import ParameterError, PoseError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.live.live_target_pose import (
+from mixformerv2_ros.ros.live.live_target_pose import (
     BEARING,
     BEARING_ANGLES,
     GOAL_UPDATE,
@@ -36,10 +36,15 @@ from mixformerv2_ros.live.live_target_pose import (
     TF,
     LiveTargetPose,
 )
-from mixformerv2_ros.messages import Level, image_message, read_track, stamp_ns, track_message
-from mixformerv2_ros.parameters import POSE_PARAMETERS, check_values, markdown_table, parameter_file
-from mixformerv2_ros.pose.camera import Camera, Vector
-from mixformerv2_ros.pose.estimate import (
+from mixformerv2_ros.ros.messages import Level, image_message, read_track, stamp_ns, track_message
+from mixformerv2_ros.ros.parameters import (
+    POSE_PARAMETERS,
+    check_values,
+    markdown_table,
+    parameter_file,
+)
+from mixformerv2_ros.ros.pose.camera import Camera, Vector
+from mixformerv2_ros.ros.pose.estimate import (
     ANY_ANGLE_VARIANCE,
     at_depth,
     at_range,
@@ -48,7 +53,7 @@ from mixformerv2_ros.pose.estimate import (
     position_covariance,
     quaternion,
 )
-from mixformerv2_ros.pose.target_pose import PoseSettings, TargetPose, ground_goal, transformed
+from mixformerv2_ros.ros.pose.target_pose import PoseSettings, TargetPose, ground_goal, transformed
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State
 
@@ -673,7 +678,7 @@ def test_truth_is_typed_in_words() -> None:
 
 
 def test_settings_begin_as_the_parameters_do() -> None:
-    from mixformerv2_ros.live.live_target_pose import pose_settings
+    from mixformerv2_ros.ros.live.live_target_pose import pose_settings
 
     assert pose_settings(check_values({}, POSE_PARAMETERS)) == PoseSettings()
 

@@ -28,11 +28,11 @@ from recordings import (
     write_video,
 )
 
-from mixformerv2_ros.bags.reader import BagReader
-from mixformerv2_ros.bags.replay import choose_image_topic, images
-from mixformerv2_ros.bags.video import VideoFile, VideoSource, read_image
 from mixformerv2_ros.errors import BoxError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED
+from mixformerv2_ros.io.bag_reader import BagReader
+from mixformerv2_ros.io.video import VideoFile, VideoSource, read_image
+from mixformerv2_ros.ros.replay import choose_image_topic, images
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -64,7 +64,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Session_:
         return made
 
     for name in ("track", "replay"):
-        monkeypatch.setattr(f"mixformerv2_ros.commands.{name}.open_session", open_session)
+        monkeypatch.setattr(f"mixformerv2_ros.cli.{name}.open_session", open_session)
     return made
 
 
@@ -120,7 +120,7 @@ def test_track_prints_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_overlay_video(tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("mixformerv2_ros.visualization.overlay")
+    pytest.importorskip("mixformerv2_ros.overlay")
     source = write_images(tmp_path / "images", 10)
     run_command("track", source, "--box", BOX, "--video", tmp_path / f"o{suffix}")
     with VideoSource(str(tmp_path / f"o{suffix}")) as video:

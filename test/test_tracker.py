@@ -33,9 +33,9 @@ RUNS = [
 @pytest.fixture(scope="module")
 def engines():
     pytest.importorskip("torch")
-    from mixformerv2_ros.inference.torch_engine import TorchEngine
+    from mixformerv2_ros.engines.torch_engine import TorchEngine
+    from mixformerv2_ros.model.presets import PRESETS
     from mixformerv2_ros.network.model import MixFormerV2
-    from mixformerv2_ros.network.presets import PRESETS
 
     def build(preset):
         spec = PRESETS[preset]
@@ -147,7 +147,7 @@ class Oracle:
         return templates
 
     def search(self, crops, memories):
-        from mixformerv2_ros.inference.engine import Prediction
+        from mixformerv2_ros.model.engine import Prediction
 
         bins = self.spec.bins
         boxes, edges = [], []
@@ -169,7 +169,7 @@ class Oracle:
 
 @pytest.fixture
 def spec():
-    from mixformerv2_ros.inference.engine import ModelSpec
+    from mixformerv2_ros.model.spec import ModelSpec
 
     return ModelSpec("custom", 64, 1, 1, 1.0, 64, 64, 128)
 

@@ -12,19 +12,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError  # noqa: E402
-from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
+from mixformerv2_ros.lab.datasets.images import Clip, Still, read_stills  # noqa: E402
+from mixformerv2_ros.lab.training import augment, losses  # noqa: E402
+from mixformerv2_ros.lab.training.checkpoint_files import LAST  # noqa: E402
+from mixformerv2_ros.lab.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
+from mixformerv2_ros.lab.training.data_loaders import batches, load_worlds  # noqa: E402
+from mixformerv2_ros.lab.training.optim import Length, learning_rate_factor  # noqa: E402
+from mixformerv2_ros.lab.training.run import Run  # noqa: E402
+from mixformerv2_ros.lab.training.synthetic import World, WorldConfig  # noqa: E402
+from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
+from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
+from mixformerv2_ros.model.presets import T  # noqa: E402
 from mixformerv2_ros.network.model import PIXEL_MEAN  # noqa: E402
-from mixformerv2_ros.network.presets import T  # noqa: E402
 from mixformerv2_ros.tracking.crop import NEUTRAL  # noqa: E402
-from mixformerv2_ros.training import augment, losses  # noqa: E402
-from mixformerv2_ros.training.checkpoint_files import LAST  # noqa: E402
-from mixformerv2_ros.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
-from mixformerv2_ros.training.optim import Length, learning_rate_factor  # noqa: E402
-from mixformerv2_ros.training.pictures import Clip, Still, read_stills  # noqa: E402
-from mixformerv2_ros.training.run import Run  # noqa: E402
-from mixformerv2_ros.training.streams import batches, load_worlds  # noqa: E402
-from mixformerv2_ros.training.trainer import train  # noqa: E402
-from mixformerv2_ros.training.world import World, WorldConfig  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -30,18 +30,18 @@ from small_training import (  # noqa: E402
 )
 
 from mixformerv2_ros.errors import CheckpointError, TrainingError  # noqa: E402
-from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
-from mixformerv2_ros.training.checkpoint_files import (  # noqa: E402
+from mixformerv2_ros.lab.training.checkpoint_files import (  # noqa: E402
     BEST,
     LAST,
     read_checkpoint,
     write_checkpoint,
 )
-from mixformerv2_ros.training.config import ClipsConfig, changed_settings  # noqa: E402
-from mixformerv2_ros.training.profiling import profile_training  # noqa: E402
-from mixformerv2_ros.training.run import Run  # noqa: E402
-from mixformerv2_ros.training.streams import batches, load_worlds  # noqa: E402
-from mixformerv2_ros.training.trainer import train  # noqa: E402
+from mixformerv2_ros.lab.training.config import ClipsConfig, changed_settings  # noqa: E402
+from mixformerv2_ros.lab.training.data_loaders import batches, load_worlds  # noqa: E402
+from mixformerv2_ros.lab.training.profiling import profile_training  # noqa: E402
+from mixformerv2_ros.lab.training.run import Run  # noqa: E402
+from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
+from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -125,7 +125,7 @@ def test_scalars_for_tensorboard(miniature_data, tmp_path):
 def test_the_best_checkpoint_is_kept(miniature_data, tmp_path, monkeypatch):
     figures = iter([0.2, 0.5, 0.3])
     monkeypatch.setattr(
-        "mixformerv2_ros.training.trainer.validate", lambda *_: {"iou": next(figures)}
+        "mixformerv2_ros.lab.training.trainer.validate", lambda *_: {"iou": next(figures)}
     )
     train(small_config(miniature_data, tmp_path, steps=6))
     assert read_checkpoint(tmp_path / BEST)["step"] == 4
@@ -237,7 +237,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_checkpoint(tmp_path):
     code = """
         import sys, torch
         from pathlib import Path
-        from mixformerv2_ros.training.checkpoint_files import write_checkpoint
+        from mixformerv2_ros.lab.training.checkpoint_files import write_checkpoint
         state = {"net": {"w": torch.zeros(200_000)}, "spec": {}, "averaged": {}, "step": 0}
         while True:
             state["step"] += 1

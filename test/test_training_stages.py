@@ -26,15 +26,15 @@ from small_training import (  # noqa: E402
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
-from mixformerv2_ros.inference.bundle import open_bundle  # noqa: E402
-from mixformerv2_ros.network.checkpoints import load_checkpoint  # noqa: E402
-from mixformerv2_ros.network.mixvit import load_teacher  # noqa: E402
+from mixformerv2_ros.lab.training.config import LossWeights, RemovalConfig  # noqa: E402
+from mixformerv2_ros.lab.training.data_loaders import batches, calibration_batch, load_worlds  # noqa: E402
+from mixformerv2_ros.lab.training.mixvit import load_teacher  # noqa: E402
+from mixformerv2_ros.lab.training.run import Run  # noqa: E402
+from mixformerv2_ros.lab.training.stages import read_source  # noqa: E402
+from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
+from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
+from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 from mixformerv2_ros.network.model import normalize  # noqa: E402
-from mixformerv2_ros.training.config import LossWeights, RemovalConfig  # noqa: E402
-from mixformerv2_ros.training.run import Run  # noqa: E402
-from mixformerv2_ros.training.stages import read_source  # noqa: E402
-from mixformerv2_ros.training.streams import batches, calibration_batch, load_worlds  # noqa: E402
-from mixformerv2_ros.training.trainer import train  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mixformerv2_ros.commands import trax as command
 from mixformerv2_ros.errors import EngineError, MixFormerError
-from mixformerv2_ros.evaluation import trax_server
+from mixformerv2_ros.lab.cli import trax as command
+from mixformerv2_ros.lab.evaluation import trax_server
 
 trax = pytest.importorskip("trax", reason="needs vot-trax, the extra `trax`")
 from trax.client import Client  # noqa: E402
@@ -32,7 +32,7 @@ import sys
 sys.path[:0] = {paths!r}
 from test_evaluation import RedEngine
 from mixformerv2_ros.errors import MixFormerError
-from mixformerv2_ros.evaluation.trax_server import serve
+from mixformerv2_ros.lab.evaluation.trax_server import serve
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings
 try:
@@ -44,7 +44,7 @@ except MixFormerError as error:
 COMMAND = """
 import argparse, sys
 sys.path[:0] = {paths!r}
-from mixformerv2_ros.commands import trax
+from mixformerv2_ros.lab.cli import trax
 parser = argparse.ArgumentParser()
 trax.add_arguments(parser)
 sys.exit(trax.run(parser.parse_args(["--num-threads", "1"])))

@@ -9,21 +9,21 @@ import pytest
 from recordings import red_box, write_images, write_video
 
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.commands.visualize import parse_frames
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.network.checkpoints import expected_shapes
+from mixformerv2_ros.lab.cli.visualize import parse_frames
+from mixformerv2_ros.model.checkpoints import expected_shapes
 
 torch = pytest.importorskip("torch")
 
-from mixformerv2_ros.network.model import MixFormerV2, normalize  # noqa: E402
-from mixformerv2_ros.network.presets import S, T  # noqa: E402
-from mixformerv2_ros.visualization.attention import (  # noqa: E402
+from mixformerv2_ros.lab.visualization.attention import (  # noqa: E402
     Row,
     WatchingEngine,
     row_attention,
     split_maps,
 )
-from mixformerv2_ros.visualization.distribution import edge_distributions  # noqa: E402
+from mixformerv2_ros.lab.visualization.distribution import edge_distributions  # noqa: E402
+from mixformerv2_ros.model.presets import S, T  # noqa: E402
+from mixformerv2_ros.network.model import MixFormerV2, normalize  # noqa: E402
 
 BOX = ",".join(map(str, red_box(0)))
 

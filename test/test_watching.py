@@ -9,9 +9,9 @@ from nodes import Node, frame_stamp, image, init_box
 from recordings import RedEngine, red_box
 
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.live.live_tracker import MAX_WAITING
-from mixformerv2_ros.live.watching import End, Pursuit
-from mixformerv2_ros.messages import NS
+from mixformerv2_ros.ros.live.goal_observer import End, Pursuit
+from mixformerv2_ros.ros.live.live_tracker import MAX_WAITING
+from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 

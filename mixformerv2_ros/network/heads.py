@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.model.spec import ModelSpec
 
 # The network's tokens come left, right, top, bottom; everything outside it uses `EDGES`:
 # left, top, right, bottom.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mixformerv2_ros.inference.engine import ModelSpec
+from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS, Backbone
 from mixformerv2_ros.network.heads import BoxHead, ScoreHead, edges_to_boxes, expected_edges
 

@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.inference.engine import Engine
+from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.settings import TrackerSettings

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.inference.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box, clip_box
 from mixformerv2_ros.tracking.crop import Window, crop_window, cut, fade_surroundings
 from mixformerv2_ros.tracking.memory import TemplateMemory

@@ -1,0 +1,152 @@
+"""`mixformerv2 benchmark`: milliseconds per frame, or training samples per second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mixformerv2_ros.cli.laboratory import lab_module
+from mixformerv2_ros.cli.shared import positive_number
+from mixformerv2_ros.errors import EngineError, ParameterError
+
+DATA = "data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Measure milliseconds per frame, part by part, of every engine at hand; or, with the word "
+        "data, how many training samples a second one core makes."
+    )
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="BUNDLE | data",
+        help="model bundle (default: our own), or the word data (./data for a bundle of that name)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each (default: %(default)s)"
+    )
+    models = parser.add_argument_group("of a bundle")
+    models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    models.add_argument(
+        "--num-threads", type=int, default=0, metavar="N", help="0 leaves it to the engine"
+    )
+    models.add_argument(
+        "--size", default="1280x720", metavar="WxH", help="camera image (default: %(default)s)"
+    )
+    models.add_argument(
+        "--frames", type=int, default=20, help="frames of a round (default: %(default)s)"
+    )
+    data = parser.add_argument_group("of data")
+    data.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        metavar="CONFIG",
+        help="training settings whose samples to draw; without them generated 640x480 JPEG stills "
+        "are cut as preset S takes them, 112 and 224 px",
+    )
+    data.add_argument(
+        "settings", nargs="*", metavar="name=value", help="settings to use instead of the file's"
+    )
+    data.add_argument(
+        "--samples",
+        type=positive_number,
+        default=400,
+        metavar="N",
+        help="samples of a round (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print a table, write JSON."""
+    if args.rounds < 1:
+        raise ParameterError(f"--rounds must be at least 1, got {args.rounds}")
+    if args.target == DATA:
+        lab: ModuleType = lab_module("cli.benchmark_data", "mixformerv2 benchmark data")
+        code: int = lab.run(args)
+        return code
+    if args.config is not None:
+        raise ParameterError(f"settings go with the word data, got {args.target} {args.config}")
+    return _models(args)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from mixformerv2_ros.cli.engine_benchmark import Plan, measure, variants_at_hand
+    from mixformerv2_ros.machine import environment
+    from mixformerv2_ros.model.bundle import open_bundle
+
+    width, height = _size(args.size)
+    if args.frames < 1:
+        raise ParameterError(f"--frames must be at least 1, got {args.frames}")
+    bundle = open_bundle(args.target)
+    variants = variants_at_hand(bundle)
+    if not variants:
+        raise EngineError(f"{bundle.path} has no ONNX graphs, and torch is not installed")
+    plan = Plan(
+        bundle=bundle.path,
+        device=args.device,
+        num_threads=args.num_threads,
+        width=width,
+        height=height,
+        rounds=args.rounds,
+        frames=args.frames,
+    )
+    rounds = measure(plan, variants)
+    *_, measurements = tqdm(rounds, total=plan.rounds, desc="rounds", disable=None, leave=False)
+    summaries = [measurement.summary() for measurement in measurements]
+    about = environment()
+    machine = about["machine"]
+    print(f"model    {bundle.name}, preset {bundle.spec.preset}, weights {bundle.checksum}")
+    print(f"machine  {machine['processor']}, {machine['cores']} cores")
+    print(f"image    {width}x{height} JPEG, one target, {plan.rounds} x {plan.frames} frames\n")
+    print(_table(summaries))
+    result = {
+        "model": {"name": bundle.name, "preset": bundle.spec.preset, "weights": bundle.checksum},
+        **about,
+        "image": [width, height],
+        "threads": plan.num_threads,
+        "variants": summaries,
+    }
+    engines = {s["variant"]: s["milliseconds"]["engine"]["p50"] for s in summaries}
+    if "onnxruntime cached" in engines and "torch joint" in engines:
+        ratio = engines["onnxruntime cached"] / engines["torch joint"]
+        result["cached_onnx_over_joint_torch"] = round(ratio, 3)
+        print(f"\nengine time, cached ONNX Runtime over joint torch: {ratio:.2f}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 10 <= int(width) <= 16384
+            and 10 <= int(height) <= 16384):  # fmt: skip
+        raise ParameterError(f"--size must be WxH, each 10 to 16384 px, got {text!r}")
+    return int(width), int(height)
+
+
+def _table(summaries: list[dict[str, Any]]) -> str:
+    head = (
+        f"{'ms per frame':20}{'decode':>8}{'crop':>8}{'engine':>8}{'p95':>8}{'p99':>8}"
+        f"{'frame':>8}{'p95':>8}{'p99':>8}{'fps':>8}{'peak MB':>9}"
+    )
+    lines = [head]
+    for summary in summaries:
+        ms = summary["milliseconds"]
+        cells = [ms["decode"]["p50"], ms["crop"]["p50"]]
+        cells += [ms["engine"][q] for q in ("p50", "p95", "p99")]
+        cells += [ms["frame"][q] for q in ("p50", "p95", "p99")]
+        lines.append(
+            f"{summary['variant']:20}"
+            + "".join(f"{cell:8.2f}" for cell in cells)
+            + f"{summary['frames_per_second']:8.1f}{summary['peak_megabytes']:9.0f}"
+        )
+    return "\n".join(lines)

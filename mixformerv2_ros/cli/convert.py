@@ -1,0 +1,127 @@
+"""`mixformerv2 convert`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixformerv2_ros.errors import BundleError
+from mixformerv2_ros.model.bundle import (
+    SEARCH_FACTOR,
+    TEMPLATE_FACTOR,
+    TEMPLATE_SURROUNDINGS,
+    file_sha256,
+    write_bundle,
+)
+from mixformerv2_ros.model.checkpoints import describe, load_checkpoint
+from mixformerv2_ros.text import printable, some
+
+UNKNOWN_LICENCE = "unknown: not stated in the checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Turn a checkpoint (official .pth.tar, any state_dict of MixFormerV2, .safetensors) into a "
+        "bundle. The architecture is inferred from the weights; no code in the file is executed."
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder to write"
+    )
+    parser.add_argument("--name", help="name of the model (default: MixFormerV2 and its preset)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="number format of the stored weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--search-factor",
+        type=float,
+        metavar="F",
+        help="side of the search crop over the square root of the box area (default: what the "
+        f"checkpoint says, else {SEARCH_FACTOR})",
+    )
+    parser.add_argument(
+        "--template-factor",
+        type=float,
+        metavar="F",
+        help=f"the same for template crops (default: likewise, else {TEMPLATE_FACTOR})",
+    )
+    parser.add_argument(
+        "--template-surroundings",
+        type=float,
+        metavar="C",
+        help="contrast left around the target in templates (default: likewise, else "
+        f"{TEMPLATE_SURROUNDINGS})",
+    )
+    parser.add_argument(
+        "--heads",
+        type=int,
+        metavar="N",
+        help="attention heads, if neither preset nor checkpoint tells (default: width / 64)",
+    )
+    parser.add_argument(
+        "--licence",
+        default=UNKNOWN_LICENCE,
+        metavar="TEXT",
+        help="licence of the weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="model card to put into the bundle as README.md"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert one checkpoint; bad input raises a `MixFormerError` and leaves nothing behind."""
+    checkpoint = load_checkpoint(args.checkpoint)
+    print(f"{printable(args.checkpoint.name)}: {checkpoint.kind}")
+    if checkpoint.inert:
+        print(f"  made inert   {some(checkpoint.inert, 20)}")
+    if checkpoint.ignored:
+        print(f"  ignored      {some(checkpoint.ignored, 20)}")
+    spec = checkpoint.infer_spec(args.heads)
+    print(f"  model        {describe(spec)}")
+    released = {
+        "search_factor": SEARCH_FACTOR,
+        "template_factor": TEMPLATE_FACTOR,
+        "template_surroundings": TEMPLATE_SURROUNDINGS,
+    }
+    given = {name: getattr(args, name) for name in released if getattr(args, name) is not None}
+    crops = {**released, **checkpoint.crops, **given}
+    print(
+        f"  crops        search factor {crops['search_factor']:g}, template factor "
+        f"{crops['template_factor']:g}, surroundings {crops['template_surroundings']:g}"
+    )
+    bundle = write_bundle(
+        args.output,
+        spec,
+        checkpoint.weights,
+        name=args.name or f"MixFormerV2-{spec.preset}",
+        **crops,
+        source={
+            "file": printable(args.checkpoint.name),
+            "sha256": file_sha256(args.checkpoint),
+            "kind": checkpoint.kind,
+        },
+        licence=args.licence,
+        precision=args.precision,
+        training=checkpoint.training,
+        card=_read_card(args.card),
+        overwrite=args.force,
+    )
+    megabytes = bundle.weights_path.stat().st_size / 1e6
+    print(f"  parameters   {bundle.parameters:,}")
+    print(f"  bundle       {args.output} ({bundle.precision}, {megabytes:.1f} MB)")
+    return 0
+
+
+def _read_card(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"model card must be a readable UTF-8 file: {printable(error)}"
+        ) from error

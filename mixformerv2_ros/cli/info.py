@@ -1,0 +1,127 @@
+"""`mixformerv2 info`: what a bundle is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mixformerv2_ros.model.bundle import (
+    SEARCH,
+    TEMPLATE_ENCODER,
+    Bundle,
+    open_bundle,
+    verify_weights,
+)
+from mixformerv2_ros.model.flops import frame_macs, template_macs
+from mixformerv2_ros.text import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = "Print what a bundle is, and verify it."
+    parser.add_argument(
+        "bundle",
+        nargs="?",
+        type=Path,
+        metavar="BUNDLE",
+        help="folder of the bundle (default: the one that comes with the package)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check one bundle, weights included, and print what it is."""
+    bundle = open_bundle(args.bundle)
+    verify_weights(bundle)
+    facts = describe_bundle(bundle)
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(_lines(facts)))
+    return 0
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Gather what there is to say about a bundle; keys are those of `--json`."""
+    spec, metadata = bundle.spec, bundle.metadata
+    files = {
+        path.name: path.stat().st_size for path in sorted(bundle.path.iterdir()) if path.is_file()
+    }
+    return {
+        "path": str(bundle.path),
+        "name": bundle.name,
+        **asdict(spec),
+        "template_tokens": spec.template_tokens,
+        "search_tokens": spec.search_tokens,
+        "search_factor": bundle.search_factor,
+        "template_factor": bundle.template_factor,
+        "template_surroundings": bundle.template_surroundings,
+        "parameters": bundle.parameters,
+        "macs_per_frame": frame_macs(spec),
+        "macs_per_template_update": template_macs(spec),
+        "precision": bundle.precision,
+        "sha256": metadata["weights"]["sha256"],
+        "checksum": bundle.checksum,
+        "files": files,
+        "onnx_graphs": TEMPLATE_ENCODER in files and SEARCH in files,
+        "source": metadata["source"],
+        "licence": metadata["licence"],
+        "created_by": metadata["created_by"],
+        "training": metadata.get("training", {}),
+        "notes": metadata.get("notes", {}),
+    }
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    source = facts["source"]
+    yield f"{facts['name']} (preset {facts['preset']}), {printable(facts['path'], 200)}"
+    rows = {
+        "network": (
+            f"width {facts['width']}, depth {facts['depth']}, {facts['heads']} heads, "
+            f"MLP ratio {facts['mlp_ratio']:g}, {facts['bins']} bins per edge, "
+            f"score pooling: {facts['score_pooling']}"
+        ),
+        "template": (
+            f"{facts['template_size']} px, {facts['template_tokens']} tokens, "
+            f"factor {facts['template_factor']:g}, "
+            f"contrast of the surroundings {facts['template_surroundings']:g}"
+        ),
+        "search": (
+            f"{facts['search_size']} px, {facts['search_tokens']} tokens, "
+            f"factor {facts['search_factor']:g}"
+        ),
+        "parameters": f"{facts['parameters']:,}",
+        "multiply-adds": (
+            f"{facts['macs_per_frame'] / 1e9:.3f} G per frame, "
+            f"{facts['macs_per_template_update'] / 1e9:.3f} G per template update "
+            "(one online template)"
+        ),
+        "weights": f"{facts['precision']}, SHA-256 {facts['sha256']}",
+        "engines": "torch, onnxruntime"
+        if facts["onnx_graphs"]
+        else "torch (for onnxruntime: mixformerv2 export)",
+        "files": ", ".join(
+            f"{printable(name)} {size / 1e6:.3f} MB" for name, size in facts["files"].items()
+        ),
+        "source": f"{source['file']} ({source['kind']})"
+        + (f", SHA-256 {source['sha256']}" if source.get("sha256") else ""),
+        "licence": facts["licence"],
+        "created by": facts["created_by"],
+        "training": ", ".join(_flat(facts["training"])),
+        "notes": ", ".join(_flat(facts["notes"])),
+    }
+    for title, text in rows.items():
+        if text:
+            yield f"  {title:<14} {text}"
+
+
+def _flat(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Write nested facts as `name value`; deeper nesting is named by its type only."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from (
+                f"{printable(name)}.{printable(k)} {printable(v)}" for k, v in value.items()
+            )
+        else:
+            yield f"{printable(name)} {printable(value)}"

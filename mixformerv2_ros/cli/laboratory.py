@@ -1,0 +1,40 @@
+"""The one door from the commands to the laboratory, which an installation may leave out."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from mixformerv2_ros.errors import InstallationError
+
+PACKAGE = "mixformerv2_ros.lab"
+
+
+def lab_module(name: str, purpose: str) -> ModuleType:
+    """Import a module of the laboratory by its name below `mixformerv2_ros.lab`.
+
+    By name, so that nothing that a robot runs imports the laboratory (see `.importlinter`).
+
+    Args:
+        name: Such as `cli.train`.
+        purpose: What it is needed for, for the error.
+
+    Raises:
+        InstallationError: the installation was made without the laboratory, or lacks a library
+            that the module needs.
+    """
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise InstallationError(
+            f"{purpose} needs {PACKAGE}, which this installation was made without "
+            "(CMake option MIXFORMERV2_ROS_LAB)"
+        )
+    try:
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mixformerv2_ros"):
+            raise
+        raise InstallationError(
+            f"{purpose} needs {error.name}, which is not installed: "
+            "pip install 'mixformerv2_ros[lab]'"
+        ) from None

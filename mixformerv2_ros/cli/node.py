@@ -1,0 +1,125 @@
+"""`mixformerv2 node`: the tracker as a ROS 2 node, where no ROS is installed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixformerv2_ros.cli.ros_graph import (
+    add_node_arguments,
+    cyclone,
+    names_from_arguments,
+    write_log,
+)
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.interrupt import node_stop
+from mixformerv2_ros.ros.live.model import load_model
+from mixformerv2_ros.ros.messages import Level
+from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, PROFILES, Profile, check_values
+
+DEFAULTS = "defaults"
+USE_SIM_TIME = "use_sim_time"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mixformerv2 node`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Follow targets in a camera topic of ROS 2, by Cyclone DDS and without a ROS\n"
+        "installation. Subscribes to image (or image/compressed), init_box, init_detection and\n"
+        "init_roi; publishes track, detections, debug_image and /diagnostics."
+    )
+    parser.epilog = "parameters:\n" + "\n".join(_parameter_lines())
+    parser.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="set a parameter (may be repeated)",
+    )
+    parser.add_argument(
+        "--params-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="F",
+        help="ROS parameter file; later ones and -p win (may be repeated)",
+    )
+    parser.add_argument(
+        "--print-params",
+        nargs="?",
+        const=DEFAULTS,
+        choices=[DEFAULTS, *PROFILES],
+        metavar="PROFILE",
+        help=f"print a parameter file and exit: {DEFAULTS} or {', '.join(PROFILES)}",
+    )
+    add_node_arguments(parser, "tracker")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Track until Ctrl-C or SIGTERM."""
+    if args.print_params is not None:
+        defaults = Profile("Every parameter at its default.", {})
+        print(PROFILES.get(args.print_params, defaults).text(), end="")
+        return 0
+    names = names_from_arguments(args)
+    given = _values(args, names.full)
+    sim_time = given.pop(USE_SIM_TIME, False)
+    if not isinstance(sim_time, bool):
+        raise ParameterError(f"{USE_SIM_TIME} must be true or false, got {sim_time!r}")
+    values = check_values(given, NODE_PARAMETERS)
+    with cyclone():
+        from mixformerv2_ros.ros.cyclonedds.node import Node
+        from mixformerv2_ros.ros.cyclonedds.tracker_node import TrackerNode
+
+    model = load_model(values)
+    log = write_log(names.full)
+    with node_stop() as stopped, Node(names, log, sim_time=sim_time) as node:
+        with TrackerNode(model, values, node) as tracking:
+            facts = ", ".join(f"{key} {value}" for key, value in model.facts.items())
+            log(Level.OK, f"ready: {facts}")
+            node.spin(lambda: stopped() or tracking.tracker.failure is not None)
+        if tracking.tracker.failure is not None:
+            raise tracking.tracker.failure
+    return 0
+
+
+def _values(args: argparse.Namespace, node: str) -> dict[str, Any]:
+    from mixformerv2_ros.ros.cyclonedds.parameter_files import read_parameter_file
+
+    values: dict[str, Any] = {}
+    for path in args.params_file:
+        values.update(read_parameter_file(path, node))
+    for pair in args.param:
+        name, separator, text = pair.partition(":=")
+        if not (name and separator):
+            raise ParameterError(f"parameter must be NAME:=VALUE, got {pair!r}")
+        values[name] = _parse(name, text)
+    return values
+
+
+def _parse(name: str, text: str) -> Any:
+    known: Mapping[str, Any] = {parameter.name: parameter for parameter in NODE_PARAMETERS}
+    if name in known:
+        return known[name].parse(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _parameter_lines() -> list[str]:
+    lines = []
+    for p in NODE_PARAMETERS:
+        notes = [p.unit, p.range, "" if p.default == "" else f"default {p.default}"]
+        extra = ", ".join(note for note in notes if note)
+        lines.append(f"  {p.name}")
+        lines.append(f"      {p.text}" + (f" ({extra})" if extra else ""))
+    lines.append(f"  {USE_SIM_TIME}")
+    lines.append("      take the time from /clock (true | false, default false)")
+    return lines

@@ -1,0 +1,230 @@
+"""`mixformerv2 replay`: follow targets through a recording and record their tracks."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mixformerv2_ros.cli.shared import (
+    TrackOutputs,
+    add_output_arguments,
+    check_outputs,
+    open_session,
+    positive_number,
+    whole_number,
+)
+from mixformerv2_ros.errors import MixFormerError, SourceError
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
+from mixformerv2_ros.io.bag_reader import BagReader, Topic
+from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
+from mixformerv2_ros.io.paths import remove_output
+from mixformerv2_ros.io.reference_tracks import Comparison
+from mixformerv2_ros.io.video import DEFAULT_FPS
+from mixformerv2_ros.ros.parameters import add_parameter_arguments
+from mixformerv2_ros.ros.replay import (
+    ReplayedFrame,
+    Start,
+    choose_image_topic,
+    images,
+    recorded_starts,
+    replay,
+    write_frame,
+)
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.session import Session
+
+DIFFERENT = 1
+"""Exit code of a replay whose tracks are not the expected ones."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mixformerv2 replay`."""
+    parser.description = (
+        "Follow targets through the images of a rosbag2 recording, every frame in order, and "
+        "record /track (mixformerv2_ros/msg/Track) and /detections "
+        "(vision_msgs/msg/Detection2DArray). The same recording gives the same messages every "
+        "time. A damaged recording is replayed up to the damage; the exit code is 2 then."
+    )
+    parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap or .db3 file")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder to record into"
+    )
+    parser.add_argument(
+        "--image-topic", metavar="T", help="topic of the images (default: the only one)"
+    )
+    starts = parser.add_argument_group(
+        "target",
+        "By default the boxes recorded as mixformerv2_ros/msg/InitBox are tracked, each from the "
+        "image whose stamp it carries.",
+    )
+    starts.add_argument(
+        "--box",
+        metavar="X,Y,W,H",
+        help="the target in the first image: top-left corner and size in pixels",
+    )
+    starts.add_argument(
+        "--start-frame",
+        type=whole_number,
+        metavar="N",
+        help="image that the box is drawn on, from 0 (default: 0)",
+    )
+    starts.add_argument(
+        "--start-time",
+        type=float,
+        metavar="S",
+        help="draw the box on the first image recorded so many seconds after the first",
+    )
+    starts.add_argument(
+        "--init-topic",
+        action="append",
+        default=[],
+        metavar="T",
+        help="topic with more boxes: InitBox, vision_msgs/msg/Detection2D or "
+        "sensor_msgs/msg/RegionOfInterest (may be repeated)",
+    )
+    parser.add_argument(
+        "--max-frames", type=positive_number, metavar="N", help="track at most so many images"
+    )
+    parser.add_argument(
+        "--storage",
+        choices=list(STORAGES),
+        default="mcap",
+        help="storage format of the output (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--copy-images", action="store_true", help="record the images too, to view OUT alone"
+    )
+    expected = parser.add_argument_group("comparison")
+    expected.add_argument(
+        "--expect",
+        type=Path,
+        metavar="F",
+        help="compare with tracks that an earlier --json wrote; exit code 1 if they differ",
+    )
+    expected.add_argument(
+        "--min-iou",
+        type=float,
+        default=0.9,
+        metavar="IOU",
+        help="smallest overlap with the expected box that is no difference (default: %(default)s)",
+    )
+    add_output_arguments(parser)
+    add_parameter_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the recording; what is wrong with it is raised when all else is written."""
+    if args.box is None and (args.start_frame is not None or args.start_time is not None):
+        raise SourceError("--start-frame and --start-time need --box")
+    if args.start_frame is not None and args.start_time is not None:
+        raise SourceError("--start-frame and --start-time exclude each other")
+    if args.start_time is not None and not 0 <= args.start_time < 1e9:
+        raise SourceError(f"start time must be 0 s or more, got {args.start_time:g}")
+    if args.box is not None and args.init_topic:
+        raise SourceError("--box and --init-topic exclude each other")
+    check_outputs(args, args.bag, folder=args.output)
+    comparison = None if args.expect is None else Comparison(args.expect, args.min_iou)
+    with BagReader(args.bag) as reader:
+        topic = choose_image_topic(reader, args.image_topic)
+        starts = _starts(args, reader, topic)
+        session = open_session(args)
+        frames = replay(images(reader, topic), session, starts)
+        frames = itertools.islice(frames, args.max_frames)
+        code = _write(args, reader, topic, session, _compared(frames, comparison))
+    return code or _verdict(args, comparison)
+
+
+def _compared(
+    frames: Iterator[ReplayedFrame], comparison: Comparison | None
+) -> Iterator[ReplayedFrame]:
+    for frame in frames:
+        if comparison is not None:
+            comparison.check(frame.image.index, frame.tracks)
+        yield frame
+
+
+def _verdict(args: argparse.Namespace, comparison: Comparison | None) -> int:
+    if comparison is None:
+        return 0
+    comparison.finish()
+    if comparison.difference is None:
+        print(f"as {args.expect} expects; least overlap {comparison.least:.3f}")
+        return 0
+    print(
+        f"mixformerv2 replay: not as {args.expect} expects: {comparison.difference}",
+        file=sys.stderr,
+    )
+    return DIFFERENT
+
+
+def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[Start]:
+    if args.box is None:
+        starts = recorded_starts(reader, args.init_topic)
+        if not starts:
+            raise SourceError(
+                f"recording {args.bag} holds no box to track: give --box X,Y,W,H, or --init-topic"
+            )
+        return starts
+    box = Box.parse(args.box)
+    if args.start_time is None:
+        return [Start(box, index=args.start_frame or 0)]
+    first = next(reader.messages([topic.name]), None)
+    if first is None:
+        raise SourceError(f"recording {args.bag} holds no image on {topic.name}")
+    return [Start(box, record_ns=first.record_ns + round(args.start_time * 1e9))]
+
+
+def _write(
+    args: argparse.Namespace,
+    reader: BagReader,
+    topic: Topic,
+    session: Session,
+    frames: Iterator[ReplayedFrame],
+) -> int:
+    # Nothing is created before the first frame: a box that cannot be tracked leaves no trace.
+    first = next(frames, None)
+    if first is None:
+        raise SourceError(f"recording {args.bag} holds no image to track in on {topic.name}")
+    failure: MixFormerError | None = None
+    with ExitStack() as stack:
+        remove_output(args.output)
+        writer = stack.enter_context(BagWriter(args.output, args.storage))
+        outputs = TrackOutputs(args, str(args.bag), _fps(reader, topic), session, stack)
+        outputs.paths.insert(0, args.output)
+        stopped = stack.enter_context(stop_request())
+        progress = stack.enter_context(
+            tqdm(
+                itertools.chain([first], frames),
+                total=args.max_frames or topic.count,
+                unit="frame",
+                disable=None,
+                file=sys.stderr,
+            )
+        )
+        try:
+            for replayed in progress:
+                write_frame(writer, replayed, args.copy_images)
+                outputs.write(replayed.image.index, replayed.frame, replayed.tracks)
+                if stopped():
+                    break
+        except MixFormerError as error:
+            failure = error
+        interrupted = stopped()
+    print(outputs.summary())
+    if failure is not None:
+        raise failure
+    return INTERRUPTED if interrupted else 0
+
+
+def _fps(reader: BagReader, topic: Topic) -> float:
+    """Frames per second of a topic on average, for the overlay video."""
+    duration_ns = reader.duration_ns
+    if not duration_ns or not topic.count or topic.count < 2:
+        return DEFAULT_FPS
+    return min(max((topic.count - 1) * 1e9 / duration_ns, 1.0), 1000.0)

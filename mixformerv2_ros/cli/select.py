@@ -1,0 +1,249 @@
+"""`mixformerv2 select`: draw a box on an image, for a running tracker or a recording."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixformerv2_ros.cli import replay, track
+from mixformerv2_ros.cli.ros_graph import (
+    add_node_arguments,
+    cyclone,
+    names_from_arguments,
+    write_log,
+)
+from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.interrupt import INTERRUPTED, node_stop
+from mixformerv2_ros.io.bag_reader import STORAGE_SUFFIXES, BagReader
+from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.ros.messages import NS
+from mixformerv2_ros.ros.replay import choose_image_topic, images
+from mixformerv2_ros.ros.selection.images import FileImages, Shown
+from mixformerv2_ros.ros.selection.selector import Selector
+from mixformerv2_ros.ros.selection.topic_images import TopicImages
+from mixformerv2_ros.ros.selection.window import Window
+from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.boxes import Box
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+BAG, CAMERA, VIDEO, TOPIC = "recording", "camera", "video", "topic"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mixformerv2 select`."""
+    parser.description = (
+        "Show images in a window and let the user drag a box around a target. A box drawn on a "
+        "topic's image is published as mixformerv2_ros/msg/InitBox on init_box, with the stamp of "
+        "that image, by rclpy, or by Cyclone DDS where no ROS is installed. A box drawn on a "
+        "recording or a video is printed, or tracked at once. The newest image is shown until the "
+        "mouse is pressed; then it stands still. Keys: enter takes the box, r draws another, "
+        "space pauses, right shows the next image of a file, q quits."
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="topic of images, rosbag2 recording, video file, folder of images, number of a camera",
+    )
+    parser.add_argument(
+        "--image-topic", metavar="T", help="topic of a recording's images (default: the only one)"
+    )
+    parser.add_argument("--target-id", default="", metavar="ID", help="name of the target")
+    parser.add_argument(
+        "--once", action="store_true", help="close the window after the first box of a topic"
+    )
+    parser.add_argument(
+        "--no-confirm",
+        action="store_true",
+        help="take a box when the mouse is released, without enter: a tracker keeps images for "
+        "buffer.duration and refuses a box on an older one",
+    )
+    parser.add_argument("--dds", action="store_true", help="use Cyclone DDS, not rclpy")
+    parser.add_argument("--box-file", type=Path, metavar="F", help="write the last box as JSON")
+    parser.add_argument("--force", action="store_true", help="overwrite the file if it exists")
+    parser.add_argument(
+        "--track",
+        nargs=argparse.REMAINDER,
+        metavar="OPTION",
+        help="track the box: what follows are options of mixformerv2 track (of mixformerv2 replay "
+        "for a recording); must come last",
+    )
+    add_node_arguments(parser, "selector")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show images until a box is drawn on a file, or the user quits."""
+    kind = _kind(args.source)
+    if args.track is not None and kind in (TOPIC, CAMERA):
+        raise SourceError(f"--track needs a recording or a video, got the {kind} {args.source}")
+    if args.box_file is not None:
+        check_output(args.box_file, args.force, Path(args.source))
+        if not args.box_file.parent.is_dir():
+            raise SourceError(f"folder of output {args.box_file} does not exist")
+    if args.track is not None:
+        _next_command(args, kind, Box(0, 0, 1, 1), 0)  # before any drawing is done in vain
+    drawn: list[tuple[Box, Shown]] = []
+    with ExitStack() as stack:
+        stopped = stack.enter_context(node_stop())
+        window = Window(f"mixformerv2 select {args.source}")
+        stack.callback(window.close)
+        if kind == TOPIC:
+            topic = stack.enter_context(_topic(args))
+
+            def choose(box: Box, shown: Shown) -> str:
+                drawn.append((box, shown))
+                line = topic.send(box, args.target_id, shown)
+                print(line, flush=True)
+                return line
+
+            window.run(
+                Selector(topic, choose, once=args.once, confirm=not args.no_confirm), stopped
+            )
+        else:
+            file = stack.enter_context(_file(args, kind))
+
+            def keep(box: Box, shown: Shown) -> str:
+                drawn.append((box, shown))
+                return ""
+
+            window.run(Selector(file, keep, once=True, confirm=not args.no_confirm), stopped)
+        interrupted = stopped()
+    return _finish(args, kind, drawn, INTERRUPTED if interrupted else 0)
+
+
+def _kind(source: str) -> str:
+    """What a source is.
+
+    Raises:
+        SourceError: it neither exists nor can it be the name of a topic.
+    """
+    path = Path(source)
+    if path.is_dir():
+        recorded = any(file.suffix in STORAGE_SUFFIXES for file in path.iterdir())
+        return BAG if recorded or (path / "metadata.yaml").is_file() else VIDEO
+    if path.exists():
+        return BAG if path.suffix in STORAGE_SUFFIXES else VIDEO
+    if source.isdecimal():
+        return CAMERA
+    if not source.removeprefix("~").replace("/", "").replace("_", "").isalnum():
+        raise SourceError(f"{printable(source)} is no file, and cannot be the name of a topic")
+    return TOPIC
+
+
+def _topic(args: argparse.Namespace) -> AbstractContextManager[TopicImages]:
+    """Images of a topic by rclpy if it and our interfaces are there, else by Cyclone DDS."""
+    names = names_from_arguments(args)
+    topic = names.expand(args.source)
+    built = all(_importable(name) for name in ("rclpy", "mixformerv2_ros.msg"))
+    if built and not args.dds:
+        from mixformerv2_ros.ros.rclpy.box_drawing import BoxDrawing as RosDrawing
+
+        return RosDrawing(names.node, names.namespace, args.remap, topic)
+    with cyclone():
+        from mixformerv2_ros.ros.cyclonedds.box_drawing import BoxDrawing
+        from mixformerv2_ros.ros.cyclonedds.node import Node
+
+    return BoxDrawing(Node(names, write_log(names.full)), topic)
+
+
+def _importable(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _file(args: argparse.Namespace, kind: str) -> FileImages:
+    if kind == BAG:
+        with BagReader(Path(args.source)) as reader:
+            choose_image_topic(reader, args.image_topic)
+    else:
+        with VideoSource(args.source):
+            pass
+    read = _bag_images if kind == BAG else _video_images
+    return FileImages(args.source, kind == CAMERA, lambda: read(args))
+
+
+def _bag_images(args: argparse.Namespace) -> Iterator[Shown]:
+    with BagReader(Path(args.source)) as reader:
+        for image in images(reader, choose_image_topic(reader, args.image_topic)):
+            try:
+                yield Shown(image.frame(), image.index)
+            except ImageError as error:
+                print(f"mixformerv2 select: {error}", file=sys.stderr)
+
+
+def _video_images(args: argparse.Namespace) -> Iterator[Shown]:
+    with VideoSource(args.source) as source:
+        for item in source.frames():
+            yield Shown(item.frame, item.index)
+
+
+def _next_command(
+    args: argparse.Namespace, kind: str, box: Box, index: int
+) -> tuple[ModuleType, argparse.Namespace]:
+    """The command that tracks a box in a file, and its parsed options."""
+    module = replay if kind == BAG else track
+    words = [args.source, "--box", _numbers(box), "--start-frame", str(index)]
+    if kind == BAG and args.image_topic is not None:
+        words += ["--image-topic", args.image_topic]
+    words += args.track or []
+    name = "replay" if kind == BAG else "track"
+    parser = argparse.ArgumentParser(prog=f"mixformerv2 {name}")
+    module.add_arguments(parser)
+    parsed = parser.parse_args(words)
+    parsed.command_line = [name, *words]
+    return module, parsed
+
+
+def _finish(args: argparse.Namespace, kind: str, drawn: list[tuple[Box, Shown]], code: int) -> int:
+    """Print and store the last box, and track it if that was asked for."""
+    if not drawn:
+        print("no box was drawn", file=sys.stderr)
+        return code
+    box, shown = drawn[-1]
+    if args.box_file is not None:
+        record = {
+            "source": args.source,
+            "box": list(box),
+            "frame": shown.index,
+            "stamp_ns": shown.frame.stamp_ns,
+            "frame_id": shown.frame.frame_id,
+            "target_id": args.target_id,
+        }
+        try:
+            args.box_file.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise SourceError(f"{args.box_file} cannot be written: {error.strerror}") from None
+    if kind == TOPIC:
+        return code
+    when = f"frame {shown.index} ({shown.frame.stamp_ns / NS:.3f} s)"
+    print(f"box {_numbers(box)} in {when} of {args.source}", flush=True)
+    if kind == CAMERA or code:
+        return code
+    assert shown.index is not None
+    if args.track is None:
+        print(f"to track it: {_hint(args, kind, box, shown.index)}")
+        return code
+    module, parsed = _next_command(args, kind, box, shown.index)
+    tracked: int = module.run(parsed)
+    return tracked
+
+
+def _hint(args: argparse.Namespace, kind: str, box: Box, index: int) -> str:
+    """The command that would track a box, for people to copy."""
+    words = ["mixformerv2", "replay" if kind == BAG else "track", args.source]
+    words += ["--box", _numbers(box), "--start-frame", str(index)]
+    return shlex.join(
+        [*words, *(["--output", "tracks"] if kind == BAG else ["--csv", "tracks.csv"])]
+    )
+
+
+def _numbers(box: Box) -> str:
+    return ",".join(f"{value:g}" for value in box)

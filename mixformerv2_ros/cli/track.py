@@ -1,0 +1,101 @@
+"""`mixformerv2 track`: follow a target through a video, a camera or an image folder."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mixformerv2_ros.cli.shared import (
+    TrackOutputs,
+    add_output_arguments,
+    check_outputs,
+    open_session,
+    positive_number,
+    whole_number,
+)
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
+from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.ros.parameters import add_parameter_arguments
+from mixformerv2_ros.tracking.boxes import Box
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mixformerv2 track`."""
+    parser.description = (
+        "Follow the target in a box through a video file, a camera or a folder of images, and "
+        "write its track as CSV, JSON or a video with the box drawn in."
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="video file, number of a camera, or folder of images"
+    )
+    parser.add_argument(
+        "--box",
+        type=str,
+        required=True,
+        metavar="X,Y,W,H",
+        help="the target in the first frame: top-left corner and size in pixels",
+    )
+    parser.add_argument(
+        "--start-frame",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="frame that the box is drawn on, from 0 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-frames", type=positive_number, metavar="N", help="track at most so many frames"
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        metavar="F",
+        help="frames per second instead of the source's own timing (image folders: 30)",
+    )
+    add_output_arguments(parser)
+    add_parameter_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Track until the source ends, `--max-frames` is reached, or Ctrl-C."""
+    box = Box.parse(args.box)
+    if args.fps is not None and not 0 < args.fps < 10_000:
+        raise SourceError(f"fps must be above 0 and below 10000, got {args.fps:g}")
+    check_outputs(args, Path(args.source))
+    with ExitStack() as stack:
+        source = stack.enter_context(VideoSource(args.source, args.fps))
+        stop = None if args.max_frames is None else args.start_frame + args.max_frames
+        frames = itertools.islice(source.frames(), args.start_frame, stop)
+        first = next(frames, None)
+        if first is None:
+            raise SourceError(f"{args.source} has no frame {args.start_frame}")
+        session = open_session(args)
+        track = session.start(first.frame, box)
+        outputs = TrackOutputs(args, args.source, source.fps, session, stack)
+        outputs.write(first.index, first.frame, [track])
+        total = source.count if stop is None else min(stop, source.count or stop)
+        stopped = stack.enter_context(stop_request())
+        progress = stack.enter_context(
+            tqdm(
+                frames,
+                total=None if total is None else max(total - args.start_frame, 1),
+                initial=1,
+                unit="frame",
+                disable=None,
+                file=sys.stderr,
+            )
+        )
+        for item in progress:
+            if stopped():
+                break
+            outputs.write(item.index, item.frame, session.update(item.frame))
+        interrupted = stopped()
+    if source.warning:
+        print(f"mixformerv2 track: {source.warning}", file=sys.stderr)
+    print(outputs.summary())
+    return INTERRUPTED if interrupted else 0

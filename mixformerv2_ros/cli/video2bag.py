@@ -1,0 +1,117 @@
+"""`mixformerv2 video2bag`: make a recording out of a video."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
+from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
+from mixformerv2_ros.io.paths import check_output, remove_output
+from mixformerv2_ros.io.video import VideoSource, bgr_copy
+from mixformerv2_ros.ros.messages import compressed_image_message, image_message
+from mixformerv2_ros.tracking.frame import Frame
+
+EPOCH_S = 1_700_000_000.0
+"""Stamp of a video's first frame unless told otherwise, in seconds: any, but always the same."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mixformerv2 video2bag`."""
+    parser.description = (
+        "Record a video or a folder of images as sensor_msgs/msg/Image (rgb8) or CompressedImage, "
+        "stamped with the video's own timing. The same video gives the same messages every time."
+    )
+    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="BAG", help="folder to record into"
+    )
+    parser.add_argument(
+        "--topic",
+        metavar="T",
+        help="topic of the images (default: /camera/image_raw, with /compressed if compressed)",
+    )
+    parser.add_argument(
+        "--compressed",
+        choices=["jpeg", "png", "none"],
+        default="none",
+        help="record CompressedImage of this kind (default: %(default)s, raw images)",
+    )
+    parser.add_argument(
+        "--frame-id", default="camera", metavar="ID", help="frame_id (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--storage",
+        choices=list(STORAGES),
+        default="mcap",
+        help="storage format (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fps", type=float, metavar="F", help="frames per second instead of the video's timing"
+    )
+    parser.add_argument(
+        "--start-stamp",
+        type=float,
+        default=EPOCH_S,
+        metavar="S",
+        help="stamp of the first frame in seconds (default: %(default).0f)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite an output that exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record every frame; Ctrl-C leaves a recording of those before it."""
+    if args.fps is not None and not 0 < args.fps < 10_000:
+        raise SourceError(f"fps must be above 0 and below 10000, got {args.fps:g}")
+    if not 0 <= args.start_stamp < 2**31:
+        raise SourceError(f"start stamp must be 0 to 2147483647 s, got {args.start_stamp:g}")
+    if args.video.isdecimal() and not Path(args.video).exists():
+        raise SourceError(f"video must be a file or a folder, got camera {args.video}")
+    check_output(args.output, args.force, Path(args.video))
+    compressed = args.compressed != "none"
+    topic = args.topic or "/camera/image_raw" + ("/compressed" if compressed else "")
+    msgtype = "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image"
+    start_ns = round(args.start_stamp * 1e9)
+    written = 0
+    with ExitStack() as stack:
+        source = stack.enter_context(VideoSource(args.video, args.fps))
+        frames = source.frames()
+        first = next(frames)
+        remove_output(args.output)
+        writer = stack.enter_context(BagWriter(args.output, args.storage))
+        stopped = stack.enter_context(stop_request())
+        progress = stack.enter_context(
+            tqdm(total=source.count, unit="frame", disable=None, file=sys.stderr)
+        )
+        item: Any = first
+        while item is not None and not stopped():
+            stamp_ns = start_ns + item.frame.stamp_ns
+            message = _message(item.frame, args.compressed, stamp_ns, args.frame_id)
+            writer.write(topic, msgtype, message, stamp_ns)
+            written += 1
+            progress.update()
+            item = next(frames, None)
+        interrupted = stopped()
+    if source.warning:
+        print(f"mixformerv2 video2bag: {source.warning}", file=sys.stderr)
+    print(f"{written} images recorded on {topic}: {args.output}")
+    return INTERRUPTED if interrupted else 0
+
+
+def _message(frame: Frame, compressed: str, stamp_ns: int, frame_id: str) -> Any:
+    types = typestore().types
+    if compressed == "none":
+        return image_message(types, frame.pixels.rgb(), "rgb8", stamp_ns, frame_id)
+    ok, data = cv2.imencode(f".{compressed}", bgr_copy(frame.pixels))
+    if not ok:
+        raise SourceError(f"frame at {frame.stamp_ns / 1e9:.3f} s cannot be encoded")
+    return compressed_image_message(types, np.asarray(data), compressed, stamp_ns, frame_id)

@@ -1,0 +1,1 @@
+"""Engines behind `model.engine.Engine`, and the choice between them."""

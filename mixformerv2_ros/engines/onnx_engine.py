@@ -1,0 +1,93 @@
+"""Engine on ONNX Runtime: what runs on robots. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from mixformerv2_ros.errors import EngineError
+from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, verify_weights
+from mixformerv2_ros.model.engine import Prediction, search_separately
+from mixformerv2_ros.model.spec import ModelSpec
+
+OnnxMemory = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxEngine:
+    """Runs the two exported graphs; a memory is the pair of key and value arrays."""
+
+    def __init__(self, bundle: Bundle, device: str = "cpu", num_threads: int = 0) -> None:
+        """Load the graphs of a bundle.
+
+        Args:
+            bundle: A bundle with exported graphs.
+            device: `cpu` or `cuda`.
+            num_threads: Threads of one graph run; 0 takes one per physical core.
+
+        Raises:
+            EngineError: the graphs are missing or cannot be run here.
+        """
+        for name in (TEMPLATE_ENCODER, SEARCH):
+            if not (bundle.path / name).is_file():
+                raise EngineError(
+                    f"{bundle.path} must hold {name}; write it with "
+                    f"`mixformerv2 export {bundle.path}`"
+                )
+        if device not in _PROVIDERS:
+            raise EngineError(f"device must be one of {', '.join(_PROVIDERS)}, got {device!r}")
+        provider = _PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise EngineError(f"this ONNX Runtime build has no {provider}, which {device!r} needs")
+        verify_weights(bundle)
+        self._spec = bundle.spec
+        self._device = device
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        # Within a run, threads that spin between operators save a tenth of the time. Between frames
+        # they would burn a core for nothing.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.log_severity_level = 3
+        try:
+            self._encoder, self._search = (
+                ort.InferenceSession(str(bundle.path / name), options, providers=[provider])
+                for name in (TEMPLATE_ENCODER, SEARCH)
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(f"{bundle.path}: ONNX Runtime cannot load it: {reason}") from None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Architecture of the loaded model."""
+        return self._spec
+
+    @property
+    def name(self) -> str:
+        """`onnxruntime/cpu` or `onnxruntime/cuda`."""
+        return f"onnxruntime/{self._device}"
+
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> OnnxMemory:
+        """Encode (1 + n, T, T, 3) uint8 RGB templates."""
+        keys, values = self._encoder.run(None, {"templates": templates[None]})
+        return keys, values
+
+    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[OnnxMemory]) -> Prediction:
+        """Find targets in (B, S, S, 3) uint8 RGB crops."""
+        if len({keys.shape for keys, _ in memories}) > 1:
+            return search_separately(self, crops, memories)
+        keys, values = memories[0] if len(memories) == 1 else _join(memories)
+        inputs: dict[str, Any] = {"crops": crops, "keys": keys, "values": values}
+        boxes, scores, edges = self._search.run(None, inputs)
+        return Prediction(boxes=boxes, scores=scores, edges=edges)
+
+
+def _join(memories: Sequence[OnnxMemory]) -> OnnxMemory:
+    keys, values = zip(*memories, strict=True)
+    return np.concatenate(keys, axis=1), np.concatenate(values, axis=1)

@@ -1,1 +1,0 @@
-"""Judging trackers on annotated sequences: data sets, metrics, one-pass runs, tables."""

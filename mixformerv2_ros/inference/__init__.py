@@ -1,1 +1,0 @@
-"""Engines that run the network, behind one protocol; model bundles; export."""

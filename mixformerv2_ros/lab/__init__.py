@@ -1,0 +1,1 @@
+"""The laboratory: training, evaluation, export and reports. A robot does without it."""

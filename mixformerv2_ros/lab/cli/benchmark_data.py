@@ -1,0 +1,49 @@
+"""`mixformerv2 benchmark data`: how many training samples a second one core makes.
+
+The arguments are declared with those of `mixformerv2 benchmark`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mixformerv2_ros.lab.training import data_benchmark
+from mixformerv2_ros.lab.training.config import read_config
+from mixformerv2_ros.lab.training.data_loaders import load_sources
+from mixformerv2_ros.machine import environment
+from mixformerv2_ros.model.presets import S
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure how fast samples are made, print a table, write JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        if args.config is None:
+            data_benchmark.write_stills(Path(folder))
+            samplers = data_benchmark.still_samplers(Path(folder), S)
+            sources = {label: sampler.sample for label, sampler in samplers.items()}
+        else:
+            source, _ = load_sources(read_config(args.config, args.settings))
+            sources = {args.config.name: source.sample}
+        rows = [
+            data_benchmark.measure(label, sample, args.rounds, args.samples).summary()
+            for label, sample in tqdm(sources.items(), disable=None, leave=False)
+        ]
+    about = environment()
+    machine = about["machine"]
+    print(f"machine  {machine['processor']}, {machine['cores']} cores; one process, one thread")
+    print(f"samples  median of {args.rounds} rounds of {args.samples}\n")
+    print(f"{'samples a second from':32}{'clock':>10}{'core':>10}{'ms':>10}")
+    for row in rows:
+        print(
+            f"{row['pictures']:32}{row['samples_per_second']:10.0f}"
+            f"{row['samples_per_core_second']:10.0f}{row['milliseconds']:10.2f}"
+        )
+    if args.json:
+        result = {**about, "rounds": args.rounds, "samples": args.samples, "data": rows}
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0

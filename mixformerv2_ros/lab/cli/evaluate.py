@@ -1,0 +1,340 @@
+"""`mixformerv2 evaluate`: judge trackers on annotated sequences, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
+from mixformerv2_ros.lab.datasets.sequences import Sequence, read_names
+from mixformerv2_ros.lab.evaluation.metrics import score_sequence
+from mixformerv2_ros.lab.evaluation.protocols import published_settings
+from mixformerv2_ros.lab.evaluation.results import Result
+from mixformerv2_ros.lab.evaluation.run import Evaluation, evaluate_results, evaluate_to_folder
+from mixformerv2_ros.lab.evaluation.submission import DATASETS, check_submission, write_submission
+from mixformerv2_ros.lab.evaluation.summary import (
+    Summary,
+    confidence_table,
+    overall_table,
+    sequence_table,
+    toolkit_table,
+)
+from mixformerv2_ros.lab.evaluation.trackers import OPENCV_TRACKERS, TrackerSpec, parse_tracker
+from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.ros.parameters import (
+    BY_NAME,
+    add_parameter_arguments,
+    check_values,
+    values_from_arguments,
+)
+
+LEGEND = (
+    "AUC, P20, NP, OP50, OP75: means over sequences. SEQ50: share of sequences with a mean overlap "
+    "above 0.5. AO, SR50, SR75: pooled over frames. "
+    "fps: tracker alone."
+)
+CONFIDENCE_LEGEND = (
+    "Median confidence where overlap > 0.5 (hit) and < 0.1 or target absent (miss); precision and "
+    "recall of LOST; long-term (LT) precision, recall, F."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mixformerv2 evaluate`."""
+    parser.description = (
+        "Follow the target of each annotated sequence from its first box to the end, with our "
+        "tracker and any of OpenCV's, and print success AUC, precision and more side by side. "
+        "Results are kept in OUT/TRACKER; a run that was killed continues where it stopped. "
+        "Choosing a data set also chooses the search factor and template updates that were "
+        "published for it; options of the tracker override them. Each tracker has one thread, so "
+        "that speeds compare, unless --num-threads says otherwise."
+    )
+    parser.add_argument(
+        "bundle",
+        nargs="?",
+        type=Path,
+        metavar="BUNDLE",
+        help="model bundle for the tracker `mixformer`, as --model (default: the one shipped)",
+    )
+    parser.add_argument(
+        "--root", type=Path, required=True, metavar="R", help="folder of the data set"
+    )
+    parser.add_argument(
+        "--dataset",
+        choices=list(LAYOUTS),
+        default="plain",
+        metavar="D",
+        help=f"layout on disk: {', '.join(LAYOUTS)} (default: plain)",
+    )
+    parser.add_argument(
+        "--sequences",
+        metavar="FILE|NAMES",
+        help="only these: a file with one name per line, or names with commas (default: all, or "
+        "those in the data set's own list)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take every N-th frame only, as a camera with a fraction of the frame rate would",
+    )
+    kinds = ", ".join(["mixformer", *OPENCV_TRACKERS])
+    parser.add_argument(
+        "--trackers",
+        default="mixformer",
+        metavar="LIST",
+        help=f"with commas, of {kinds}; KIND=PATH gives a bundle or weights, as in "
+        "Nano=peers/nanotrackv2 (default: mixformer)",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="folder for the results")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="run nothing; put existing result folders side by side (ours, or published raw "
+        "results: one NAME.txt with x,y,w,h per frame for each sequence)",
+    )
+    parser.add_argument(
+        "--per-sequence", action="store_true", help="also print the success AUC per sequence"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes (default: 1)"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="also write a page to look at"
+    )
+    parser.add_argument(
+        "--submission",
+        type=Path,
+        metavar="FILE.zip",
+        help="also pack the results of the one tracker as the benchmark's server or toolkit takes "
+        f"them ({', '.join(DATASETS)})",
+    )
+    add_parameter_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate or compare; 2 where a sequence, a frame or a result could not be used.
+
+    Raises:
+        ParameterError: an argument is out of range, or OUT holds results of another run.
+        SourceError: no sequence can be read.
+    """
+    values = _check(args)
+    specs = _specs(args, values)
+    folders = (
+        result_folders(args.compare)
+        if args.compare
+        else {spec.label: args.output / spec.label for spec in specs}
+    )
+    if args.submission is not None:
+        check_submission(args.submission, args.dataset)
+        if len(folders) > 1:
+            raise ParameterError(f"--submission needs one tracker, got {', '.join(folders)}")
+        if args.every > 1:
+            raise ParameterError(f"--submission needs all frames, got --every {args.every}")
+    sequences, problems = load_sequences(args.root, args.dataset, _names(args))
+    if args.every > 1:
+        shortest = min(map(len, sequences), default=math.inf)
+        if args.every >= shortest:
+            raise ParameterError(
+                f"--every must leave two frames of each sequence, of which one has {shortest}, "
+                f"got {args.every}"
+            )
+        sequences = [sequence.thinned(args.every) for sequence in sequences]
+    if args.compare:
+        outcomes = {
+            label: evaluate_results(folder, sequences, args.dataset)
+            for label, folder in folders.items()
+        }
+    else:
+        outcomes = _evaluate(args, specs, values, sequences, problems)
+    for outcome in outcomes.values():
+        problems.extend(outcome.problems)
+    summaries = {label: outcome.summary for label, outcome in outcomes.items()}
+    if summaries:
+        _print(summaries, args.per_sequence)
+    counts = {summary.overall.sequences for summary in summaries.values()}
+    if len(counts) > 1:
+        problems.append("the trackers' figures are over different sequences, see column seqs")
+    if args.submission is not None and not problems:
+        ((label, folder),) = folders.items()
+        write_submission(args.submission, args.dataset, label, folder, sequences)
+        print(f"\nsubmission: {args.submission}")
+    elif args.submission is not None:
+        problems.append(f"{args.submission} is not written: a submission must be complete")
+    withheld = sum(sequence.withheld for sequence in sequences)
+    if withheld:
+        print(f"\n{withheld} sequences have no published ground truth: their speed alone counts.")
+    if args.report is not None and len(sequences) > withheld and any(counts):
+        _report(args, {label: folders[label] for label in outcomes}, sequences, problems)
+        print(f"\nreport: {args.report}")
+    for problem in problems:
+        print(f"mixformerv2 evaluate: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def result_folders(folders: list[Path]) -> dict[str, Path]:
+    """Folders of single trackers among `folders` and directly below them, by label.
+
+    Raises:
+        SourceError: a folder holds no results.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        inner = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+        holding = [path for path in inner if any(path.glob("*.txt"))]
+        if not holding:
+            raise SourceError(f"{folder}: expected result files NAME.txt, found none")
+        for path in holding:
+            label = path.resolve().name
+            if label in found:
+                label = f"{path.resolve().parent.name}/{label}"
+            found[label] = path
+    return found
+
+
+class RunningAuc:
+    """A progress bar over frames that shows the mean success AUC of the sequences done."""
+
+    def __init__(self, label: str, frames: int) -> None:
+        """Start a bar on stderr; silent where that is no terminal."""
+        self._bar = tqdm(desc=label, total=frames, unit="frame", disable=None)
+        self._sum = 0.0
+        self._count = 0
+
+    def __call__(self, sequence: Sequence, result: Result) -> None:
+        """Count one finished sequence."""
+        if not sequence.withheld:
+            self._sum += score_sequence(result.boxes, sequence.boxes).success_auc
+            self._count += 1
+            self._bar.set_postfix_str(f"AUC {self._sum / self._count:.3f}", refresh=False)
+        self._bar.update(len(sequence))
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def _check(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the options; return the values of those that `parameters.py` declares."""
+    if args.workers < 1:
+        raise ParameterError(f"--workers must be at least 1, got {args.workers}")
+    if args.every < 1:
+        raise ParameterError(f"--every must be at least 1, got {args.every}")
+    if args.compare is None and args.output is None:
+        raise ParameterError("evaluate needs -o OUT for its results, or --compare FOLDER")
+    if args.report is not None and not args.report.parent.is_dir():
+        raise ParameterError(f"--report must be a file in an existing folder, got {args.report}")
+    if args.bundle is not None and args.model is not None:
+        raise ParameterError("give the model as BUNDLE or with --model, not both")
+    values: dict[str, Any] = values_from_arguments(args)
+    check_values(values)
+    return values
+
+
+def _names(args: argparse.Namespace) -> list[str] | None:
+    if args.sequences is None:
+        return None
+    if Path(args.sequences).is_file():
+        return read_names(Path(args.sequences))
+    names = [name.strip() for name in args.sequences.split(",") if name.strip()]
+    known = find_sequences(args.root, args.dataset)
+    if not any(name in known for name in names):
+        raise SourceError(
+            f"--sequences must be a file of names, or names of sequences in {args.root}, "
+            f"got {args.sequences!r}"
+        )
+    return names
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    specs: list[TrackerSpec],
+    values: dict[str, Any],
+    sequences: list[Sequence],
+    problems: list[str],
+) -> dict[str, Evaluation]:
+    given = {name: value for name, value in values.items() if BY_NAME[name].setting}
+    dataset: dict[str, str | int] = {"dataset": args.dataset, "root": str(args.root.resolve())}
+    if args.every > 1:
+        dataset["every"] = args.every
+    outcomes: dict[str, Evaluation] = {}
+    for spec in specs:
+        bar = RunningAuc(spec.label, sum(map(len, sequences)))
+        try:
+            outcomes[spec.label] = evaluate_to_folder(
+                _with_settings(spec, args.dataset, given),
+                sequences,
+                args.output / spec.label,
+                dataset,
+                args.workers,
+                bar,
+            )
+        except (BundleError, EngineError) as error:
+            # One tracker that cannot run here does not keep the others from running.
+            problems.append(f"{spec.label}: {error}")
+        finally:
+            bar.close()
+    return outcomes
+
+
+def _with_settings(spec: TrackerSpec, dataset: str, given: dict[str, Any]) -> TrackerSpec:
+    """Add what was published for `dataset`, and over it what the command line says."""
+    if spec.kind != "mixformer":
+        return spec
+    published = published_settings(dataset, open_bundle(spec.path).spec.preset)
+    return dataclasses.replace(spec, values=tuple(sorted({**published, **given}.items())))
+
+
+def _specs(args: argparse.Namespace, values: dict[str, Any]) -> list[TrackerSpec]:
+    specs: dict[str, TrackerSpec] = {}
+    bundle = args.bundle or (Path(values["model"]) if values.get("model") else None)
+    engine, device = values.get("engine", "auto"), values.get("device", "cpu")
+    for text in args.trackers.split(","):
+        spec = parse_tracker(text, engine, device, values.get("num_threads", 1))
+        if spec.kind == "mixformer" and spec.path is None:
+            spec = dataclasses.replace(spec, path=bundle)
+        if spec.label in specs:
+            raise ParameterError(f"--trackers must name each tracker once, got {spec.label} twice")
+        specs[spec.label] = spec
+    return list(specs.values())
+
+
+def _report(
+    args: argparse.Namespace,
+    folders: dict[str, Path],
+    sequences: list[Sequence],
+    problems: list[str],
+) -> None:
+    from mixformerv2_ros.lab.evaluation.analysis import read_run
+    from mixformerv2_ros.lab.evaluation.report import write_report
+
+    words = getattr(args, "command_line", None)  # set by cli.py
+    write_report(
+        args.report,
+        [read_run(label, folder, sequences) for label, folder in folders.items()],
+        sequences,
+        command=shlex.join(["mixformerv2", *words]) if words else "",
+        dataset=args.dataset,
+        problems=problems,
+    )
+
+
+def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:
+    if per_sequence:
+        print(sequence_table(summaries), end="\n\n")
+    print(overall_table(summaries), LEGEND, sep="\n", end="\n\n")
+    if table := toolkit_table(summaries):
+        print(table, end="\n\n")
+    print(confidence_table(summaries), CONFIDENCE_LEGEND, sep="\n")

@@ -1,0 +1,133 @@
+"""Own pictures in a plain folder: `sequences/` and `stills/`.
+
+A sequence is a folder with `img/` and `groundtruth_rect.txt` or `groundtruth.txt`, for several
+targets `groundtruth_rect.1.txt` and so on; or with images and `groundtruth*.txt` as VOT has them.
+Stills are `images/` and `boxes.csv`: image,x,y,w,h,label in pixels, top-left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.images import VALIDATION_STEP, read_box_list
+from mixformerv2_ros.lab.datasets.index import (
+    Entry,
+    Rows,
+    StillSet,
+    VideoSet,
+    cache_folder,
+    cached,
+    make_rows,
+    video_rows,
+)
+from mixformerv2_ros.lab.datasets.layouts import Reader, find_sequences
+from mixformerv2_ros.lab.datasets.sequences import (
+    Sequence,
+    checked_sequence,
+    list_images,
+    read_boxes,
+)
+
+SPLITS = ("sequences", "stills", "stills_train", "stills_val")
+
+
+def read_folder(
+    root: Path, split: str, cache: Path | None, exclude: Collection[str]
+) -> VideoSet | StillSet:
+    """Open a folder of own pictures.
+
+    Args:
+        root: Folder with `sequences/`, `stills/` or both.
+        split: `sequences`; or `stills` for all of them, `stills_val` for every 20th picture of the
+            list, `stills_train` for the others.
+        cache: Folder of all index files.
+        exclude: Names of sequences, or file names of stills, to leave out.
+
+    Targets are visible where the ground truth is a box with positive sides and not NaN.
+
+    Raises:
+        ParameterError: the split is unknown.
+        SourceError: the folder is missing, or a line of the stills' list is malformed.
+    """
+    if split not in SPLITS:
+        raise ParameterError(f"split of folder must be one of {', '.join(SPLITS)}, got {split!r}")
+    if split == "sequences":
+        entries = [entry for entry in _find(root / "sequences") if not _names(entry) & set(exclude)]
+        return VideoSet("folder sequences", entries, cache_folder(cache, "folder", root))
+    listing = root / "stills" / "boxes.csv"
+    name = f"stills-{split.partition('_')[2] or 'all'}"
+    rows = cached(
+        cache_folder(cache, "folder", root), name, [listing], partial(_read_stills, listing, split)
+    )
+    if exclude:
+        rows = rows[~np.isin(rows["image"], np.array([n.encode() for n in exclude]))]
+    return StillSet(f"folder {split}", listing.parent / "images", rows)
+
+
+def _find(root: Path) -> list[Entry]:
+    if not root.is_dir():
+        raise SourceError(f"{root}: expected a folder of sequences, found none")
+    readers = {"otb": find_sequences(root, "otb"), "vot": find_sequences(root, "vot")}
+    entries = []
+    for form, found in readers.items():
+        for name, reader in found.items():
+            folder = _folder(root, name)
+            if _form(folder) == "img":
+                if form == "otb":
+                    entries.append(_entry(name, folder, partial(_read_img, folder)))
+            elif _form(folder) == form:
+                entries.append(_entry(name, folder, reader))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _form(folder: Path) -> str:
+    """Which of three forms a sequence has: `otb`, `vot`, or `img/` with one `groundtruth.txt`."""
+    if any(folder.glob("groundtruth_rect*.txt")):
+        return "otb"
+    if not (folder / "img").is_dir():
+        return "vot"
+    return "img" if (folder / "groundtruth.txt").is_file() else "otb"
+
+
+def _entry(name: str, folder: Path, reader: Reader) -> Entry:
+    sources = (folder, folder / "img", folder / "color", *sorted(folder.glob("*.txt")))
+    return Entry(name, folder, sources, partial(_read, folder, reader))
+
+
+def _folder(root: Path, name: str) -> Path:
+    """The folder of a sequence; several targets in one are `FOLDER-1`, or `FOLDER.1` in VOT."""
+    ends = [len(name), *(i for i in reversed(range(1, len(name))) if name[i] in "-.")]
+    return next(root / name[:end] for end in ends if (root / name[:end]).is_dir())
+
+
+def _names(entry: Entry) -> set[str]:
+    """Names by which a list may exclude a sequence: its own, or that of its folder."""
+    return {entry.name, entry.folder.name}
+
+
+def _read(folder: Path, reader: Reader) -> Rows:
+    sequence = reader()
+    return video_rows(folder, sequence.frames, sequence.boxes)
+
+
+def _read_img(folder: Path) -> Sequence:
+    truth = folder / "groundtruth.txt"
+    return checked_sequence(folder.name, list_images(folder / "img"), read_boxes(truth), truth)
+
+
+def _read_stills(listing: Path, split: str) -> Rows:
+    images, boxes = [], []
+    for number, (name, entries) in enumerate(read_box_list(listing).items()):
+        held = number % VALIDATION_STEP == 0
+        if split == "stills" or held == (split == "stills_val"):
+            for box, _ in entries:
+                if box[2] > 0 and box[3] > 0:
+                    images.append(name)
+                    boxes.append(box)
+    table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    return make_rows(images, table, np.ones(len(table), dtype=bool))

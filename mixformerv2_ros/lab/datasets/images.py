@@ -1,0 +1,138 @@
+"""Pictures with boxes, decoded into memory: the raw material of training samples."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.lab.datasets.sequences import plain_sequence, read_lines
+
+Image = npt.NDArray[np.uint8]
+Boxes = npt.NDArray[np.float64]
+
+VALIDATION_STEP = 20
+"""Every so many stills one is kept for validation."""
+
+
+@dataclass(frozen=True)
+class Still:
+    """One photograph.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) x, y, w, h in pixels.
+        labels: N category names.
+        masks: N outlines of the objects in their boxes, (h, w) uint8 with 255 for the object, each
+            stretched over its box; None where no outline is known.
+    """
+
+    image: Image
+    boxes: Boxes
+    labels: tuple[str, ...]
+    masks: tuple[Image | None, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One target's video.
+
+    Attributes:
+        name: Name of the sequence.
+        images: Frames, each (H, W, 3) uint8 RGB.
+        boxes: (N, 4) x, y, w, h in pixels; only frames in which the target is visible are kept.
+    """
+
+    name: str
+    images: tuple[Image, ...]
+    boxes: Boxes
+
+
+def read_picture(path: Path) -> Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        SourceError: the file is missing or no image.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise SourceError(f"{path}: expected a readable image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def read_stills(folder: Path) -> list[Still]:
+    """Read `images/` and `boxes.csv` (image,x,y,w,h,label; pixels, top-left) below `folder`.
+
+    `masks/STEM_N.png`, where it exists, is the outline of box N of the picture `STEM`, from 0.
+
+    Raises:
+        SourceError: the list is missing or a line is malformed (named by its number).
+    """
+    return [
+        Still(
+            image=read_picture(folder / "images" / name),
+            boxes=np.array([box for box, _ in entries], dtype=np.float64),
+            labels=tuple(label for _, label in entries),
+            masks=tuple(_read_mask(folder, name, i) for i in range(len(entries))),
+        )
+        for name, entries in read_box_list(folder / "boxes.csv").items()
+    ]
+
+
+def read_box_list(listing: Path) -> dict[str, list[tuple[list[float], str]]]:
+    """Read lines `image,x,y,w,h,label` under that head: boxes and labels by image, in file order.
+
+    Raises:
+        SourceError: the list is missing or a line is malformed (named by its number).
+    """
+    if not listing.is_file():
+        raise SourceError(f"{listing}: expected a list of boxes (image,x,y,w,h,label)")
+    found: dict[str, list[tuple[list[float], str]]] = {}
+    lines = csv.DictReader(read_lines(listing))
+    for number, row in enumerate(lines, start=2):
+        try:
+            box = [float(row[side]) for side in ("x", "y", "w", "h")]
+            entry = (box, row["label"])
+            if not all(map(math.isfinite, box)):
+                raise ValueError(box)
+            found.setdefault(row["image"], []).append(entry)
+        except (KeyError, TypeError, ValueError):
+            raise SourceError(
+                f"{listing}:{number}: expected image,x,y,w,h,label, got {list(row.values())}"
+            ) from None
+    return found
+
+
+def _read_mask(folder: Path, name: str, number: int) -> Image | None:
+    path = folder / "masks" / f"{Path(name).stem}_{number}.png"
+    if not path.is_file():
+        return None
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise SourceError(f"{path}: expected a readable image")
+    return np.asarray(mask, np.uint8)
+
+
+def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:
+    """Read every sequence below `folder` but those named in `exclude`."""
+    clips = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name in exclude:
+            continue
+        sequence = plain_sequence(path)
+        visible = np.isfinite(sequence.boxes).all(axis=1) & (sequence.boxes[:, 2:] > 0).all(axis=1)
+        clips.append(
+            Clip(
+                name=path.name,
+                images=tuple(read_picture(f) for f in np.array(sequence.frames)[visible]),
+                boxes=sequence.boxes[visible],
+            )
+        )
+    return clips

@@ -1,0 +1,245 @@
+"""Annotations as arrays, read once and kept on disk in NumPy's own format.
+
+A cache folder holds a file per clip (per annotation file for data sets of stills), written when the
+clip is first used. Its name carries a hash of path, size and time of change of every source, so
+that a changed source is another name: nothing is ever read that does not belong to what is there
+now. The files hold numbers and file names only and are loaded without pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.lab.datasets.lru_cache import Recent
+from mixformerv2_ros.lab.datasets.source import Clip
+
+Rows = npt.NDArray[Any]
+"""(N,) records `box` (4 float64), `visible` (bool) and `image` (path below the clip's folder)."""
+
+VERSION = 1
+"""Part of every file's name; raised when the meaning of the rows changes."""
+RECENT_BYTES = 64_000_000
+"""Annotations that a data set keeps in memory, per process."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video that is known by name only.
+
+    Attributes:
+        name: The clip's name.
+        folder: What image paths are relative to.
+        sources: Files and folders that the annotation comes from; some need not exist.
+        read: Reads it.
+    """
+
+    name: str
+    folder: Path
+    sources: tuple[Path, ...]
+    read: Callable[[], Rows]
+
+
+class Frames(Sequence[Path]):
+    """Image files of a clip; a path is made when asked for, since a clip has thousands."""
+
+    def __init__(self, folder: Path, images: npt.NDArray[np.bytes_]) -> None:
+        self.folder = folder
+        self.images = images
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        """One path, or those of a slice."""
+        if isinstance(index, slice):
+            return Frames(self.folder, self.images[index])
+        return self.folder / os.fsdecode(self.images[index])
+
+
+class VideoSet:
+    """Videos, each indexed when it is first used. Implements `PictureSet`."""
+
+    def __init__(self, name: str, entries: Sequence[Entry], cache: Path | None) -> None:
+        """Take the videos' names.
+
+        Args:
+            name: Name of the data set.
+            entries: Its videos.
+            cache: Folder of index files; None reads the sources in every run.
+        """
+        self._name = name
+        self._entries = entries
+        self._cache = cache
+        self._recent = Recent(RECENT_BYTES)
+
+    @property
+    def name(self) -> str:
+        """Name for messages and logs."""
+        return self._name
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self._entries)
+
+    def clip(self, i: int) -> Clip:
+        """Video number `i`.
+
+        Raises:
+            SourceError: its annotation is missing or malformed; names the file and line.
+        """
+        entry = self._entries[i]
+        rows = self._recent.get(
+            i, lambda: cached(self._cache, entry.name, entry.sources, entry.read)
+        )
+        frames = Frames(entry.folder, rows["image"])
+        return Clip(entry.name, frames, rows["box"], rows["visible"], is_image=False)
+
+
+class StillSet:
+    """Boxes in stills, one clip each. Implements `PictureSet`."""
+
+    def __init__(self, name: str, folder: Path, rows: Rows) -> None:
+        """Take the boxes.
+
+        Args:
+            name: Name of the data set.
+            folder: What image paths are relative to.
+            rows: The boxes, all visible.
+        """
+        self._name = name
+        self._folder = folder
+        self._rows = rows
+
+    @property
+    def name(self) -> str:
+        """Name for messages and logs."""
+        return self._name
+
+    def __len__(self) -> int:
+        """Number of boxes."""
+        return len(self._rows)
+
+    def clip(self, i: int) -> Clip:
+        """Box number `i`."""
+        rows = self._rows[i : i + 1]
+        frames = Frames(self._folder, rows["image"])
+        name = f"{os.fsdecode(rows['image'][0])}#{i}"
+        return Clip(name, frames, rows["box"], rows["visible"], is_image=True)
+
+
+def make_rows(
+    images: Collection[str], boxes: npt.NDArray[np.float64], visible: npt.NDArray[np.bool_]
+) -> Rows:
+    """Put an annotation into rows."""
+    names = np.array([os.fsencode(image) for image in images], dtype=np.bytes_)
+    kind = [("box", "<f8", (4,)), ("visible", "?"), ("image", names.dtype)]
+    rows = np.empty(len(names), dtype=kind)
+    rows["box"], rows["visible"], rows["image"] = boxes, visible, names
+    return rows
+
+
+def video_rows(
+    folder: Path,
+    frames: Sequence[Path],
+    boxes: npt.NDArray[np.float64],
+    hidden: npt.NDArray[np.bool_] | None = None,
+) -> Rows:
+    """Rows of a video whose frames lie in one folder.
+
+    Args:
+        folder: What image paths are relative to.
+        frames: N image files.
+        boxes: (N, 4) x, y, w, h in pixels; NaN where there is none.
+        hidden: (N,) frames in which the target cannot be seen though it may have a box.
+    """
+    below = os.path.relpath(frames[0].parent, folder)
+    images = [os.path.normpath(os.path.join(below, frame.name)) for frame in frames]
+    visible = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+    if hidden is not None:
+        visible &= ~hidden
+    return make_rows(images, boxes, np.asarray(visible))
+
+
+def cached(
+    cache: Path | None, name: str, sources: Sequence[Path], build: Callable[[], Rows]
+) -> Rows:
+    """The rows of an annotation, from the cache where it is up to date.
+
+    Args:
+        cache: Folder of index files; None builds.
+        name: Name of the annotation, part of the file's name.
+        sources: What the rows are made of; a file that is changed, added or removed makes the
+            cached rows stale, and so does a folder in which files were added or removed.
+        build: Makes the rows.
+
+    Raises:
+        SourceError: the cache cannot be written, or whatever `build` raises.
+    """
+    if cache is None:
+        return build()
+    path = cache / f"{name}.{_signature(sources)}.npy"
+    # A damaged file is made again.
+    with suppress(OSError, ValueError, EOFError):
+        rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if rows.dtype.names == ("box", "visible", "image"):
+            return rows.view(np.ndarray)
+    rows = build()
+    _write(path, rows)
+    for stale in cache.glob(f"{_escape(name)}.{'[0-9a-f]' * 20}.npy"):
+        if stale != path:
+            stale.unlink(missing_ok=True)
+    return rows
+
+
+def cache_folder(cache: Path | None, kind: str, root: Path) -> Path | None:
+    """Where a data set keeps its files below the folder of all caches."""
+    if cache is None:
+        return None
+    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
+    return cache / f"{kind}-{place}"
+
+
+def _signature(sources: Sequence[Path]) -> str:
+    digest = hashlib.sha256(str(VERSION).encode())
+    for source in sources:
+        digest.update(os.fsencode(source))
+        try:
+            status = source.stat()
+        except OSError:
+            digest.update(b"absent")
+        else:
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:20]
+
+
+def _write(path: Path, rows: Rows) -> None:
+    """Write a file whole or not at all: other workers read the same folder."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            np.save(stream, rows, allow_pickle=False)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise SourceError(f"{path}: expected a place for an index file ({error})") from None
+
+
+def _escape(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

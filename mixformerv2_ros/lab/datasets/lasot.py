@@ -1,0 +1,85 @@
+"""LaSOT: `CLASS/NAME/` with `img/`, `groundtruth.txt`, `full_occlusion.txt`, `out_of_view.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.index import (
+    Entry,
+    Rows,
+    VideoSet,
+    cache_folder,
+    video_rows,
+)
+from mixformerv2_ros.lab.datasets.layouts import lasot_annotation, lasot_folders
+from mixformerv2_ros.lab.datasets.sequences import check_count, read_names
+from mixformerv2_ros.text import natural_order, printable
+
+SPLITS = ("train",)
+
+
+def read_lasot(root: Path, split: str, cache: Path | None, exclude: Collection[str]) -> VideoSet:
+    """Open LaSOT's training part: 1,120 of its 1,400 sequences.
+
+    Which they are, one of the data set's own lists in `root` says: `training_set.txt`, or
+    `testing_set.txt`, whose sequences are left out. A target is visible where it is neither fully
+    occluded nor out of view and its box has positive sides.
+
+    Args:
+        root: Folder of the class folders.
+        split: `train`.
+        cache: Folder of all index files.
+        exclude: Names of sequences to leave out.
+
+    Raises:
+        ParameterError: the split is unknown.
+        SourceError: no list, or a listed sequence is missing.
+    """
+    if split not in SPLITS:
+        raise ParameterError(f"split of lasot must be train, got {split!r}")
+    training, testing = root / "training_set.txt", root / "testing_set.txt"
+    if training.is_file():
+        names = read_names(training)
+        folders = {name: _folder(root, name) for name in names if name not in exclude}
+        missing = [name for name, folder in folders.items() if not folder.is_dir()]
+        if missing:
+            raise SourceError(
+                f"{folders[missing[0]]}: expected a sequence of LaSOT (listed in {training}), "
+                f"found none"
+            )
+    elif testing.is_file():
+        held = {*read_names(testing), *exclude}
+        found = lasot_folders(root)
+        folders = {n: found[n] for n in sorted(found, key=natural_order) if n not in held}
+    else:
+        raise SourceError(f"{training}: expected it or {testing.name}, LaSOT's list, found neither")
+    entries = [
+        Entry(
+            name=name,
+            folder=folder,
+            sources=(
+                folder / "groundtruth.txt",
+                folder / "full_occlusion.txt",
+                folder / "out_of_view.txt",
+                folder / "img",
+            ),
+            read=partial(_read, folder),
+        )
+        for name, folder in folders.items()
+    ]
+    return VideoSet(f"lasot {split}", entries, cache_folder(cache, "lasot", root))
+
+
+def _folder(root: Path, name: str) -> Path:
+    """Sequences lie in a folder per class; some copies have them side by side."""
+    beside = root / name
+    return beside if beside.is_dir() else root / printable(name.rpartition("-")[0]) / name
+
+
+def _read(folder: Path) -> Rows:
+    found = lasot_annotation(folder)
+    check_count(found.frames, found.boxes, folder / "groundtruth.txt")
+    return video_rows(folder, found.frames, found.boxes, found.hidden)

@@ -1,0 +1,65 @@
+"""TrackingNet's training part: `TRAIN_0` to `TRAIN_11`, each `anno/NAME.txt`, `frames/NAME/`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.index import (
+    Entry,
+    Rows,
+    VideoSet,
+    cache_folder,
+    video_rows,
+)
+from mixformerv2_ros.lab.datasets.sequences import check_count, list_images, read_boxes
+from mixformerv2_ros.text import natural_order, printable
+
+PARTS = tuple(f"TRAIN_{number}" for number in range(12))
+
+
+def read_trackingnet(
+    root: Path, split: str, cache: Path | None, exclude: Collection[str]
+) -> VideoSet:
+    """Open TrackingNet's training part. A target is visible where its box has positive sides.
+
+    Args:
+        root: Folder of `TRAIN_0` and so on.
+        split: `train` for all twelve parts, or some of them, such as `TRAIN_0,TRAIN_3`.
+        cache: Folder of all index files.
+        exclude: Names of sequences to leave out.
+
+    Raises:
+        ParameterError: the split is unknown.
+        SourceError: a part is missing.
+    """
+    parts = PARTS if split == "train" else tuple(part.strip() for part in split.split(","))
+    wrong = [part for part in parts if part not in PARTS]
+    if wrong:
+        raise ParameterError(
+            f"split of trackingnet must be train or some of {PARTS[0]} to {PARTS[-1]}, "
+            f"got {printable(wrong[0])!r}"
+        )
+    entries = []
+    for part in parts:
+        base = root / part
+        if not (base / "anno").is_dir():
+            raise SourceError(f"{base / 'anno'}: expected annotations of TrackingNet, found none")
+        names = [path.stem for path in (base / "anno").glob("*.txt")]
+        for name in sorted(names, key=natural_order):
+            if name not in exclude:
+                entries.append(_entry(base, name))
+    return VideoSet(f"trackingnet {split}", entries, cache_folder(cache, "trackingnet", root))
+
+
+def _entry(base: Path, name: str) -> Entry:
+    frames, truth = base / "frames" / name, base / "anno" / f"{name}.txt"
+    return Entry(name, frames, (truth, frames), partial(_read, frames, truth))
+
+
+def _read(folder: Path, truth: Path) -> Rows:
+    frames, boxes = list_images(folder), read_boxes(truth)
+    check_count(frames, boxes, truth)
+    return video_rows(folder, frames, boxes)

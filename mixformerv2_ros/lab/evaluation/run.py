@@ -1,0 +1,333 @@
+"""One-pass evaluation: start from the first frame's ground truth, follow to the end, no restart.
+
+`evaluate_sequences` does it in memory, for a trainer's validation; `evaluate_to_folder` keeps
+results on disk, continues where a killed run stopped, and uses several processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mixformerv2_ros import __version__
+from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
+from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.evaluation.results import (
+    Result,
+    claim_folder,
+    is_finished,
+    read_result,
+    write_json,
+    write_result,
+)
+from mixformerv2_ros.lab.evaluation.summary import Summary, summarise
+from mixformerv2_ros.lab.evaluation.trackers import (
+    Estimate,
+    Image,
+    OnePassTracker,
+    TrackerFactory,
+    TrackerSpec,
+    tracker_factory,
+)
+from mixformerv2_ros.machine import environment
+from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.ros.parameters import tracker_settings
+
+READ_AHEAD = 8
+"""Frames decoded ahead of the tracker."""
+
+READ_THREADS = 2
+"""Threads that decode them: one is too slow for large images beside a fast engine."""
+
+Progress = Callable[[Sequence, Result], None]
+"""Called after each sequence."""
+
+
+def read_image(path: Path) -> Image:
+    """Read an image file as BGR, in the orientation in which its pixels are stored.
+
+    Raises:
+        SourceError: it is missing or no image.
+    """
+    if not path.is_file():  # of which OpenCV warns on stderr
+        raise SourceError(f"{path}: expected an image, found none")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise SourceError(f"{path}: expected an image, cannot decode it")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Image]:
+    """Read images in order, decoding up to `ahead` of them in threads of their own."""
+    remaining = iter(paths)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        pending = deque(pool.submit(read_image, path) for path in islice(remaining, ahead))
+        while pending:
+            image = pending.popleft().result()
+            pending.extend(pool.submit(read_image, path) for path in islice(remaining, 1))
+            yield image
+
+
+def run_sequence(tracker: OnePassTracker, sequence: Sequence) -> Result:
+    """Run one tracker over one sequence, once, from its first box.
+
+    Only the tracker's own time is measured, not reading and decoding.
+
+    Raises:
+        SourceError: a frame cannot be read.
+        BoxError: the first box cannot be tracked.
+        EngineError: the tracker cannot run or gives a box that is not finite.
+    """
+    boxes, seconds, confidences, lost = [], [], [], []
+    for index, image in enumerate(read_images(sequence.frames)):
+        before = time.perf_counter()
+        if index == 0:
+            tracker.start(image, sequence.initial_box)
+            estimate = Estimate(sequence.initial_box, 1.0, False)
+        else:
+            estimate = tracker.update(image)
+        seconds.append(round(time.perf_counter() - before, 6))
+        if not np.isfinite(estimate.box).all():
+            raise EngineError(
+                f"{sequence.frames[index]}: expected a finite box from the tracker, "
+                f"got {','.join(f'{value:g}' for value in estimate.box)}"
+            )
+        boxes.append(estimate.box)
+        confidences.append(estimate.confidence)
+        lost.append(estimate.lost)
+    return Result(
+        boxes=np.array(boxes, dtype=np.float64),
+        seconds=np.array(seconds, dtype=np.float64),
+        confidences=np.array(confidences, dtype=np.float64),
+        lost=np.array(lost, dtype=bool),
+    )
+
+
+def evaluate_sequences(
+    make_tracker: TrackerFactory,
+    sequences: Iterable[Sequence],
+    progress: Progress | None = None,
+) -> Summary:
+    """Evaluate in this process, without writing a file.
+
+    Args:
+        make_tracker: Gives a fresh tracker for each sequence, such as
+            `lambda: MixFormerTracker(engine, settings)`.
+        sequences: What to run on.
+        progress: Called after each sequence.
+
+    Raises:
+        MixFormerError: as `run_sequence`; the first problem ends the evaluation.
+    """
+    results = []
+    for sequence in sequences:
+        result = run_sequence(make_tracker(), sequence)
+        results.append((sequence, result))
+        if progress is not None:
+            progress(sequence, result)
+    return summarise(results)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcome of evaluating one tracker.
+
+    Attributes:
+        summary: Figures over the sequences that could be evaluated.
+        problems: One line for each sequence that could not.
+    """
+
+    summary: Summary
+    problems: list[str]
+
+
+def evaluate_to_folder(
+    spec: TrackerSpec,
+    sequences: list[Sequence],
+    folder: Path,
+    dataset: dict[str, str | int],
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate one tracker, keeping results in `folder`; finished sequences are not run again.
+
+    Args:
+        spec: The tracker.
+        sequences: What to run on.
+        folder: Folder of this tracker's results; created where missing.
+        dataset: What names the data set (layout, root, frames): part of the configuration that must
+            agree with that of results already in the folder.
+        workers: Number of processes; 1 runs in this one.
+        progress: Called after each sequence, also those that were finished already.
+
+    Returns:
+        The figures, also written to `folder/summary.json`.
+
+    Raises:
+        ParameterError: the folder holds results of another configuration.
+        MixFormerError: the tracker cannot be built, or the folder cannot be written.
+    """
+    config = configuration(spec, dataset)
+    if not all(is_finished(folder, sequence.name) for sequence in sequences):
+        tracker_factory(spec)  # what concerns the tracker shows before anything is written
+    claim_folder(folder, config)
+    results: dict[str, Result] = {}
+    problems: list[str] = []
+    waiting = []
+    for sequence in sequences:
+        if not is_finished(folder, sequence.name):
+            waiting.append(sequence)
+            continue
+        try:
+            results[sequence.name] = read_result(folder, sequence.name, len(sequence))
+        except SourceError as error:
+            problems.append(str(error))
+            continue
+        if progress is not None:
+            progress(sequence, results[sequence.name])
+
+    with closing(_run_all(spec, waiting, workers)) as outcomes:
+        for sequence, outcome in outcomes:
+            if isinstance(outcome, MixFormerError):
+                problems.append(f"{spec.label}, {sequence.name}: {outcome}")
+                continue
+            write_result(folder, sequence.name, outcome)
+            results[sequence.name] = outcome
+            if progress is not None:
+                progress(sequence, outcome)
+
+    done = [(each, results[each.name]) for each in sequences if each.name in results]
+    summary = summarise(done, str(dataset.get("dataset", "plain")))
+    content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
+    write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
+    return Evaluation(summary, problems)
+
+
+def evaluate_results(folder: Path, sequences: list[Sequence], dataset: str = "plain") -> Evaluation:
+    """Compute the figures of results that are on disk already, ours or published raw results."""
+    results, problems = [], []
+    for sequence in sequences:
+        try:
+            results.append((sequence, read_result(folder, sequence.name, len(sequence))))
+        except SourceError as error:
+            problems.append(str(error))
+    return Evaluation(summarise(results, dataset), problems)
+
+
+def configuration(spec: TrackerSpec, dataset: dict[str, str | int]) -> dict[str, Any]:
+    """What must be equal for results to belong together; JSON values only."""
+    config: dict[str, Any] = {
+        "tracker": spec.kind,
+        "protocol": "one-pass",
+        "num_threads": spec.num_threads,
+        "opencv": cv2.__version__,
+        **dataset,
+    }
+    if spec.kind == "mixformer":
+        bundle = open_bundle(spec.path)
+        config["mixformerv2_ros"] = __version__
+        config["engine"] = spec.engine
+        config["device"] = spec.device
+        config["bundle"] = bundle.name
+        config["weights_sha256"] = bundle.metadata["weights"]["sha256"]
+        config["settings"] = dataclasses.asdict(tracker_settings(dict(spec.values), bundle))
+    elif spec.path is not None:
+        config["weights"] = spec.path.resolve().name
+        config["weights_sha256"] = checksum(spec.path)
+    return config
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 over a file, or over the names and contents of all files below a folder.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    try:
+        for each in files:
+            name = each.name if each == path else each.relative_to(path).as_posix()
+            content = each.read_bytes()
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error})") from None
+    return digest.hexdigest()
+
+
+Outcome = Result | MixFormerError
+
+
+def _run_one(spec: TrackerSpec, sequence: Sequence) -> Outcome:
+    """Run one sequence; a problem of this sequence is returned, not raised."""
+    make_tracker = tracker_factory(spec)
+    try:
+        return run_sequence(make_tracker(), sequence)
+    except MixFormerError as error:
+        return error
+
+
+def _run_all(
+    spec: TrackerSpec, sequences: list[Sequence], workers: int
+) -> Generator[tuple[Sequence, Outcome], None, None]:
+    """Run all sequences, in order in this process or as they finish in several."""
+    if not sequences:
+        return
+    if workers <= 1:
+        for sequence in sequences:
+            yield sequence, _run_one(spec, sequence)
+        return
+    # Fresh interpreters: engines' thread pools do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(
+        min(workers, len(sequences)), mp_context=context, initializer=_follow_parent
+    ) as pool:
+        futures: dict[Future[Outcome], Sequence] = {
+            pool.submit(_run_one, spec, sequence): sequence for sequence in sequences
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise EngineError(
+                f"a worker process of {spec.label} died (out of memory?); finished "
+                "sequences are kept, run again to continue, perhaps with fewer workers"
+            ) from None
+        finally:
+            # After an interrupt nobody waits for sequences that are half done.
+            if not all(future.done() for future in futures):
+                for child in set(multiprocessing.active_children()) - before:
+                    child.terminate()
+
+
+def _follow_parent() -> None:
+    """Set up a worker: interrupts are the parent's business, and its end is the worker's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    # A worker whose parent was killed would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,284 @@
+"""The trackers that an evaluation compares, behind one small protocol.
+
+Ours (`mixformer`) and OpenCV's: `CSRT`, `KCF` (opencv-contrib), `MIL`, `Nano`, `ViT`. OpenCV's are
+named in `TrackerSpec.kind`; those that need weights take a path to them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.errors import EngineError, ParameterError
+from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.ros.parameters import tracker_settings
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.session import Session, State
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+Image = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8 BGR, as OpenCV reads it."""
+
+FRAME_RATE = 30.0
+"""Frames per second assumed for sequences, whose files carry no time; only spans that are given
+in seconds (the LOST decision's duration) depend on it."""
+
+
+class Estimate(NamedTuple):
+    """What a tracker says about one frame.
+
+    Attributes:
+        box: Where the target is, in pixels of the image.
+        confidence: That it is there, larger is surer; NaN from trackers that give none.
+        lost: Whether the tracker says that it has lost the target.
+    """
+
+    box: Box
+    confidence: float
+    lost: bool
+
+
+class OnePassTracker(Protocol):
+    """Follows one target through one sequence."""
+
+    def start(self, image: Image, box: Box) -> None:
+        """Learn the target from the first frame."""
+
+    def update(self, image: Image) -> Estimate:
+        """Find the target in the next frame."""
+
+
+TrackerFactory = Callable[[], OnePassTracker]
+"""Gives a fresh tracker for each sequence."""
+
+
+class MixFormerTracker:
+    """Our tracker, through the same `Session` that the nodes and the commands use."""
+
+    def __init__(self, engine: Engine, settings: TrackerSettings) -> None:
+        """Use `engine`, which may be shared with other trackers that run one after the other."""
+        self._session = Session(engine, settings)
+        self._count = 0
+
+    def start(self, image: Image, box: Box) -> None:
+        """Learn the target from the first frame."""
+        self._session.start(self._frame(image), box)
+
+    def update(self, image: Image) -> Estimate:
+        """Find the target in the next frame."""
+        (track,) = self._session.update(self._frame(image))
+        return Estimate(track.box, track.confidence, track.state is State.LOST)
+
+    def _frame(self, image: Image) -> Frame:
+        stamp = round(self._count * 1e9 / FRAME_RATE)
+        self._count += 1
+        return Frame(Pixels.from_array(image, "bgr8"), stamp)
+
+
+class OpenCVTracker:
+    """One of OpenCV's trackers.
+
+    They take whole pixels: the initial box is clipped to the image and rounded. Where `update`
+    reports failure, or raises, the last box is kept and the target counts as lost.
+
+    All of them repeat themselves exactly but MIL: its random features come from a generator inside
+    OpenCV that cannot be seeded, so its boxes depend on how many MILs the process made before.
+    """
+
+    def __init__(self, tracker: Any, least_side: int = 1) -> None:
+        """Wrap `tracker`, an object of OpenCV's `Tracker` interface.
+
+        Sides of the initial box shorter than `least_side` pixels are widened to it.
+        """
+        self._tracker = tracker
+        self._least_side = least_side
+        self._box = Box(0.0, 0.0, 0.0, 0.0)
+
+    def start(self, image: Image, box: Box) -> None:
+        """Learn the target from the first frame.
+
+        Raises:
+            EngineError: OpenCV refuses the box.
+        """
+        self._box = box
+        whole = whole_pixel_box(box, image.shape[1], image.shape[0], self._least_side)
+        try:
+            self._tracker.init(image, whole)
+        except cv2.error as error:
+            raise EngineError(
+                f"OpenCV's tracker cannot start from box {whole}: {_one_line(error)}"
+            ) from None
+
+    def update(self, image: Image) -> Estimate:
+        """Find the target in the next frame."""
+        try:
+            found, box = self._tracker.update(image)
+        except cv2.error:
+            # Several of them assert once the target has left the image: that is a lost target.
+            return Estimate(self._box, math.nan, True)
+        if found:
+            self._box = Box(*map(float, box))
+        score = getattr(self._tracker, "getTrackingScore", None)
+        return Estimate(self._box, float(score()) if score else math.nan, not found)
+
+
+def whole_pixel_box(box: Box, width: int, height: int, least: int = 1) -> tuple[int, int, int, int]:
+    """Clip `box` to an image, round it to whole pixels, and widen sides shorter than `least`."""
+    x, w = _whole_pixel_side(box.x, box.w, width, least)
+    y, h = _whole_pixel_side(box.y, box.h, height, least)
+    return x, y, w, h
+
+
+def _whole_pixel_side(start: float, length: float, limit: int, least: int) -> tuple[int, int]:
+    low, high = max(0.0, start), min(float(limit), start + length)
+    size = max(least, round(high - low))
+    # Nothing is added on the left but half of what a short side lacks.
+    first = round(low - max(0.0, least - (high - low)) / 2)
+    first = max(0, min(first, limit - least))
+    return first, min(size, limit - first)
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """Which tracker to build; small and picklable, so that worker processes build their own.
+
+    Attributes:
+        kind: `mixformer` or a key of `OPENCV_TRACKERS`.
+        path: Bundle or weights; None for the default bundle or for trackers without weights.
+        engine: Engine for `mixformer`, as `load_engine` names them.
+        device: Device of that engine, `cpu` or `cuda`.
+        num_threads: Threads of one tracker; 0 leaves it to the engine.
+        values: Parameters of `mixformer` that differ from `parameters.PARAMETERS`' defaults.
+    """
+
+    kind: str
+    path: Path | None = None
+    engine: str = "auto"
+    device: str = "cpu"
+    num_threads: int = 1
+    values: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name in tables and of the result folder: the kind, and the weights where given."""
+        if self.path is None:
+            return self.kind
+        path = self.path.resolve()
+        return f"{self.kind}-{path.stem if path.is_file() else path.name}"
+
+
+def parse_tracker(
+    text: str, engine: str = "auto", device: str = "cpu", num_threads: int = 1
+) -> TrackerSpec:
+    """Read `KIND` or `KIND=PATH`, such as `KCF` or `Nano=weights/nanotrackv2`.
+
+    The other arguments are those of `TrackerSpec`.
+
+    Raises:
+        ParameterError: the kind is unknown.
+    """
+    name, _, path = text.strip().partition("=")
+    kinds = {kind.lower(): kind for kind in ("mixformer", *OPENCV_TRACKERS)}
+    if name.lower() not in kinds:
+        raise ParameterError(f"tracker must be one of {', '.join(kinds.values())}, got {name!r}")
+    weights = Path(path) if path else None
+    return TrackerSpec(kinds[name.lower()], weights, engine, device, num_threads)
+
+
+@functools.lru_cache(maxsize=1)
+def tracker_factory(spec: TrackerSpec) -> TrackerFactory:
+    """Load what `spec` names, once, and return the function that makes trackers from it.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        EngineError: the engine, this OpenCV build, or the weights cannot do it.
+    """
+    if spec.kind == "mixformer":
+        bundle = open_bundle(spec.path)
+        engine = load_engine(bundle, spec.engine, spec.device, spec.num_threads)
+        settings = tracker_settings(dict(spec.values), bundle)
+        return lambda: MixFormerTracker(engine, settings)
+    cv2.setNumThreads(spec.num_threads or -1)
+
+    def make() -> OpenCVTracker:
+        return OpenCVTracker(OPENCV_TRACKERS[spec.kind](spec.path), LEAST_SIDE.get(spec.kind, 1))
+
+    make()  # what is missing shows now, not in the first sequence
+    return make
+
+
+def _weightless(name: str, path: Path | None) -> Any:
+    if path is not None:
+        raise EngineError(f"{name} takes no weights, got {path}")
+    return _create(name)
+
+
+def _nano(path: Path | None) -> Any:
+    if path is None:
+        raise EngineError("Nano needs weights: Nano=FOLDER with *backbone*.onnx and *head*.onnx")
+    backbone, head = _weights(path, "*backbone*.onnx"), _weights(path, "*head*.onnx")
+    return _create("Nano", backbone=backbone, neckhead=head)
+
+
+def _vit(path: Path | None) -> Any:
+    if path is None:
+        raise EngineError("ViT needs weights: ViT=FILE.onnx, or a folder with one *.onnx")
+    return _create("Vit", net=_weights(path, "*.onnx"))
+
+
+OPENCV_TRACKERS: dict[str, Callable[[Path | None], Any]] = {
+    "CSRT": functools.partial(_weightless, "CSRT"),
+    "KCF": functools.partial(_weightless, "KCF"),
+    "MIL": functools.partial(_weightless, "MIL"),
+    "Nano": _nano,
+    "ViT": _vit,
+}
+"""Kind -> function that makes OpenCV's tracker from the path to its weights."""
+
+LEAST_SIDE = {"MIL": 5}
+"""Kind -> shortest side of an initial box in pixels: from 4x4 down MIL's start never returns (it
+looks for random features that a box so small cannot hold; OpenCV 4.14)."""
+
+
+def _create(name: str, **weights: str) -> Any:
+    """Call `cv2.Tracker<name>_create`, with its parameters object where weights are given."""
+    create = getattr(cv2, f"Tracker{name}_create", None)
+    if create is None:
+        raise EngineError(
+            f"OpenCV {cv2.__version__} as installed here has no Tracker{name} "
+            "(CSRT and KCF come with opencv-contrib, Nano with 4.7, ViT with 4.9)"
+        )
+    if not weights:
+        return create()
+    parameters = getattr(cv2, f"Tracker{name}_Params")()
+    for key, value in weights.items():
+        setattr(parameters, key, value)
+    try:
+        return create(parameters)
+    except cv2.error as error:
+        files = ", ".join(weights.values())
+        raise EngineError(f"OpenCV cannot load {files}: {_one_line(error)}") from None
+
+
+def _weights(path: Path, pattern: str) -> str:
+    """Return the one file that matches `pattern` in the folder `path`, or the file `path`."""
+    found = [path] if path.is_file() else sorted(path.glob(pattern))
+    if len(found) != 1:
+        raise EngineError(f"{path}: expected one file {pattern}, found {len(found)}")
+    return str(found[0])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,82 @@
+"""The loss of a training step: all terms, weighted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixformerv2_ros.lab.training import losses
+from mixformerv2_ros.lab.training.config import LossWeights
+from mixformerv2_ros.lab.training.teachers import Targets
+from mixformerv2_ros.lab.training.training_model import Answer, Batch
+
+LABELS = ("quality", "presence")
+
+
+def total_loss(
+    answer: Answer,
+    batch: Batch,
+    weights: LossWeights,
+    score_label: str = "quality",
+    targets: Targets | None = None,
+    share: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of all terms, and each term for the log.
+
+    Boxes count where a target is present. The score's label is its presence (paper), or the
+    quality of the box that the score vouches for: 0 where the target is absent, and for a present
+    one rising from 0 at IoU 0.2 to 1 at IoU 0.7, so that 0.5 falls near IoU 0.45.
+
+    Args:
+        answer: What the network said.
+        batch: What it was asked.
+        weights: Factors of the terms.
+        score_label: `quality` or `presence`.
+        targets: What the teacher said.
+        share: Of several processes, this one's number of present targets over the mean of all, so
+            that the mean over processes is that over all targets.
+
+    Returns:
+        The loss, and detached values by name, `iou` and `loss` among them.
+    """
+    here = batch.present > 0.5
+    some = bool(here.any())
+    predicted = answer.boxes[here]
+    corners = torch.cat(
+        [predicted[:, :2] - predicted[:, 2:] / 2, predicted[:, :2] + predicted[:, 2:] / 2], dim=1
+    )
+    edges = batch.edges[here]
+    complete, iou = losses.ciou(corners, edges)
+    # A batch without any target: nothing to say about boxes.
+    nothing = answer.boxes.sum() * 0
+    terms = {
+        "l1": losses.l1(corners, edges) if some else nothing,
+        "ciou": (1 - complete).mean() if some else nothing,
+        "edge": losses.edge_cross_entropy(answer.edge_logits[here], edges).mean()
+        if some
+        else nothing,
+    }
+    if share is not None:
+        terms = {name: term * share for name, term in terms.items()}
+    if answer.foreground is not None:
+        terms["foreground"] = losses.foreground_loss(answer.foreground, batch.edges)
+    if answer.score_logits is not None:
+        label = batch.present
+        if score_label == "quality":
+            label = torch.zeros_like(batch.present)
+            label[here] = ((iou.detach() - 0.2) / 0.5).clamp(0, 1)
+        terms["score"] = losses.score_loss(answer.score_logits, label)
+    if targets is not None:
+        terms["kl"] = losses.edge_kl(answer.edge_logits, targets.edges)
+        if targets.pairs:
+            terms["features"] = losses.feature_loss(
+                answer.features, targets.features, targets.pairs
+            )
+    used = [getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)]
+    loss = nothing
+    for number, term in enumerate(used):
+        loss = term if number == 0 else loss + term
+    values = {name: term.detach() for name, term in terms.items()}
+    values["iou"] = iou.detach().mean() if some else nothing.detach()
+    values["loss"] = loss.detach()
+    return loss, values

@@ -1,0 +1,117 @@
+"""How many training samples a second one core makes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mixformerv2_ros.lab.datasets.images import Image
+from mixformerv2_ros.lab.datasets.read import read_set
+from mixformerv2_ros.lab.training.sampling import Sampler, SamplingConfig
+from mixformerv2_ros.lab.training.synthetic import Sample
+from mixformerv2_ros.model.spec import ModelSpec
+
+WIDTH, HEIGHT = 640, 480
+QUALITY = 90
+"""JPEG quality of the generated stills; they come to some 70 kB, as photographs do."""
+STILLS = 48
+_MEGABYTES = 1000.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Samples per second of one process with one thread.
+
+    Attributes:
+        label: What was measured.
+        rounds: (R, 2) seconds per sample of each round: on the clock, and of this process's core.
+    """
+
+    label: str
+    rounds: list[tuple[float, float]]
+
+    def summary(self) -> dict[str, Any]:
+        """Samples per second: median over the rounds, on the clock and per second of the core."""
+        clock, core = np.median(np.array(self.rounds), axis=0)
+        return {
+            "pictures": self.label,
+            "samples_per_second": round(1 / float(clock), 1),
+            "samples_per_core_second": round(1 / float(core), 1),
+            "milliseconds": round(float(core) * 1e3, 3),
+        }
+
+
+def write_stills(folder: Path, count: int = STILLS) -> None:
+    """Write generated 640x480 JPEG stills with boxes, in the folder form of a data set."""
+    images = folder / "stills" / "images"
+    images.mkdir(parents=True)
+    lines = ["image,x,y,w,h,label"]
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        picture = _texture(rng, WIDTH, HEIGHT)
+        for _ in range(3):
+            w, h = np.clip(120 * np.exp(0.6 * rng.standard_normal(2)), 16, (WIDTH, HEIGHT))
+            x, y = rng.uniform(0, WIDTH - w), rng.uniform(0, HEIGHT - h)
+            left, top, right, bottom = (int(v) for v in (x, y, x + w, y + h))
+            picture[top:bottom, left:right] = _texture(rng, right - left, bottom - top)
+            lines.append(f"{number:04}.jpg,{left},{top},{right - left},{bottom - top},thing")
+        path = str(images / f"{number:04}.jpg")
+        cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    text = "\n".join(lines) + "\n"
+    (folder / "stills" / "boxes.csv").write_text(text, encoding="utf-8")
+
+
+def still_samplers(folder: Path, spec: ModelSpec) -> dict[str, Sampler]:
+    """Samplers over the stills of `write_stills`, by what of them is kept in memory."""
+    stills = read_set("folder", folder, "stills", None)
+    configs = {
+        "JPEG in memory": SamplingConfig(cache_megabytes=_MEGABYTES, cache_decoded=False),
+        "decoded in memory": SamplingConfig(cache_megabytes=_MEGABYTES, cache_decoded=True),
+    }
+    return {
+        f"{WIDTH}x{HEIGHT} {label}": Sampler([(stills, 1.0)], spec, config, train=True)
+        for label, config in configs.items()
+    }
+
+
+def measure(label: str, sample: Callable[[int, int], Sample], rounds: int, samples: int) -> Speed:
+    """Time a sampler in this process, with one thread of OpenCV's.
+
+    Args:
+        label: Name of the row.
+        sample: `Sampler.sample` or `World.sample`.
+        rounds: How often to measure; one more goes before, to fill caches.
+        samples: Samples of one round.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        times = []
+        for turn in range(rounds + 1):
+            clock, core = time.perf_counter(), time.process_time()
+            for index in range(samples):
+                # The first round's numbers again: what is kept in memory stays the same.
+                sample(0, index)
+            spent = time.perf_counter() - clock, time.process_time() - core
+            if turn:
+                times.append((spent[0] / samples, spent[1] / samples))
+    finally:
+        cv2.setNumThreads(threads)
+    return Speed(label, times)
+
+
+def _texture(rng: np.random.Generator, width: int, height: int) -> Image:
+    """Noise of all scales; as hard to compress as a photograph."""
+    total = np.full((height, width, 3), rng.uniform(60, 190, 3), np.float32)
+    for octave in range(8):
+        cells = 2 ** (octave + 1)
+        grid = rng.standard_normal((min(cells, height), min(cells, width), 3), dtype=np.float32)
+        layer = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        total += np.asarray(layer, np.float32) * np.float32(45 / 1.45**octave)
+    return np.clip(total, 0, 255).astype(np.uint8)

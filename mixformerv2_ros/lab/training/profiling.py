@@ -1,0 +1,99 @@
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.lab.training.config import TrainConfig
+from mixformerv2_ros.lab.training.data_loaders import batches, calibration_batch, load_sources
+from mixformerv2_ros.lab.training.distributed import join_processes
+from mixformerv2_ros.lab.training.run import Run
+
+WARM_UP = 3
+"""Steps before the clock runs: buffers, threads and loader processes settle."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Mean seconds per step.
+
+    Attributes:
+        network: Forward and backward of network and teacher, and the losses.
+        update: Clipping, optimiser, running average, checks.
+        waiting: Waiting for samples.
+        batch: Samples per step.
+    """
+
+    network: float
+    update: float
+    waiting: float
+    batch: int
+
+    @property
+    def overhead(self) -> float:
+        """Time beyond forward and backward, over their time."""
+        return (self.update + self.waiting) / self.network
+
+    def lines(self) -> list[str]:
+        """The figures as text."""
+        whole = self.network + self.update + self.waiting
+        return [
+            f"forward and backward  {1000 * self.network:8.1f} ms",
+            f"update                {1000 * self.update:8.1f} ms",
+            f"waiting for samples   {1000 * self.waiting:8.1f} ms",
+            f"step                  {1000 * whole:8.1f} ms, {self.batch / whole:.0f} samples/s",
+            f"overhead              {100 * self.overhead:8.1f} % of forward and backward",
+        ]
+
+
+def profile_training(config: TrainConfig, steps: int) -> StepTimes:
+    """Take `steps` training steps and measure them; nothing is written.
+
+    Raises:
+        MixFormerError: as `train`.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with join_processes(config.device) as processes:
+        source, _ = load_sources(config)
+        run = Run(config, processes, lambda count: calibration_batch(source, count))
+        if run.length.steps < WARM_UP + steps:
+            raise ParameterError(
+                f"--profile must be at most {run.length.steps - WARM_UP}, {WARM_UP} less than the "
+                f"steps of the run, got {steps}"
+            )
+        network = update = waiting = 0.0
+        stream = batches(source, config, 0, WARM_UP + steps, processes)
+        clock = _Clock(processes.device)
+        for number in range(WARM_UP + steps):
+            batch = next(stream)
+            waited = clock.lap()
+            run.begin_step()
+            values = run.compute_gradients(batch)
+            computed = clock.lap()
+            run.apply_gradients(values["loss"])
+            updated = clock.lap()
+            if number >= WARM_UP:
+                network, update, waiting = network + computed, update + updated, waiting + waited
+        stream.close()
+    return StepTimes(network / steps, update / steps, waiting / steps, config.batch)
+
+
+class _Clock:
+    """Seconds between two looks, with all work on the device done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last look."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        span, self._last = now - self._last, now
+        return span

@@ -1,0 +1,379 @@
+"""Recipes: stages that build on each other, from initial weights to a network.
+
+A recipe is a YAML file that lists stages, each a settings file beside it and what differs from it.
+`$name` stands for the checkpoint of an earlier stage, or for an input. Everything is checked before
+the first step, and a recipe that was stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixformerv2_ros.errors import CheckpointError, MixFormerError, ParameterError, TrainingError
+from mixformerv2_ros.lab.training.checkpoint_files import LAST
+from mixformerv2_ros.lab.training.config import (
+    TrainConfig,
+    fill,
+    override,
+    read_yaml,
+    set_value,
+)
+from mixformerv2_ros.lab.training.distributed import join_processes
+from mixformerv2_ros.lab.training.logs import last_row, replace_text
+from mixformerv2_ros.lab.training.optim import run_length
+from mixformerv2_ros.lab.training.stages import (
+    check_settings,
+    check_stage_teacher,
+    check_successor,
+    student_spec,
+)
+from mixformerv2_ros.lab.training.trainer import Watch, finished_steps, train
+
+log = logging.getLogger(__name__)
+
+MARK = "$"
+_REFERENCES = ("start", "teacher")
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """One entry of a recipe's list.
+
+    Attributes:
+        name: Name in references, tables, and of the output folder.
+        config: Settings file, seen from the recipe's folder.
+        settings: Settings that differ from the file's: `name` or `section.name` and a value.
+        seeds: Runs the stage once per seed; empty runs it once, with the file's.
+    """
+
+    name: str
+    config: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of validation figures in the report.
+
+    Attributes:
+        title: Stands above it.
+        columns: Heads of the columns after the first.
+        rows: Name of a row, and one stage per column; an empty name leaves a gap.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as its file says it.
+
+    Attributes:
+        output: Folder of all stages.
+        inputs: Files that are there before, by name.
+        common: Settings of every stage, unless its entry says otherwise.
+        force: Settings of every stage, whatever its entry says: to try a recipe in short.
+        stages: The stages in order.
+        bundle: Stage whose network becomes the bundle; empty makes none.
+        tables: What the report shows besides the list of stages.
+    """
+
+    output: str
+    stages: tuple[StageEntry, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    common: Mapping[str, Any] = field(default_factory=dict)
+    force: Mapping[str, Any] = field(default_factory=dict)
+    bundle: str = ""
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage with one seed, ready to run.
+
+    Attributes:
+        stage: Name of the stage.
+        name: The same, with the seed where there are several.
+        config: Its settings.
+        needs: Runs that it builds on, by setting (`start`, `teacher`).
+    """
+
+    stage: str
+    name: str
+    config: TrainConfig
+    needs: Mapping[str, str]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its network will be."""
+        return Path(self.config.output) / LAST
+
+
+def is_recipe(tree: Mapping[str, Any]) -> bool:
+    """Whether a settings file is a recipe."""
+    return "stages" in tree
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe, list[StageRun]]:
+    """Read a recipe and the settings of all of its stages, and check that they fit each other.
+
+    Args:
+        path: The recipe.
+        overrides: `name=value`, such as `inputs.teacher=FILE` or `common.batch=64`.
+
+    Raises:
+        MixFormerError: something is unknown, missing or does not fit; says where.
+    """
+    tree = read_yaml(path)
+    override(tree, overrides or [])
+    recipe: Recipe = fill(Recipe, tree, str(path))
+    runs: dict[str, StageRun] = {}
+    known: dict[str, list[str]] = {}
+    for entry in recipe.stages:
+        if not entry.name or entry.name in known or entry.name in recipe.inputs:
+            raise ParameterError(f"{path}: stages need names of their own, got {entry.name!r}")
+        known[entry.name] = []
+        for seed in entry.seeds or (None,):
+            try:
+                run = _stage_run(recipe, entry, seed, path.parent, known, runs)
+                check_settings(run.config)
+                _check_needs(run, runs)
+            except MixFormerError as error:
+                message = str(error).removeprefix(f"{path}: ")
+                raise type(error)(f"{path}: stage {entry.name}: {message}") from None
+            runs[run.name] = run
+            known[entry.name].append(run.name)
+    for name in (
+        recipe.bundle,
+        *(s for t in recipe.tables for row in t.rows.values() for s in row),
+    ):
+        if name and name not in known:
+            raise ParameterError(f"{path}: expected the name of a stage, got {name!r}")
+    for table in recipe.tables:
+        for row, names in table.rows.items():
+            if len(names) != len(table.columns):
+                raise ParameterError(
+                    f"{path}: row {row!r} needs {len(table.columns)} stages, got {len(names)}"
+                )
+    return recipe, list(runs.values())
+
+
+def _stage_run(
+    recipe: Recipe,
+    entry: StageEntry,
+    seed: int | None,
+    folder: Path,
+    known: Mapping[str, list[str]],
+    runs: Mapping[str, StageRun],
+) -> StageRun:
+    name = entry.name if seed is None else f"{entry.name}-seed{seed}"
+    tree = read_yaml(folder / entry.config)
+    for source in (recipe.common, entry.settings, recipe.force):
+        for setting, value in source.items():
+            _merge(tree, setting, value)
+    tree["output"] = str(Path(recipe.output) / name)
+    if seed is not None:
+        tree["seed"] = seed
+    needs: dict[str, str] = {}
+    for setting in _REFERENCES:
+        value = tree.get(setting)
+        if not (isinstance(value, str) and value.startswith(MARK)):
+            continue
+        wanted = value.removeprefix(MARK)
+        if wanted in recipe.inputs:
+            tree[setting] = recipe.inputs[wanted]
+        elif known.get(wanted):
+            candidates = known[wanted]
+            # The run of the same seed where there is one, else the first.
+            same = f"{wanted}-seed{seed}"
+            needs[setting] = same if same in candidates else candidates[0]
+            tree[setting] = str(runs[needs[setting]].checkpoint)
+        else:
+            names = ", ".join([*recipe.inputs, *(n for n in known if known[n])]) or "none"
+            raise ParameterError(
+                f"{setting} must name an input or an earlier stage ({names}), got {value}"
+            )
+    config = fill(TrainConfig, tree, entry.config)
+    for setting in _REFERENCES:
+        file = getattr(config, setting)
+        if file and setting not in needs and not Path(file).is_file():
+            raise CheckpointError(f"{setting} must be a checkpoint file, found none at {file}")
+    return StageRun(entry.name, name, config, needs)
+
+
+def _merge(tree: dict[str, Any], setting: str, value: Any) -> None:
+    """Set a setting; of a table only the entries that are given."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _merge(tree, f"{setting}.{key}", entry)
+    else:
+        set_value(tree, setting, value)
+
+
+def _check_needs(run: StageRun, runs: Mapping[str, StageRun]) -> None:
+    if "start" in run.needs:
+        check_successor(run.config, runs[run.needs["start"]].config, run.needs["start"])
+    if "teacher" in run.needs:
+        check_stage_teacher(run.config, runs[run.needs["teacher"]].config, run.needs["teacher"])
+
+
+def run_recipe(
+    recipe: Recipe,
+    runs: Sequence[StageRun],
+    seconds: float = math.inf,
+    stop: Callable[[], bool] = lambda: False,
+    watch: Callable[[StageRun, int, int], Watch | None] = lambda *_: None,
+) -> bool:
+    """Run or continue a recipe; leaves `report.md` and `report.json` in its folder.
+
+    Args:
+        recipe: The recipe.
+        runs: Its stages.
+        seconds: Stop the stage at work with a checkpoint after this much time.
+        stop: Asked after every step whether to stop with a checkpoint.
+        watch: Told of a run, its number and their count when it begins; gives what is told about
+            its steps.
+
+    Returns:
+        Whether all of it is done.
+
+    Raises:
+        MixFormerError: as `train`.
+    """
+    begin = time.monotonic()
+    with join_processes(runs[0].config.device) as processes:
+        for number, run in enumerate(runs, start=1):
+            left = seconds - (time.monotonic() - begin)
+            if processes.any(stop() or left <= 0):
+                return False
+            log.info("stage %d of %d: %s", number, len(runs), run.name)
+            try:
+                train(run.config, left, stop, watch(run, number, len(runs)))
+            except MixFormerError as error:
+                raise type(error)(f"stage {run.name}: {error}") from None
+            processes.wait()  # until the leading process has written its checkpoint
+            steps = run_length(run.config, processes.count).steps
+            if finished_steps(run.config, run.checkpoint) < steps:
+                return False
+            if processes.leads:
+                write_report(recipe, runs)
+    return True
+
+
+def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
+    """Write what validation said after every stage that has run: `report.json`, `report.md`.
+
+    Raises:
+        TrainingError: the files cannot be written.
+    """
+    folder = Path(recipe.output)
+    rows = [
+        {**_facts(run), **{name: row[name] for name in _FIGURES if name in row}}
+        for run in runs
+        if (row := last_row(Path(run.config.output))) is not None
+    ]
+    try:
+        replace_text(folder / "report.json", json.dumps({"stages": rows}, indent=1) + "\n")
+        replace_text(folder / "report.md", report_text(recipe, rows))
+    except OSError as error:
+        raise TrainingError(f"cannot write the report ({error})") from None
+
+
+_FIGURES = ("step", "validation_iou", "validation_clips_iou")
+
+
+def _facts(run: StageRun) -> dict[str, Any]:
+    spec = student_spec(run.config)
+    return {
+        "name": run.name,
+        "stage": run.stage,
+        "kind": run.config.stage,
+        "seed": run.config.seed,
+        "depth": spec.depth,
+        "mlp_ratio": spec.mlp_ratio,
+        "from": run.needs.get("start", run.config.start),
+        "teacher": run.needs.get("teacher", run.config.teacher),
+    }
+
+
+def report_text(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The report as Markdown: the recipe's tables, then every stage.
+
+    Args:
+        recipe: Says which tables.
+        rows: One per run, as in `report.json`.
+    """
+    parts = []
+    for table in recipe.tables:
+        lines = [
+            ["", *table.columns],
+            *(
+                [head, *(_figures(rows, stage) if stage else "" for stage in stages)]
+                for head, stages in table.rows.items()
+            ),
+        ]
+        parts.append(f"{table.title}\n\n{_markdown(lines)}")
+    heads = [
+        "run",
+        "kind",
+        "layers",
+        "MLP ratio",
+        "from",
+        "teacher",
+        "seed",
+        "steps",
+        "IoU",
+        "clips",
+    ]
+    lines = [
+        heads,
+        *(
+            [
+                row["name"], row["kind"], str(row["depth"]), f"{row['mlp_ratio']:g}",
+                Path(row["from"]).name, Path(row["teacher"]).name, str(row["seed"]),
+                f"{row['step']:g}", _number(row.get("validation_iou")),
+                _number(row.get("validation_clips_iou")),
+            ]
+            for row in rows
+        ),
+    ]  # fmt: skip
+    parts.append(f"All runs\n\n{_markdown(lines)}")
+    parts.append(
+        "IoU is the mean over the fixed validation samples; clips, where there are any, the mean "
+        "overlap of the tracker on held-out sequences. Of several seeds: mean, and least to most."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
+    """IoU of a stage, and on clips behind a slash; of several seeds mean and range."""
+    shown = []
+    for name in _FIGURES[1:]:
+        values = [row[name] for row in rows if row["stage"] == stage and name in row]
+        if len(values) > 1:
+            mean = sum(values) / len(values)
+            shown.append(f"{mean:.3f} ({min(values):.3f}-{max(values):.3f})")
+        elif values:
+            shown.append(_number(values[0]))
+    return " / ".join(shown)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+    rows.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(rows)

@@ -1,0 +1,307 @@
+"""Samples from data sets as the published training draws them (specification, 4.1 and 4.2).
+
+A sample is a data set by weight, a clip of it uniformly, three of its frames, and their crops. All
+is a function of (seed, index): workers, their number and a restart do not change the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.image_cache import PictureCache
+from mixformerv2_ros.lab.datasets.images import Image
+from mixformerv2_ros.lab.datasets.source import Clip, PictureSet
+from mixformerv2_ros.lab.training.crops import Crop, View, brighten, crop_view, jitter_box, mirror
+from mixformerv2_ros.lab.training.synthetic import Sample
+from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.crop import fade_surroundings
+
+MODES = ("causal", "trident_pro")
+TRIES = 1000
+"""Rejected draws after which a data set is taken to be unusable."""
+GROWTH = 5
+"""Frames by which windows grow when they hold no visible frame."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How samples are drawn. The defaults are the published ones for distillation at 224 pixels.
+
+    Attributes:
+        mode: Choice of frames. causal (distillation): the online template before the initial one,
+            the search frame after it. trident_pro (score stage): any two, the online template on
+            the initial one's side of the search frame, visible or not.
+        max_gap: Largest distance in frames of the windows that they are drawn from.
+        negative: Share of samples whose search region does not show the target (score stage: 0.5).
+        template_factor: Side of a template over the target's size.
+        search_factor: The same for the search region (published: 5.0 at 288 pixels).
+        template_surroundings: Contrast left around the target in templates (published: all).
+        template_center_jitter: Width of the uniform offset of a template's middle, in target sizes.
+        search_center_jitter: The same for the search region.
+        template_scale_jitter: Standard deviation of the log of a template box's width and height.
+        search_scale_jitter: The same for the search region.
+        grey: Share of samples without colour.
+        flip: Share of samples that are mirrored as a whole.
+        own_flip: Share of crops that are mirrored each for itself.
+        brightness: Each crop is multiplied by U(1 - brightness, 1 + brightness).
+        min_frames: Frames that a video needs to be drawn from.
+        min_visible: Frames with a visible target that it needs.
+        cache_megabytes: Pictures that each loader process keeps in memory; 0 keeps none.
+        cache_decoded: Whether they are kept decoded: fifteen times the memory, no decoding.
+    """
+
+    mode: str = "causal"
+    max_gap: int = 200
+    negative: float = 0.0
+    template_factor: float = 2.0
+    search_factor: float = 4.5
+    template_surroundings: float = 1.0
+    template_center_jitter: float = 0.0
+    search_center_jitter: float = 4.5
+    template_scale_jitter: float = 0.0
+    search_scale_jitter: float = 0.5
+    grey: float = 0.05
+    flip: float = 0.5
+    own_flip: float = 0.5
+    brightness: float = 0.2
+    min_frames: int = 20
+    min_visible: int = 7
+    cache_megabytes: float = 0.0
+    cache_decoded: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ParameterError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        shares = ("negative", "grey", "flip", "own_flip", "brightness", "template_surroundings")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ParameterError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        for name in ("max_gap", "min_frames", "template_factor", "search_factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ParameterError(f"{name} must be more than 0, got {getattr(self, name)}")
+        # The causal choice needs a frame before and one after the first.
+        if self.min_visible < 3:
+            raise ParameterError(f"min_visible must be at least 3, got {self.min_visible}")
+        jitters = [f"{part}_{what}_jitter" for part in ("template", "search")
+                   for what in ("center", "scale")]  # fmt: skip
+        for name in (*jitters, "cache_megabytes"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ParameterError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+class Choice(NamedTuple):
+    """Frames of one clip: initial template, online template, search region."""
+
+    first: int
+    online: int
+    search: int
+
+
+def choose_causal(visible: npt.NDArray[np.bool_], max_gap: int, rng: np.random.Generator) -> Choice:
+    """Choose visible frames online < first < search, neighbours less than `max_gap` apart.
+
+    Args:
+        visible: (N,), at least three of them true.
+        max_gap: Online comes from [first - gap, first), search from (first, first + gap); where one
+            of these windows holds no visible frame, all is drawn again with a gap larger by 5.
+        rng: Where chance comes from.
+    """
+    seen = np.flatnonzero(visible)
+    gap = max_gap
+    while True:
+        place = int(rng.integers(len(seen)))
+        first = int(seen[place])
+        low = int(np.searchsorted(seen, first - gap, side="left"))
+        high = int(np.searchsorted(seen, first + gap, side="left"))
+        if low < place and place + 1 < high:
+            online = int(seen[rng.integers(low, place)])
+            search = int(seen[rng.integers(place + 1, high)])
+            return Choice(first, online, search)
+        gap += GROWTH
+
+
+def choose_trident(
+    visible: npt.NDArray[np.bool_], max_gap: int, rng: np.random.Generator
+) -> Choice:
+    """Choose two visible frames at random and an online template near the search frame.
+
+    It comes from [search, search + gap) where the first template is not before the search frame,
+    else from [search - gap, search), within the clip; the target need not be visible in it.
+    """
+    seen = np.flatnonzero(visible)
+    first, search = (int(frame) for frame in seen[rng.integers(len(seen), size=2)])
+    if first >= search:
+        online = int(rng.integers(search, min(search + max_gap, len(visible))))
+    else:
+        online = int(rng.integers(max(search - max_gap, 0), search))
+    return Choice(first, online, search)
+
+
+def centered_box(width: int, height: int) -> Box:
+    """The box in the middle of a picture that stands for an absent target: an eighth of it."""
+    w, h = width / 8, height / 8
+    return Box(*(float(int(v)) for v in (0.5 * (width - w), 0.5 * (height - h), w, h)))
+
+
+class Sampler:
+    """Draws samples. `sample(seed, index)` is a pure function of its arguments."""
+
+    def __init__(
+        self,
+        sets: Sequence[tuple[PictureSet, float]],
+        spec: ModelSpec,
+        config: SamplingConfig,
+        train: bool,
+    ) -> None:
+        """Take the data sets.
+
+        Args:
+            sets: Data sets and their weights, which need not sum to 1.
+            spec: The network; crops have its sizes.
+            config: How samples are drawn.
+            train: Whether crops are brightened and mirrored each for itself; validation does not.
+
+        Raises:
+            ParameterError: no set, or weights that are negative or all zero.
+        """
+        weights = np.array([weight for _, weight in sets], dtype=np.float64)
+        if not len(weights):
+            raise ParameterError("sets must name a data set to draw samples from, got none")
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ParameterError(f"weights of data sets must be 0 or more, got {weights.tolist()}")
+        if weights.sum() <= 0:
+            raise ParameterError(f"a data set must have a weight above 0, got {weights.tolist()}")
+        self.sets = [each for each, _ in sets]
+        self.spec = spec
+        self.config = config
+        self.train = train
+        self._shares = np.cumsum(weights / weights.sum())[:-1]
+        self._pictures = PictureCache(config.cache_megabytes, config.cache_decoded)
+
+    def sample(self, seed: int, index: int) -> Sample:
+        """Draw sample number `index` of the stream `seed`.
+
+        Where the target is absent, `edges` are zeros.
+
+        Raises:
+            SourceError: an annotation or a picture is missing or damaged, or no clip of a set can
+                be drawn from.
+        """
+        rng = np.random.default_rng((seed, index))
+        for _ in range(TRIES):
+            sample = self._draw(rng)
+            if sample is not None:
+                return sample
+        names = ", ".join(each.name for each in self.sets)
+        raise SourceError(f"{names}: expected usable crops, {TRIES} in a row were rejected")
+
+    # Which -------------------------------------------------------------------------------------
+
+    def _draw_clip(self, rng: np.random.Generator) -> Clip:
+        """A data set by weight, then a still or a long enough video of it."""
+        source = self.sets[int(np.searchsorted(self._shares, rng.random(), side="right"))]
+        for _ in range(TRIES):
+            clip = source.clip(int(rng.integers(len(source))))
+            if clip.is_image or (
+                len(clip.frames) >= self.config.min_frames
+                and np.count_nonzero(clip.visible) >= self.config.min_visible
+            ):
+                return clip
+        raise SourceError(
+            f"{source.name}: expected videos of {self.config.min_frames} frames or more with "
+            f"{self.config.min_visible} visible targets, found none in {TRIES} draws"
+        )
+
+    def _choose(self, clip: Clip, rng: np.random.Generator) -> Choice:
+        if clip.is_image:
+            return Choice(0, 0, 0)
+        choose = choose_causal if self.config.mode == "causal" else choose_trident
+        return choose(clip.visible, self.config.max_gap, rng)
+
+    def _negative(self, clip: Clip, rng: np.random.Generator) -> tuple[Image, Box]:
+        """A picture without the target, and the box that a search region is cut around.
+
+        A frame of the same video in which the target is hidden; where there is none, any frame of
+        any clip with other pictures.
+        """
+        hidden = np.flatnonzero(~clip.visible)
+        if len(hidden):
+            picture = self._pictures.read(clip.frames[int(rng.choice(hidden))])
+            return picture, centered_box(picture.shape[1], picture.shape[0])
+        for _ in range(TRIES):
+            other = self._draw_clip(rng)
+            # The published sampler may meet the same pictures again and call the target absent.
+            if other.frames[0] != clip.frames[0]:
+                frame = int(rng.integers(len(other.frames)))
+                return self._pictures.read(other.frames[frame]), _box(other, frame)
+        raise SourceError(f"{clip.name}: expected other clips to draw absent targets from")
+
+    # What --------------------------------------------------------------------------------------
+
+    def _draw(self, rng: np.random.Generator) -> Sample | None:
+        """One attempt; None where a crop is rejected."""
+        config = self.config
+        clip = self._draw_clip(rng)
+        chosen = self._choose(clip, rng)
+        present = not rng.random() < config.negative
+        # One picture in memory for all crops of a still, with or without a cache.
+        pictures = {frame: self._pictures.read(clip.frames[frame]) for frame in {*chosen[:2]}}
+        if not present:
+            picture, box = self._negative(clip, rng)
+        else:
+            found = pictures.get(chosen.search)
+            picture = self._pictures.read(clip.frames[chosen.search]) if found is None else found
+            box = _box(clip, chosen.search)
+        views = [*((pictures[frame], _box(clip, frame)) for frame in chosen[:2]), (picture, box)]
+
+        grey, mirrored = rng.random(2) < (config.grey, config.flip)
+        crops = []
+        for number, (picture, box) in enumerate(views):
+            view = View(picture, bool(mirrored), bool(grey))
+            crop = self._crop(view, view.box(box), number == 2, rng)
+            if crop is None:
+                return None
+            crops.append(self._own_changes(crop, rng))
+        edges = np.minimum(np.maximum(crops[2].edges, 0), 1) if present else np.zeros(4)
+        return Sample(
+            templates=np.stack([self._faded(crop) for crop in crops[:2]]),
+            search=crops[2].image,
+            edges=edges.astype(np.float32),
+            present=present,
+        )
+
+    def _crop(self, view: View, box: Box, is_search: bool, rng: np.random.Generator) -> Crop | None:
+        config, spec = self.config, self.spec
+        if is_search:
+            jitter = config.search_center_jitter, config.search_scale_jitter
+            factor, size = config.search_factor, spec.search_size
+        else:
+            jitter = config.template_center_jitter, config.template_scale_jitter
+            factor, size = config.template_factor, spec.template_size
+        # A hidden target's box may be anything.
+        if not (box.w > 0 and box.h > 0 and math.isfinite(sum(box))):
+            return None
+        return crop_view(view, jitter_box(box, rng, *jitter), box, factor, size)
+
+    def _faded(self, template: Crop) -> Image:
+        corners = template.edges * self.spec.template_size
+        return fade_surroundings(template.image, corners, self.config.template_surroundings)
+
+    def _own_changes(self, crop: Crop, rng: np.random.Generator) -> Crop:
+        if not self.train:
+            return crop
+        reach = self.config.brightness
+        crop = Crop(brighten(crop.image, rng.uniform(1 - reach, 1 + reach)), crop.edges)
+        return mirror(crop) if rng.random() < self.config.own_flip else crop
+
+
+def _box(clip: Clip, frame: int) -> Box:
+    return Box(*map(float, clip.boxes[frame]))

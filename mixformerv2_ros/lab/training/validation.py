@@ -1,0 +1,128 @@
+"""How good a network is: on a fixed stream of samples, and as a tracker on held-out clips."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixformerv2_ros.engines.torch_engine import TorchEngine
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.lab.datasets.layouts import load_sequences
+from mixformerv2_ros.lab.datasets.sequences import Sequence, read_names
+from mixformerv2_ros.lab.evaluation.metrics import overlaps
+from mixformerv2_ros.lab.evaluation.run import run_sequence
+from mixformerv2_ros.lab.evaluation.trackers import MixFormerTracker
+from mixformerv2_ros.lab.training.config import ClipsConfig, TrainConfig
+from mixformerv2_ros.lab.training.criterion import total_loss
+from mixformerv2_ros.lab.training.data_loaders import SampleSource, SampleStream
+from mixformerv2_ros.lab.training.distributed import Processes
+from mixformerv2_ros.lab.training.training_model import TeacherTrainee, Trainee
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+_SEED = 2**31
+_BATCH = 64
+_NEVER = 2**31
+
+
+@torch.no_grad()
+def validate(
+    model: Trainee | TeacherTrainee,
+    source: SampleSource,
+    config: TrainConfig,
+    processes: Processes | None = None,
+) -> dict[str, float]:
+    """Mean loss terms, IoU, and median scores over a fixed stream, shared out among processes.
+
+    Scores are looked at where the stage trains them.
+
+    Args:
+        model: What to look at, in evaluation mode.
+        source: Where samples come from.
+        config: Number of samples, factors of the terms.
+        processes: Those that share the work; all get the same report.
+    """
+    processes = processes or Processes()
+    stream = SampleStream(source, _SEED)
+    starts = range(0, config.validation_samples, _BATCH)
+    parts = []
+    for start in starts[processes.rank :: processes.count]:
+        indices = range(start, min(start + _BATCH, config.validation_samples))
+        batch = stream.batch(indices).to(processes.device)
+        answer = model(batch)
+        _, values = total_loss(answer, batch, config.loss, config.score_label)
+        scored = answer.score_logits is not None and config.loss.score > 0
+        scores = answer.score_logits.sigmoid().tolist() if scored else []
+        parts.append(
+            (
+                len(indices),
+                {name: float(value) for name, value in values.items()},
+                list(zip(scores, (batch.present > 0.5).tolist(), strict=False)),
+            )
+        )
+    parts = [part for one in processes.gather(parts) for part in one]
+    total = sum(count for count, _, _ in parts)
+    report = {
+        name: sum(count * values[name] for count, values, _ in parts) / total
+        for name in parts[0][1]
+    }
+    pairs = [pair for _, _, scores in parts for pair in scores]
+    if pairs:
+        report["score_present"] = float(np.median([s for s, here in pairs if here] or [math.nan]))
+        report["score_absent"] = float(
+            np.median([s for s, here in pairs if not here] or [math.nan])
+        )
+    return report
+
+
+def load_clips(config: ClipsConfig) -> list[Sequence]:
+    """Read the annotations of held-out sequences.
+
+    Raises:
+        MixFormerError: one is missing or malformed.
+    """
+    if not config.root:
+        return []
+    names = read_names(Path(config.names)) if config.names else None
+    sequences, problems = load_sequences(Path(config.root), config.layout, names)
+    if problems:
+        raise SourceError(problems[0])
+    end = config.frames or None
+    return [
+        dataclasses.replace(one, frames=one.frames[:end], boxes=one.boxes[:end])
+        for one in sequences
+    ]
+
+
+def validate_clips(
+    model: Trainee | TeacherTrainee,
+    clips: list[Sequence],
+    config: TrainConfig,
+    processes: Processes | None = None,
+) -> dict[str, float]:
+    """Mean overlap of a one-pass tracker with the truth, frames after the first, over all clips.
+
+    A network whose score is not trained in this stage keeps its first template: an untrained score
+    would choose templates at random. A MixViT is no tracker here and gives nothing.
+    """
+    processes = processes or Processes()
+    if not clips or isinstance(model, TeacherTrainee):
+        return {}
+    engine = TorchEngine(copy.deepcopy(model.network), str(processes.device))
+    factors = config.sampling if config.sets else config.world
+    settings = TrackerSettings(
+        search_factor=factors.search_factor,
+        template_factor=factors.template_factor,
+        template_surroundings=factors.template_surroundings,
+        update_interval=TrackerSettings.update_interval if config.loss.score else _NEVER,
+    )
+    found = []
+    for clip in clips[processes.rank :: processes.count]:
+        result = run_sequence(MixFormerTracker(engine, settings), clip)
+        found.append(float(np.nanmean(overlaps(result.boxes, clip.boxes)[1:])))
+    every = [one for part in processes.gather(found) for one in part]
+    return {"clips_iou": float(np.mean(every))}

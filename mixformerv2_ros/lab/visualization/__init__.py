@@ -1,0 +1,1 @@
+"""Images of what the network sees."""

@@ -1,1 +1,0 @@
-"""The live tracker node without its middleware: what rclpy and DDS nodes have in common."""

@@ -1,0 +1,466 @@
+"""Model bundles: a folder with everything that is needed to run one model.
+
+    model.json              what the model is and where it comes from
+    model.safetensors       its weights, fp32 or fp16
+    template_encoder.onnx   graphs for ONNX Runtime, written by `mixformerv2 export`;
+    search.onnx             their weights are those of model.safetensors
+    README.md               model card
+
+Bundles are passed around, so nothing in one is trusted: `open_bundle` checks all of `model.json`
+and the header of the weights, `read_weights` their checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from mixformerv2_ros import __version__
+from mixformerv2_ros.errors import BundleError
+from mixformerv2_ros.model.checkpoints import expected_shapes, preset_name
+from mixformerv2_ros.model.spec import POOLINGS, ModelSpec
+from mixformerv2_ros.text import printable, some
+
+FORMAT = 1
+"""Version of the layout of `model.json`."""
+
+DEFAULT_BUNDLE = Path(__file__).resolve().parents[1] / "models" / "default"
+"""The bundle that comes with the package."""
+
+MODEL = "model.json"
+WEIGHTS = "model.safetensors"
+TEMPLATE_ENCODER = "template_encoder.onnx"
+SEARCH = "search.onnx"
+CARD = "README.md"
+
+MAX_JSON_BYTES = 2**20
+"""Longest `model.json`."""
+
+SEARCH_FACTOR = 4.5
+"""Side of the search crop over the square root of the box area (released configuration)."""
+TEMPLATE_FACTOR = 2.0
+"""The same for the template crop."""
+TEMPLATE_SURROUNDINGS = 1.0
+"""Contrast that is left around the target in templates (released configuration: all)."""
+
+_DTYPES = {"fp32": "F32", "fp16": "F16"}
+_RANGES: dict[str, tuple[float, float]] = {
+    "width": (16, 4096),
+    "depth": (1, 64),
+    "heads": (1, 256),
+    "mlp_ratio": (0.01, 16),
+    "bins": (2, 4096),
+    "template_size": (ModelSpec.PATCH, 1024),
+    "search_size": (ModelSpec.PATCH, 2048),
+    "search_factor": (1, 20),
+    "template_factor": (1, 20),
+    "template_surroundings": (0, 1),
+}
+MAX_TEXT = 500
+"""Longest text in `model.json`, such as name or licence."""
+
+MAX_LEVELS = 20
+"""Deepest nesting of the free-form facts in `model.json`."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle.
+
+    Attributes:
+        path: Its folder.
+        spec: Architecture of the model.
+        name: Name of the model, for people.
+        search_factor: Side of a search crop over the square root of the area of the box.
+        template_factor: The same for template crops.
+        template_surroundings: Contrast that is left around the target in templates, from 0 to 1
+            (`tracking.crop.fade_surroundings`).
+        metadata: The whole content of `model.json`.
+    """
+
+    path: Path
+    spec: ModelSpec
+    name: str
+    search_factor: float
+    template_factor: float
+    template_surroundings: float
+    metadata: dict[str, Any]
+
+    @property
+    def weights_path(self) -> Path:
+        """The safetensors file."""
+        return self.path / WEIGHTS
+
+    @property
+    def precision(self) -> str:
+        """Number format of the stored weights, `fp32` or `fp16`."""
+        return str(self.metadata["weights"]["dtype"])
+
+    @property
+    def checksum(self) -> str:
+        """First twelve hexadecimal digits of the SHA-256 of the weights: names a model in logs."""
+        return str(self.metadata["weights"]["sha256"])[:12]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, position tables included."""
+        return sum(prod(shape) for shape in expected_shapes(self.spec).values())
+
+
+def open_bundle(path: str | Path | None = None) -> Bundle:
+    """Open a bundle folder and check it, without loading its weights.
+
+    Args:
+        path: The folder; None for the one that comes with the package.
+
+    Raises:
+        BundleError: the folder or a file in it is missing, `model.json` is malformed or of another
+            format version, or the weights are not those of the model that it describes.
+    """
+    folder = DEFAULT_BUNDLE if path is None else Path(path)
+    with _named(folder):
+        if not folder.is_dir():
+            _fail(f"must be a folder, but {'is a file' if folder.exists() else 'does not exist'}")
+        bundle = _parse(folder, _read_json(folder / MODEL))
+        _check_weights(bundle)
+    return bundle
+
+
+def verify_weights(bundle: Bundle) -> None:
+    """Compare the weights with their checksum.
+
+    Raises:
+        BundleError: the file is not the one that `model.json` names by its SHA-256.
+    """
+    with _named(bundle.path):
+        found, expected = file_sha256(bundle.weights_path), bundle.metadata["weights"]["sha256"]
+        if found != expected:
+            _fail(f"SHA-256 of {WEIGHTS} must be {expected}, got {found}")
+
+
+def read_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
+    """Load the weights of a bundle as float32, in the names and shapes of the state_dict.
+
+    Raises:
+        BundleError: the file is not the one that `model.json` names by its SHA-256, or holds
+            numbers that are not finite.
+    """
+    verify_weights(bundle)
+    with _named(bundle.path):
+        weights = {
+            name: np.asarray(value, dtype=np.float32)
+            for name, value in load_file(bundle.weights_path).items()
+        }
+        for name, value in weights.items():
+            if not np.isfinite(value).all():
+                _fail(f"weights must be finite, got NaN or infinity in {name}")
+    return weights
+
+
+def write_bundle(
+    folder: str | Path,
+    spec: ModelSpec,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    name: str,
+    source: Mapping[str, str | None],
+    licence: str,
+    search_factor: float = SEARCH_FACTOR,
+    template_factor: float = TEMPLATE_FACTOR,
+    template_surroundings: float = TEMPLATE_SURROUNDINGS,
+    precision: str = "fp32",
+    training: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    card: str | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle: whole, or nothing at all. Equal input gives equal files.
+
+    Args:
+        folder: Where to; its parents are made as needed.
+        spec: Architecture of the model.
+        weights: Its state_dict, float32; names and shapes as `expected_shapes` says.
+        name: Name of the model, for people.
+        source: Where the weights come from: `file`, its `sha256` (or None), and `kind` in words.
+        licence: Licence of the weights.
+        search_factor: See `Bundle`.
+        template_factor: See `Bundle`.
+        template_surroundings: See `Bundle`.
+        precision: Number format to store the weights in, `fp32` or `fp16`.
+        training: Facts about the training; anything that JSON can hold.
+        notes: Other facts.
+        card: Text of the model card.
+        overwrite: Replace a bundle that is there already.
+
+    Raises:
+        BundleError: there is something at `folder` already, the weights do not fit the spec or the
+            precision, a text or number is not permitted, or writing fails.
+    """
+    with _named(folder):
+        _choice({"precision": precision}, "precision", _DTYPES)
+        tensors = _stored(weights, precision)
+        metadata = {
+            "format": FORMAT,
+            "name": name,
+            **asdict(spec),
+            "search_factor": search_factor,
+            "template_factor": template_factor,
+            "template_surroundings": template_surroundings,
+            "source": dict(source),
+            "licence": licence,
+            "created_by": f"mixformerv2_ros {__version__}",
+            "training": dict(training or {}),
+            "notes": dict(notes or {}),
+        }
+        with _new_folder(Path(folder).resolve(), overwrite) as temporary:
+            save_file(tensors, temporary / WEIGHTS)
+            # safetensors makes files that nobody else can read; follow the folder.
+            (temporary / WEIGHTS).chmod(temporary.stat().st_mode & 0o666)
+            metadata["weights"] = {
+                "file": WEIGHTS,
+                "sha256": file_sha256(temporary / WEIGHTS),
+                "dtype": precision,
+            }
+            _write_json(temporary / MODEL, metadata)
+            if card is not None:
+                (temporary / CARD).write_text(card, encoding="utf-8")
+            _check_weights(_parse(temporary, _read_json(temporary / MODEL)))
+    return open_bundle(folder)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fail(message: str) -> NoReturn:
+    raise BundleError(message)
+
+
+@contextmanager
+def _named(folder: str | Path) -> Iterator[None]:
+    """Let errors say which bundle they are about."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"bundle {printable(folder, 200)}: {error}") from error
+    except SafetensorError as error:
+        raise BundleError(
+            f"bundle {printable(folder, 200)}: {WEIGHTS} is damaged: {printable(error, 200)}"
+        ) from error
+    except OSError as error:
+        what = (
+            f"{error.strerror}: {Path(error.filename).name}" if error.filename else error.strerror
+        )
+        raise BundleError(f"bundle {printable(folder, 200)}: {printable(what)}") from error
+
+
+@contextmanager
+def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder` if all goes well, and vanishes otherwise."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not ((folder / MODEL).is_file() and (folder / WEIGHTS).is_file()):
+            _fail("must be a new folder or a bundle to replace, but is something else")
+        if not overwrite:
+            _fail("exists already and is replaced only if told to (--force)")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists():
+            old.rename(folder)
+        for parent in new_parents:
+            with suppress(OSError):  # Somebody else may have put something there by now.
+                parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _stored(
+    weights: Mapping[str, npt.NDArray[np.float32]], precision: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Convert weights to the format that they are stored in."""
+    dtype = np.float16 if precision == "fp16" else np.float32
+    stored: dict[str, npt.NDArray[Any]] = {}
+    for name, value in weights.items():
+        with np.errstate(over="ignore"):
+            stored[name] = np.ascontiguousarray(value, dtype=dtype)
+        if not np.isfinite(stored[name]).all():
+            _fail(f"weights must be finite in {precision}, got NaN or infinity in {name}")
+    return stored
+
+
+def _write_json(path: Path, metadata: Mapping[str, Any]) -> None:
+    try:
+        text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        _fail(f"facts about the model must be expressible in JSON: {printable(error)}")
+    path.write_bytes(text + b"\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        _fail(f"must hold {path.name}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        _fail(f"{path.name} must be at most {MAX_JSON_BYTES} bytes, got {path.stat().st_size}")
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        _fail(f"{path.name} must be JSON: {printable(error)}")
+    if not isinstance(data, dict):
+        _fail(f"{path.name} must be a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
+    """Check the content of `model.json`."""
+    if data.get("format") != FORMAT:
+        _fail(
+            f"format must be {FORMAT} for this version of mixformerv2_ros ({__version__}), "
+            f"got {printable(data.get('format'))}"
+        )
+    spec = ModelSpec(
+        preset=_text(data, "preset"),
+        width=_whole(data, "width"),
+        depth=_whole(data, "depth"),
+        heads=_whole(data, "heads"),
+        mlp_ratio=float(_number(data, "mlp_ratio")),
+        bins=_whole(data, "bins"),
+        template_size=_whole(data, "template_size"),
+        search_size=_whole(data, "search_size"),
+        score_pooling=_choice(data, "score_pooling", POOLINGS),
+    )
+    _check_spec(spec)
+    source = _object(data, "source")
+    for key in ("file", "kind"):
+        _text(source, key)
+    if source.get("sha256") is not None:
+        _digest(source)
+    weights = _object(data, "weights")
+    _digest(weights)
+    if weights.get("file") != WEIGHTS:
+        _fail(f"weights must lie in {WEIGHTS}, got {printable(weights.get('file'))}")
+    _choice(weights, "dtype", _DTYPES)
+    for key in ("licence", "created_by"):
+        _text(data, key)
+    # Bundles from before there was a choice do not have it.
+    data.setdefault("template_surroundings", TEMPLATE_SURROUNDINGS)
+    for key in ("training", "notes"):
+        if key in data:
+            _check_depth(_object(data, key), key)
+    return Bundle(
+        path=folder,
+        spec=spec,
+        name=_text(data, "name"),
+        search_factor=float(_number(data, "search_factor")),
+        template_factor=float(_number(data, "template_factor")),
+        template_surroundings=float(_number(data, "template_surroundings")),
+        metadata=data,
+    )
+
+
+def _check_spec(spec: ModelSpec) -> None:
+    if spec.width % spec.heads or spec.width % 4:
+        _fail(f"width must be a multiple of heads ({spec.heads}) and of 4, got {spec.width}")
+    for name in ("template_size", "search_size"):
+        if getattr(spec, name) % spec.PATCH:
+            _fail(f"{name} must be a multiple of {spec.PATCH}, got {getattr(spec, name)}")
+    if preset_name(spec) != spec.preset:
+        _fail(f"preset must be {preset_name(spec)} for these sizes, got {spec.preset}")
+
+
+def _check_weights(bundle: Bundle) -> None:
+    """Compare the header of the weights with the architecture, without reading the weights."""
+    if not bundle.weights_path.is_file():
+        _fail(f"must hold {WEIGHTS}")
+    expected = expected_shapes(bundle.spec)
+    with safe_open(bundle.weights_path, framework="numpy") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        dtypes = {part.get_dtype() for part in slices.values()}
+    differing = [
+        name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)
+    ]
+    if differing:
+        _fail(f"{WEIGHTS} must fit {MODEL}, but differs in {some(sorted(differing))}")
+    if dtypes != {_DTYPES[bundle.precision]}:
+        _fail(f"{WEIGHTS} must hold {bundle.precision}, got {some(sorted(dtypes))}")
+
+
+def _object(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    if not isinstance(value, dict):
+        _fail(f"{key} must be a JSON object, got {printable(value)}")
+    return value
+
+
+def _check_depth(value: object, key: str, levels: int = MAX_LEVELS) -> None:
+    """Refuse facts so deeply nested that printing them would fail."""
+    if levels == 0:
+        _fail(f"{key} must be nested at most {MAX_LEVELS} levels deep")
+    if isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_depth(child, key, levels - 1)
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    if not (isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()):
+        _fail(
+            f"{key} must be one line of 1 to {MAX_TEXT} printable characters, "
+            f"got {printable(repr(value))}"
+        )
+    return value
+
+
+def _choice(data: Mapping[str, Any], key: str, choices: Collection[str]) -> str:
+    value = data.get(key)
+    if not (isinstance(value, str) and value in choices):
+        _fail(f"{key} must be one of {', '.join(choices)}, got {printable(value)}")
+    return value
+
+
+def _digest(data: Mapping[str, Any]) -> None:
+    value = data.get("sha256")
+    if not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        _fail(f"sha256 must be 64 hexadecimal digits, got {printable(value)}")
+
+
+def _number(data: Mapping[str, Any], key: str) -> float:
+    low, high = _RANGES[key]
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        _fail(f"{key} must be a number from {low:g} to {high:g}, got {printable(value)}")
+    return value
+
+
+def _whole(data: Mapping[str, Any], key: str) -> int:
+    value = _number(data, key)
+    if not isinstance(value, int):
+        _fail(f"{key} must be a whole number, got {value}")
+    return value

@@ -1,1 +1,0 @@
-"""Nodes on rclpy, where ROS 2 is installed. Thin: what they do lies in `live` and `pose`."""

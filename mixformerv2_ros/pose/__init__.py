@@ -1,1 +1,0 @@
-"""From boxes in images to rays and positions in space: calibration, depth images, point clouds."""

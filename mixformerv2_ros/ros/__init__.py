@@ -1,0 +1,1 @@
+"""What ROS messages, parameters and nodes are made of, without a middleware."""

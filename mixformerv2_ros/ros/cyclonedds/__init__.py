@@ -1,0 +1,1 @@
+"""The tracker node on Cyclone DDS, where no ROS is installed."""

@@ -1,0 +1,216 @@
+"""The target pose node without its middleware: tracks and distances in, poses out.
+
+Work is done in the callbacks: a pose costs about a millisecond. Callbacks may come from several
+threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from mixformerv2_ros.errors import PoseError
+from mixformerv2_ros.ros.live.log_throttle import Notices
+from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.messages import (
+    NS,
+    Level,
+    pose_message,
+    pose_with_covariance_message,
+    read_track,
+    tf_message,
+    vector_message,
+)
+from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value, check_changes, check_values
+from mixformerv2_ros.ros.pose.camera import Bearing, Vector
+from mixformerv2_ros.ros.pose.estimate import PoseEstimate
+from mixformerv2_ros.ros.pose.target_pose import (
+    CLOUD,
+    DEPTH,
+    PoseSettings,
+    TargetPose,
+    ground_goal,
+    transformed,
+)
+from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.session import Track
+
+TRACK = ("track", "mixformerv2_ros/msg/Track")
+CAMERA_INFO = ("camera_info", "sensor_msgs/msg/CameraInfo")
+RANGES = {
+    DEPTH: ("depth", "sensor_msgs/msg/Image"),
+    CLOUD: ("points", "sensor_msgs/msg/PointCloud2"),
+}
+"""Topic and type of the distances by the parameter `source`; the others need none."""
+
+TARGET_POSE = "target_pose"
+TARGET_POSE_WITH_COVARIANCE = "target_pose_with_covariance"
+GOAL_UPDATE = "goal_update"
+BEARING = "bearing"
+BEARING_ANGLES = "bearing_angles"
+TF = "/tf"
+
+POSE_OUTPUTS = {
+    TARGET_POSE: "geometry_msgs/msg/PoseStamped",
+    TARGET_POSE_WITH_COVARIANCE: "geometry_msgs/msg/PoseWithCovarianceStamped",
+    GOAL_UPDATE: "geometry_msgs/msg/PoseStamped",
+    BEARING: "geometry_msgs/msg/Vector3Stamped",
+    BEARING_ANGLES: "geometry_msgs/msg/Vector3Stamped",
+    TF: "tf2_msgs/msg/TFMessage",
+}
+"""Topics that the node publishes and their types, all reliable; nothing while the target is lost.
+
+- `target_pose`: for Nav2's FollowObject and for servoing, in `target_frame` or the camera's frame.
+- `target_pose_with_covariance`: the same with its covariance.
+- `goal_update`: for the GoalUpdater of Nav2's behaviour trees; on the ground of `target_frame`.
+- `bearing`: unit ray in the optical frame (x right, y down, z forward).
+- `bearing_angles`: x azimuth to the right, y elevation upwards, in radians; z is 0.
+- `/tf`: the frame `tf_frame`, where it is named.
+"""
+
+
+class PoseMiddleware(Middleware, Protocol):
+    """A node of some middleware that knows where frames are."""
+
+    def transform(self, target_frame: str, source_frame: str, stamp_ns: int) -> Vector | None:
+        """(4, 4) matrix from a frame to another at a time; None where it is not known.
+
+        It may wait a moment for a transform that is about to come: those of a robot's odometry are
+        often younger than an image.
+        """
+
+
+class LiveTargetPose:
+    """A target pose node without its middleware."""
+
+    def __init__(self, values: Mapping[str, Any], middleware: PoseMiddleware) -> None:
+        """Wait for messages.
+
+        Args:
+            values: Parameters of the node by name; defaults hold for those that are missing.
+            middleware: Where messages come from and go to.
+
+        Raises:
+            ParameterError: see `parameters.check_values`.
+        """
+        self._middleware = middleware
+        self._values = check_values(values, POSE_PARAMETERS)
+        self._lock = threading.Lock()
+        self._notices = Notices(middleware.log)
+        self._pose = TargetPose(pose_settings(self._values), middleware.transform)
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """The parameters in force, by name."""
+        return dict(self._values)
+
+    def set_values(self, changes: Mapping[str, Any]) -> None:
+        """Change parameters, all of them or none, before the next message.
+
+        Raises:
+            ParameterError: a parameter is unknown or fixed, a value is out of range, or values
+                contradict each other.
+        """
+        with self._lock:
+            self._values = check_changes(self._values, changes, POSE_PARAMETERS, running=True)
+            self._pose.settings = pose_settings(self._values)
+
+    def receive_track(self, message: Any) -> None:
+        """Take a `mixformerv2_ros/Track`."""
+        with self._lock:
+            try:
+                track = read_track(message)
+                bearing = self._pose.add_track(track)
+            except ValueError as error:
+                self._explain("bearing", error)
+            else:
+                if bearing is not None:
+                    self._publish_bearing(track, bearing)
+            self._publish_poses()
+
+    def receive_camera_info(self, message: Any) -> None:
+        """Take a `sensor_msgs/CameraInfo`."""
+        with self._lock:
+            try:
+                self._pose.set_camera(message)
+            except PoseError as error:
+                self._explain("camera", error)
+
+    def receive_range(self, message: Any) -> None:
+        """Take a depth image or a cloud, whichever the parameter `source` asks for."""
+        with self._lock:
+            try:
+                self._pose.add_range(message)
+            except PoseError as error:
+                self._explain("distances", error)
+            self._publish_poses()
+
+    def _publish_poses(self) -> None:
+        while True:
+            try:
+                estimate = self._pose.next_pose()
+            except PoseError as error:
+                self._explain("position", error)
+                continue
+            if estimate is None:
+                return
+            self._publish_pose(estimate)
+
+    def _publish_bearing(self, track: Track, bearing: Bearing) -> None:
+        types, publish = self._middleware.types, self._middleware.publish
+        place = track.stamp_ns, track.frame_id or self._pose.camera.frame_id
+        angles = np.array([bearing.azimuth, bearing.elevation, 0.0])
+        publish(BEARING, vector_message(types, bearing.ray, *place))
+        publish(BEARING_ANGLES, vector_message(types, angles, *place))
+
+    def _publish_pose(self, estimate: PoseEstimate) -> None:
+        target_frame, tf_frame = str(self._values["target_frame"]), str(self._values["tf_frame"])
+        if target_frame:
+            camera = estimate.frame_id
+            matrix = self._middleware.transform(target_frame, camera, estimate.stamp_ns)
+            if matrix is None:
+                text = f"no pose: no transform from {printable(camera)} to {target_frame}"
+                self._notices.paced(Level.WARN, "transform", text)
+                return
+            try:
+                estimate = transformed(estimate, matrix, target_frame)
+            except PoseError as error:
+                self._explain("pose", error)
+                return
+        types, publish = self._middleware.types, self._middleware.publish
+        pose = estimate.position, estimate.orientation
+        place = estimate.stamp_ns, estimate.frame_id
+        publish(TARGET_POSE, pose_message(types, *pose, *place))
+        publish(
+            TARGET_POSE_WITH_COVARIANCE,
+            pose_with_covariance_message(types, *pose, estimate.covariance, *place),
+        )
+        if target_frame:
+            publish(GOAL_UPDATE, pose_message(types, *ground_goal(estimate), *place))
+        if tf_frame:
+            publish(TF, tf_message(types, *pose, *place, tf_frame))
+
+    def _explain(self, what: str, error: ValueError) -> None:
+        self._notices.paced(Level.WARN, what, f"no {what}: {error}")
+
+
+def pose_settings(values: Mapping[str, Value]) -> PoseSettings:
+    """Settings from checked values of `POSE_PARAMETERS`."""
+    named: Mapping[str, Any] = values
+    return PoseSettings(
+        source=named["source"],
+        rectified=named["rectified"],
+        target_id=named["target_id"],
+        publish_uncertain=named["publish_uncertain"],
+        target_width=named["target_width"],
+        target_width_deviation=named["target_width_deviation"],
+        region=named["range.region"],
+        min_share=named["range.min_share"],
+        deviation=named["range.deviation"],
+        tolerance_ns=round(named["range.tolerance"] * NS),
+        buffer_ns=round(named["buffer.duration"] * NS),
+        buffer_bytes=named["buffer.megabytes"] * 1_000_000,
+    )

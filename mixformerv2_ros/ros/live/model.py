@@ -1,0 +1,65 @@
+"""The model of a live node: loaded and warmed up before the first image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.model.bundle import Bundle, open_bundle
+from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.ros.parameters import PARAMETERS, Value, tracker_settings
+from mixformerv2_ros.tracking.settings import TrackerSettings
+from mixformerv2_ros.tracking.tracker import search_shape
+
+WARM_UP_RUNS = 2
+"""The first run of a network allocates; the second one shows that it does no more."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to run.
+
+    Attributes:
+        bundle: Where it comes from.
+        engine: What runs it.
+    """
+
+    bundle: Bundle
+    engine: Engine
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What diagnostics say about it."""
+        return {
+            "model": self.bundle.name,
+            "model checksum": self.bundle.checksum,
+            "engine": self.engine.name,
+        }
+
+    def settings(self, values: Mapping[str, Value]) -> TrackerSettings:
+        """The tracker's settings from parameter values, those of a node included.
+
+        Raises:
+            ParameterError: a value out of range, or values that contradict each other.
+        """
+        return tracker_settings({p.name: values[p.name] for p in PARAMETERS}, self.bundle)
+
+
+def load_model(values: Mapping[str, Value]) -> Model:
+    """Load and warm up what the parameters `model`, `engine`, `device`, `num_threads` name.
+
+    Raises:
+        BundleError, EngineError: the bundle or the engine is not usable.
+    """
+    bundle = open_bundle(str(values["model"]) or None)
+    engine = load_engine(
+        bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
+    )
+    size = bundle.spec.template_size
+    for _ in range(WARM_UP_RUNS):
+        memory = engine.encode_templates(np.zeros((2, size, size, 3), np.uint8))
+        engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory])
+    return Model(bundle, engine)

@@ -1,0 +1,155 @@
+"""Figures about a running tracker, and the diagnostic status made of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mixformerv2_ros.ros.messages import NS, Level, Status
+from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.session import State, Track
+
+WINDOW = 150
+WINDOW_NS = 5 * NS
+"""Processed images, at most, and time that rate and latencies are taken over."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What happened since the node was started or reset.
+
+    Attributes:
+        received: Images that came in.
+        processed: Images that a track was published for.
+        dropped: Images that newer ones replaced before the tracker could look at them.
+        bad: Images that cannot be decoded.
+        refused: Boxes that no target could be started from.
+        failed: Images that the engine failed on.
+    """
+
+    received: int = 0
+    processed: int = 0
+    dropped: int = 0
+    bad: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A running tracker at one moment.
+
+    Attributes:
+        counts: What happened so far.
+        rate: Images per second that were processed lately.
+        latency_ms: Median and 95th percentile of the time from arrival to publication.
+        age_ms: Median and 95th percentile of the time from an image's stamp to its publication.
+        silence_s: Seconds since the last image; None before the first.
+        image: Size and encoding of the last image; empty before the first.
+        tracks: The last track of every target.
+        buffered: Number of images kept.
+        buffered_bytes: Bytes of them.
+    """
+
+    counts: Counts
+    rate: float
+    latency_ms: tuple[float, float]
+    age_ms: tuple[float, float]
+    silence_s: float | None
+    image: str
+    tracks: tuple[Track, ...]
+    buffered: int
+    buffered_bytes: int
+
+
+class Timing:
+    """Rate and latencies of the last `WINDOW` publications within `WINDOW_NS`."""
+
+    def __init__(self) -> None:
+        self._published: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)
+
+    def add(self, published_ns: int, latency_ns: int, age_ns: int) -> None:
+        """Note a publication; where the clock has stepped back, all before it is forgotten."""
+        if self._published and published_ns < self._published[-1][0]:
+            self._published.clear()
+        while self._published and published_ns - self._published[0][0] > WINDOW_NS:
+            self._published.popleft()
+        self._published.append((published_ns, latency_ns, age_ns))
+
+    def rate(self, now_ns: int) -> float:
+        """Publications per second; 0 where there were fewer than two lately."""
+        times = [entry[0] for entry in self._published if 0 <= now_ns - entry[0] <= WINDOW_NS]
+        if len(times) < 2:
+            return 0.0
+        span = times[-1] - times[0]
+        return (len(times) - 1) * NS / span if span > 0 else 0.0
+
+    def latency_ms(self) -> tuple[float, float]:
+        """Median and 95th percentile of the latency in milliseconds."""
+        return self._percentiles(1)
+
+    def age_ms(self) -> tuple[float, float]:
+        """Median and 95th percentile of the images' age in milliseconds."""
+        return self._percentiles(2)
+
+    def _percentiles(self, column: int) -> tuple[float, float]:
+        if not self._published:
+            return 0.0, 0.0
+        median, high = np.percentile([entry[column] for entry in self._published], (50, 95)) / 1e6
+        return float(median), float(high)
+
+
+def status(
+    figures: Figures, before: Counts, model: dict[str, str], node: str, timeout_s: float
+) -> Status:
+    """Judge figures.
+
+    Args:
+        figures: The figures now.
+        before: The counts at the last judgement; what has grown since is news.
+        model: Facts about model and engine by name.
+        node: Full name of the node.
+        timeout_s: Seconds without an image after which the camera counts as stopped.
+    """
+    counts = figures.counts
+    states = {track.state for track in figures.tracks}
+    level, summary = Level.OK, max(states, default=State.IDLE).name
+    if figures.silence_s is None:
+        level, summary = Level.WARN, "no image yet"
+    elif figures.silence_s > timeout_s:
+        level, summary = Level.WARN, f"no image for {figures.silence_s:.1f} s"
+    elif counts.failed > before.failed:
+        level, summary = Level.ERROR, "the engine failed"
+    elif counts.bad > before.bad:
+        level, summary = Level.WARN, f"{counts.bad - before.bad} images cannot be decoded"
+    elif State.LOST in states:
+        level = Level.WARN
+    values = {
+        "state": max(states, default=State.IDLE).name,
+        "image": figures.image,
+        "rate (Hz)": f"{figures.rate:.1f}",
+        "latency p50 (ms)": f"{figures.latency_ms[0]:.1f}",
+        "latency p95 (ms)": f"{figures.latency_ms[1]:.1f}",
+        "image age p50 (ms)": f"{figures.age_ms[0]:.1f}",
+        "image age p95 (ms)": f"{figures.age_ms[1]:.1f}",
+        "images received": str(counts.received),
+        "images processed": str(counts.processed),
+        "images dropped": str(counts.dropped),
+        "images bad": str(counts.bad),
+        "images failed": str(counts.failed),
+        "boxes refused": str(counts.refused),
+        "images buffered": f"{figures.buffered} ({figures.buffered_bytes / 1e6:.1f} MB)",
+    }
+    for track in figures.tracks:
+        name = printable(track.target_id)
+        values[f"target {name}"] = f"{track.state.name}, confidence {track.confidence:.2f}"
+    return Status(
+        f"{node.lstrip('/')}: tracker", model["engine"], level, summary, {**values, **model}
+    )
+
+
+def grown(counts: Counts, **by: int) -> Counts:
+    """Counts with some of them raised."""
+    return replace(counts, **{name: getattr(counts, name) + n for name, n in by.items()})

@@ -1,0 +1,473 @@
+"""Every parameter that users can set: name, type, default, range, text, live or fixed.
+
+One table. Command-line options, the YAML files in `config/`, the README's table and validation come
+from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixformerv2_ros.engines.loader import ENGINES
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.model.bundle import Bundle
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        name: Name as in the YAML files; dots separate groups.
+        default: Value where nothing else is said; its type is the parameter's type.
+        text: One line for people.
+        unit: Unit, empty where there is none.
+        low, high: Permitted range of a number, both ends included.
+        choices: Permitted values of a text; empty for any.
+        live: Whether it can be changed while the tracker runs.
+        setting: Field of `TrackerSettings` that it sets; empty for parameters of the engine.
+    """
+
+    name: str
+    default: Value
+    text: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    setting: str = ""
+
+    @property
+    def option(self) -> str:
+        """The command-line option, such as `--template-update-interval`."""
+        return "--" + self.name.replace(".", "-").replace("_", "-")
+
+    @property
+    def range(self) -> str:
+        """The permitted values in words; empty where all are."""
+        if self.choices:
+            return " | ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "true | false"
+        if self.low == -math.inf and self.high == math.inf:
+            return ""
+        if self.high == math.inf:
+            return f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+    def check(self, value: Any) -> Value:
+        """Return `value` in the parameter's type.
+
+        Raises:
+            ParameterError: another type, or out of range.
+        """
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise ParameterError(f"{self.name} must be {kind.__name__}, got {value!r}")
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"{self.name} must be {self.range}, got {value!r}")
+        if isinstance(value, (int, float)) and not self.low <= value <= self.high:
+            raise ParameterError(f"{self.name} must be {self.range}, got {value:g}")
+        checked: Value = value
+        return checked
+
+    def parse(self, text: str) -> Value:
+        """Read a value as typed on a command line.
+
+        Raises:
+            ParameterError: not of the parameter's type, or out of range.
+        """
+        kind = type(self.default)
+        try:
+            value = text if kind is str else _TRUTH[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise ParameterError(f"{self.name} must be {kind.__name__}, got {text!r}") from None
+        return self.check(value)
+
+
+_TRUTH = {"true": True, "false": False}
+
+_S = TrackerSettings()
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter("model", "", "folder of a model bundle; empty for the one in the package"),
+    Parameter("engine", "auto", "library that runs the network", choices=ENGINES),
+    Parameter("device", "cpu", "where the network runs", choices=("cpu", "cuda")),
+    Parameter(
+        "num_threads", 0, "threads of one network run; 0 leaves the choice to the engine",
+        low=0, high=256,
+    ),
+    Parameter(
+        "search_factor", 0.0,
+        "side of the search region over the target's size, sqrt(w*h); 0 takes the model's own",
+        low=0, high=10, live=True, setting="search_factor",
+    ),
+    Parameter(
+        "template_factor", 0.0,
+        "side of a template over the target's size, sqrt(w*h); 0 takes the model's own",
+        low=0, high=10, live=True, setting="template_factor",
+    ),
+    Parameter(
+        "template_update.interval", _S.update_interval,
+        "frames between two changes of the online template",
+        unit="frames", low=1, high=1_000_000, live=True, setting="update_interval",
+    ),
+    Parameter(
+        "template_update.period", _S.update_period,
+        "image time between two changes of the online template; 0 counts frames instead",
+        unit="s", low=0, high=3600, live=True, setting="update_period",
+    ),
+    Parameter(
+        "template_update.score_threshold", _S.update_score_threshold,
+        "only a frame with more confidence than this can become the online template",
+        low=0, high=1, live=True, setting="update_score_threshold",
+    ),
+    Parameter(
+        "template_update.max_score_decay", _S.max_score_decay,
+        "factor per frame on the best candidate's score, so that newer frames win; 1 is off",
+        low=0, high=1, live=True, setting="max_score_decay",
+    ),
+    Parameter(
+        "template_update.online_size", _S.online_size, "online templates kept, replaced in turn",
+        low=1, high=8, live=True, setting="online_size",
+    ),
+    Parameter(
+        "uncertain.score_threshold", _S.uncertain_threshold,
+        "below this confidence the target is UNCERTAIN and templates stay as they are",
+        low=0, high=1, live=True, setting="uncertain_threshold",
+    ),
+    Parameter(
+        "uncertain.duration", _S.uncertain_duration,
+        "how long the confidence must stay below before the target is UNCERTAIN",
+        unit="s", low=0, high=3600, live=True, setting="uncertain_duration",
+    ),
+    Parameter(
+        "lost.score_threshold", _S.lost_threshold,
+        "below this confidence the target counts as gone",
+        low=0, high=1, live=True, setting="lost_threshold",
+    ),
+    Parameter(
+        "lost.duration", _S.lost_duration,
+        "how long the confidence must stay below before the target is LOST",
+        unit="s", low=0, high=3600, live=True, setting="lost_duration",
+    ),
+)  # fmt: skip
+
+BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+NODE_PARAMETERS: tuple[Parameter, ...] = (
+    *PARAMETERS,
+    Parameter(
+        "image_transport", "raw",
+        "subscribe to sensor_msgs/Image on image, or to CompressedImage on image/compressed",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "image_qos", "auto",
+        "quality of service of the image subscription; auto is reliable if all publishers are",
+        choices=("auto", "sensor_data", "reliable"),
+    ),
+    Parameter(
+        "image_timeout", 2.0, "the camera counts as stopped after so long without an image",
+        unit="s", low=0.1, high=3600,
+    ),
+    Parameter(
+        "buffer.frames", 150, "recent images kept, so that a box can be drawn on a past one",
+        low=1, high=10_000,
+    ),
+    Parameter(
+        "buffer.duration", 5.0, "images older than this are not kept; a box on one is refused",
+        unit="s", low=0, high=600,
+    ),
+    Parameter(
+        "buffer.megabytes", 256, "most memory that the recent images may take",
+        unit="MB", low=1, high=65_536,
+    ),
+    Parameter(
+        "buffer.catch_up", 30, "most images searched between that of a box and the newest one",
+        low=1, high=10_000,
+    ),
+    Parameter(
+        "max_targets", 4, "targets followed at the same time; a box for one more is refused",
+        low=1, high=64,
+    ),
+    Parameter(
+        "diagnostics.period", 1.0, "time between two messages on /diagnostics",
+        unit="s", low=0.1, high=3600,
+    ),
+)  # fmt: skip
+"""Parameters of the live node: those of the tracker, and those of its inputs and outputs."""
+
+POSE_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "source", "depth",
+        "where the distance comes from: a registered depth image, an organised point cloud, "
+        "target_width, or nowhere (bearing only)",
+        choices=("depth", "cloud", "width", "bearing"),
+    ),
+    Parameter(
+        "rectified", False,
+        "the images that are tracked in are rectified: the projection matrix of camera_info holds",
+    ),
+    Parameter(
+        "range_qos", "auto",
+        "quality of service of the depth subscription; auto is reliable if all publishers are",
+        choices=("auto", "sensor_data", "reliable"),
+    ),
+    Parameter(
+        "target_id", "", "target to locate; empty for the one whose track comes first", live=True,
+    ),
+    Parameter(
+        "publish_uncertain", False, "give poses while the target is UNCERTAIN too", live=True,
+    ),
+    Parameter(
+        "target_frame", "",
+        "frame of the poses, such as map or odom, with z upwards; empty for the camera's, "
+        "where there is no goal_update",
+        live=True,
+    ),
+    Parameter(
+        "tf_frame", "", "frame at the target that is broadcast on /tf; empty for none", live=True,
+    ),
+    Parameter(
+        "target_width", 0.0, "width of the target; needed by the source width",
+        unit="m", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "target_width_deviation", 0.0, "standard deviation of the target's width",
+        unit="m", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "range.region", 0.5,
+        "sides of the middle part of the box that is measured in, over its own",
+        low=0.05, high=1, live=True,
+    ),
+    Parameter(
+        "range.min_share", 0.3, "smallest share of pixels there that have a distance",
+        low=0, high=1, live=True,
+    ),
+    Parameter(
+        "range.deviation", 0.01, "smallest standard deviation of a measured distance",
+        unit="m", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "range.tolerance", 0.05, "most time between an image and the distances measured in it",
+        unit="s", low=0, high=10, live=True,
+    ),
+    Parameter(
+        "buffer.duration", 2.0, "depth images or clouds older than this are not kept",
+        unit="s", low=0, high=600,
+    ),
+    Parameter(
+        "buffer.megabytes", 128, "most memory that they may take",
+        unit="MB", low=1, high=65_536,
+    ),
+)  # fmt: skip
+"""Parameters of the target pose node."""
+
+
+AUTOSTART = Parameter(
+    "autostart", True, "configure and activate the node at once; rclpy only, as is the lifecycle"
+)
+
+
+def check_values(
+    values: Mapping[str, Any], parameters: Sequence[Parameter] = PARAMETERS
+) -> dict[str, Value]:
+    """Check a set of values, each and together; fill in defaults.
+
+    Args:
+        values: Values by name.
+        parameters: The parameters that there are.
+
+    Raises:
+        ParameterError: an unknown name, a wrong value, or values that contradict each other.
+    """
+    known = [parameter.name for parameter in parameters]
+    for name in values:
+        if name not in known:
+            raise ParameterError(f"unknown parameter {name!r}; known are {', '.join(known)}")
+    checked = {p.name: p.check(values.get(p.name, p.default)) for p in parameters}
+    _check_together(checked)
+    return checked
+
+
+def check_changes(
+    values: Mapping[str, Value],
+    changes: Mapping[str, Any],
+    parameters: Sequence[Parameter],
+    running: bool,
+) -> dict[str, Value]:
+    """Check changes of some values, as a set; return all values.
+
+    Args:
+        values: The values in force.
+        changes: New values by name.
+        parameters: The parameters that there are.
+        running: Whether parameters that are not live must stay as they are.
+
+    Raises:
+        ParameterError: see `check_values`; also a fixed parameter of a running node.
+    """
+    for parameter in parameters:
+        name = parameter.name
+        if running and not parameter.live and changes.get(name, values[name]) != values[name]:
+            raise ParameterError(f"{name} cannot be changed while the node runs")
+    return check_values({**values, **changes}, parameters)
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Refuse values that contradict each other, as far as they are there."""
+    lost, uncertain = values.get("lost.score_threshold", 0.0), "uncertain.score_threshold"
+    if lost > values.get(uncertain, 1.0):
+        raise ParameterError(
+            f"lost.score_threshold must not exceed {uncertain}, got {lost} > {values[uncertain]}"
+        )
+    if values.get("source") == "width" and not values["target_width"]:
+        raise ParameterError("target_width must be above 0 for source width")
+    child = values.get("tf_frame")
+    if child and child == values["target_frame"]:
+        raise ParameterError(f"tf_frame must not be target_frame, got {child!r} for both")
+
+
+def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettings:
+    """Settings of the tracker from parameter values; factors left at 0 are the model's own.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    checked = check_values(values)
+    fields: dict[str, Any] = {p.setting: checked[p.name] for p in PARAMETERS if p.setting}
+    for name in ("search_factor", "template_factor"):
+        fields[name] = fields[name] or getattr(bundle, name)
+    fields["template_surroundings"] = bundle.template_surroundings
+    return TrackerSettings(**fields)
+
+
+def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare an option for every parameter."""
+    engine = parser.add_argument_group("model and engine")
+    tracker = parser.add_argument_group("tracker")
+    for parameter in PARAMETERS:
+        group = tracker if parameter.setting else engine
+        notes = [parameter.unit, parameter.range if not parameter.choices else ""]
+        shown = parameter.default if parameter.default != "" else ""
+        notes.append(f"default {shown}" if shown != "" else "")
+        extra = ", ".join(note for note in notes if note)
+        group.add_argument(
+            parameter.option,
+            dest=parameter.name,
+            metavar="{" + ",".join(parameter.choices) + "}" if parameter.choices else "VALUE",
+            help=parameter.text + (f" ({extra})" if extra else ""),
+        )
+
+
+def values_from_arguments(args: argparse.Namespace) -> dict[str, Value]:
+    """The parameters that were given on the command line.
+
+    Raises:
+        ParameterError: a value of the wrong type or out of range.
+    """
+    given = {p: getattr(args, p.name) for p in PARAMETERS}
+    return {p.name: p.parse(text) for p, text in given.items() if text is not None}
+
+
+def settings_from_arguments(args: argparse.Namespace, bundle: Bundle) -> TrackerSettings:
+    """Settings of the tracker from command-line options.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    return tracker_settings(values_from_arguments(args), bundle)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A parameter file in `config/`.
+
+    Attributes:
+        title: What it is for, one line.
+        values: Where it differs from the defaults.
+        parameters: The parameters that it names.
+    """
+
+    title: str
+    values: Mapping[str, Value]
+    parameters: tuple[Parameter, ...] = NODE_PARAMETERS
+
+    def text(self) -> str:
+        """The file."""
+        return parameter_file(self.title, self.values, self.parameters)
+
+
+PROFILES: dict[str, Profile] = {
+    "tracker_s_cpu": Profile(
+        "Preset S on a processor. `model` names the bundle that `mixformerv2 convert` made.",
+        {"engine": "onnxruntime", "device": "cpu"},
+    ),
+    "tracker_b_gpu": Profile(
+        "Preset B on a GPU. `model` names the bundle that `mixformerv2 convert` made.",
+        {"device": "cuda", "template_update.interval": 10},
+    ),
+    "target_pose": Profile(
+        "The target pose node: poses in the map for Nav2, from a depth image.",
+        {"target_frame": "map"},
+        POSE_PARAMETERS,
+    ),
+}
+"""Parameter files in `config/` by their names."""
+
+
+def parameter_file(
+    title: str, values: Mapping[str, Any], parameters: Sequence[Parameter] = NODE_PARAMETERS
+) -> str:
+    """A ROS parameter file (YAML) that names every parameter of a node with its meaning.
+
+    Args:
+        title: What the file is for, one line.
+        values: Values that differ from the defaults.
+        parameters: The parameters of the node.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    checked = check_values(values, parameters)
+    lines = [f"# {title}", "/**:", "  ros__parameters:"]
+    group = ""
+    for p in parameters:
+        head, _, name = p.name.rpartition(".")
+        if head and head != group:
+            lines.append(f"    {head}:")
+        group = head
+        indent = "      " if head else "    "
+        notes = [p.unit, p.range, "" if p.live else "fixed"]
+        extra = ", ".join(note for note in notes if note)
+        lines.append(f"{indent}# {p.text}" + (f" ({extra})" if extra else ""))
+        lines.append(f"{indent}{name or p.name}: {json.dumps(checked[p.name])}")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
+    """The table of parameters as it stands in README.md."""
+    lines = [
+        "| parameter | default | range | unit | while running | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for p in parameters:
+        shown = str(p.default).lower() if isinstance(p.default, bool) else p.default
+        default = f"`{shown}`" if shown != "" else ""
+        permitted = p.range.replace("|", "\\|")
+        live = "yes" if p.live else "no"
+        lines.append(f"| `{p.name}` | {default} | {permitted} | {p.unit} | {live} | {p.text} |")
+    return "\n".join(lines)

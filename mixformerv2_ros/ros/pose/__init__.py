@@ -1,0 +1,1 @@
+"""From boxes to bearings and positions: calibration, depth images, point clouds."""

@@ -1,0 +1,350 @@
+"""The pose of a target from its tracks: which distances belong to which image, and what they give.
+
+A target has a pose while it is TRACKING (by choice, while UNCERTAIN too), and none otherwise: what
+follows it takes silence for loss, and a frozen pose for a target that stands still.
+
+A depth image or cloud serves the image whose stamp is nearest, within a tolerance. A track waits
+until no nearer one can come: until one with its stamp or a later one is there, or the last two
+tell, by the time between them, that the next one will be further away. It waits until the next
+track at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixformerv2_ros.errors import PoseError
+from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages
+from mixformerv2_ros.ros.messages import NS, stamp_ns
+from mixformerv2_ros.ros.pose.camera import FARTHEST_PX, Bearing, Camera, Vector
+from mixformerv2_ros.ros.pose.cloud import cloud_view, measure_cloud
+from mixformerv2_ros.ros.pose.depth import depth_view, measure_depth
+from mixformerv2_ros.ros.pose.estimate import (
+    PoseEstimate,
+    PositionOf,
+    at_depth,
+    at_range,
+    at_width,
+    facing,
+    pose_covariance,
+    position_covariance,
+)
+from mixformerv2_ros.ros.pose.samples import inner_box
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.session import State, Track
+
+DEPTH, CLOUD, WIDTH, BEARING = "depth", "cloud", "width", "bearing"
+
+HANDOVER_NS = NS
+"""A target without a track for so long leaves its place to another, where none is named."""
+
+MOST_RANGES = 1000
+"""Depth images or clouds kept; their age and their bytes are bounded besides."""
+
+SAME_ASPECT = 0.02
+"""Largest difference of the scales of columns and rows of a registered depth image."""
+
+NEAREST_M = 1e-6
+"""Nearer than this, a target has no direction from the camera."""
+
+UP_OPTICAL: Vector = np.array([0.0, -1.0, 0.0])
+UP_FIXED: Vector = np.array([0.0, 0.0, 1.0])
+
+Transform = Callable[[str, str, int], Vector | None]
+"""(4, 4) matrix from a source frame to a target frame at a time; None where it is not known.
+
+Arguments: target frame, source frame, nanoseconds.
+"""
+
+
+@dataclass(frozen=True)
+class PoseSettings:
+    """How a target is located; names and meanings as in `parameters.POSE_PARAMETERS`."""
+
+    source: str = DEPTH
+    rectified: bool = False
+    target_id: str = ""
+    publish_uncertain: bool = False
+    target_width: float = 0.0
+    target_width_deviation: float = 0.0
+    region: float = 0.5
+    min_share: float = 0.3
+    deviation: float = 0.01
+    tolerance_ns: int = NS // 20
+    buffer_ns: int = 2 * NS
+    buffer_bytes: int = 128_000_000
+
+
+class TargetPose:
+    """Locates one target. Not thread-safe.
+
+    Attributes:
+        settings: Replaced between messages; source, `rectified` and buffer are those of the start.
+        target_id: Name of the target that is located; empty before its first track.
+    """
+
+    def __init__(self, settings: PoseSettings, transform: Transform) -> None:
+        """Begin without camera, distances or target.
+
+        Args:
+            settings: How to locate it.
+            transform: Finds the camera for clouds that are given in another frame.
+        """
+        self.settings = settings
+        self.target_id = ""
+        self._transform = transform
+        self._camera: Camera | None = None
+        self._calibration: tuple[Any, ...] = ()
+        self._ranges = RecentImages(MOST_RANGES, settings.buffer_ns, settings.buffer_bytes)
+        self._count = 0
+        self._seen_ns = 0
+        self._waiting: Track | None = None
+        self._due: deque[Track] = deque()
+
+    @property
+    def camera(self) -> Camera:
+        """The camera.
+
+        Raises:
+            PoseError: no usable calibration has come.
+        """
+        if self._camera is None:
+            raise PoseError("no usable calibration has come on camera_info")
+        return self._camera
+
+    def set_camera(self, message: Any) -> None:
+        """Take a `sensor_msgs/CameraInfo`; the same one again costs nothing.
+
+        Raises:
+            PoseError: it is not usable; there is no camera then.
+        """
+        calibration = _content(message)
+        if calibration != self._calibration:
+            self._calibration, self._camera = calibration, None
+            self._camera = Camera.from_message(message, self.settings.rectified)
+
+    def add_range(self, message: Any) -> None:
+        """Take a depth image or a cloud, whichever the source is; a step back in time forgets all.
+
+        Raises:
+            PoseError: it is not usable.
+        """
+        (depth_view if self.settings.source == DEPTH else cloud_view)(message)
+        stamp = stamp_ns(message)
+        if stamp < 0:
+            raise PoseError(f"stamp must not be negative, got {stamp / NS:g} s")
+        newest = self._ranges.newest
+        if newest is not None and stamp < newest.stamp_ns:
+            self._ranges.clear()
+        self._count += 1
+        self._ranges.add(Arrival(self._count, 0, message, stamp, stamp))
+
+    def add_track(self, track: Track) -> Bearing | None:
+        """Take a track; those of other targets, and a target that is out of sight, give nothing.
+
+        Returns:
+            The direction to the target.
+
+        Raises:
+            PoseError: there is no usable calibration, the box is not finite, or the lens has no
+                ray for the target.
+        """
+        if not self._is_ours(track):
+            return None
+        if self._waiting is not None:
+            self._due.append(self._waiting)
+            self._waiting = None
+        doubtful = track.state is State.UNCERTAIN and self.settings.publish_uncertain
+        if track.state is not State.TRACKING and not doubtful:
+            return None
+        camera = self.camera
+        _check_box(track.box)
+        bearing = camera.bearing(*track.box.center)
+        if self.settings.source != BEARING:
+            self._waiting = replace(track, frame_id=track.frame_id or camera.frame_id)
+        return bearing
+
+    def next_pose(self) -> PoseEstimate | None:
+        """The next pose that can be told; to be asked after every message until it is None.
+
+        Raises:
+            PoseError: the next track has no position, and why; ask again.
+        """
+        if self._waiting is not None and self._is_settled(self._waiting):
+            self._due.append(self._waiting)
+            self._waiting = None
+        if not self._due:
+            return None
+        # Distances of any size may come; what overflows is refused as not finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._locate(self._due.popleft())
+
+    def _is_ours(self, track: Track) -> bool:
+        if track.state is State.IDLE:
+            return False
+        wanted = self.settings.target_id
+        since = track.stamp_ns - self._seen_ns
+        if wanted:
+            self.target_id = wanted
+        elif not self.target_id or not 0 <= since <= HANDOVER_NS:
+            self.target_id = track.target_id
+        if track.target_id != self.target_id:
+            return False
+        self._seen_ns = track.stamp_ns
+        return True
+
+    def _is_settled(self, track: Track) -> bool:
+        """Whether no distances can come that belong to a track more than those that are here."""
+        if self.settings.source == WIDTH:
+            return True
+        newest = self._ranges.newest
+        return newest is not None and track.stamp_ns - newest.stamp_ns <= (
+            self._ranges.spacing_ns // 2
+        )
+
+    def _locate(self, track: Track) -> PoseEstimate:
+        settings, camera = self.settings, self.camera
+        if settings.source == WIDTH:
+            _check_whole(track.box, camera)
+            width = settings.target_width
+            place, std = at_width(camera), settings.target_width_deviation
+            return _estimate(place(track.box, width), track, WIDTH, place, width, std)
+        message = self._nearest(track).message
+        scale = _scale(message, camera)
+        region = inner_box(track.box, settings.region, scale)
+        if settings.source == DEPTH:
+            depth = measure_depth(message, region, settings.min_share)
+            place, std = at_depth(camera), max(depth.std, settings.deviation)
+            return _estimate(place(track.box, depth.value), track, DEPTH, place, depth.value, std)
+        point = measure_cloud(message, region, settings.min_share)
+        position = self._in_camera(point.position, message, track.frame_id)
+        distance, std = float(np.linalg.norm(position)), max(point.range.std, settings.deviation)
+        return _estimate(position, track, CLOUD, at_range(camera), distance, std)
+
+    def _nearest(self, track: Track) -> Arrival:
+        found = self._ranges.nearest(track.stamp_ns)
+        what = "depth image" if self.settings.source == DEPTH else "point cloud"
+        if found is None:
+            raise PoseError(f"no {what} has come")
+        apart = abs(found.stamp_ns - track.stamp_ns)
+        if apart > self.settings.tolerance_ns:
+            raise PoseError(
+                f"{what} must be at most {self.settings.tolerance_ns / NS:g} s from the image, "
+                f"the nearest is {apart / NS:.3f} s away"
+            )
+        return found
+
+    def _in_camera(self, position: Vector, message: Any, frame_id: str) -> Vector:
+        source = message.header.frame_id
+        if source == frame_id:
+            return position
+        matrix = self._transform(frame_id, source, stamp_ns(message))
+        if matrix is None:
+            raise PoseError(f"no transform from the cloud's frame {source!r} to {frame_id!r}")
+        return np.asarray(matrix[:3, :3] @ position + matrix[:3, 3])
+
+
+def transformed(estimate: PoseEstimate, matrix: Vector, frame_id: str) -> PoseEstimate:
+    """A pose in a fixed frame whose z axis points upwards.
+
+    Args:
+        estimate: The pose in the optical frame of the camera.
+        matrix: (4, 4) float64 from that frame to the fixed one.
+        frame_id: Name of the fixed frame.
+
+    Raises:
+        PoseError: the matrix is not finite.
+    """
+    if not np.isfinite(matrix).all():
+        raise PoseError(f"transform from {estimate.frame_id!r} to {frame_id!r} must be finite")
+    rotation = matrix[:3, :3]
+    both = np.zeros((6, 6))
+    both[:3, :3] = both[3:, 3:] = rotation
+    return replace(
+        estimate,
+        frame_id=frame_id,
+        position=rotation @ estimate.position + matrix[:3, 3],
+        orientation=facing(rotation @ estimate.position, UP_FIXED),
+        covariance=both @ estimate.covariance @ both.T,
+    )
+
+
+def ground_goal(estimate: PoseEstimate) -> tuple[Vector, Vector]:
+    """Position and quaternion of a goal for a robot that drives: the target on the plane z = 0.
+
+    The robot that reaches it looks where the camera looks to see the target now.
+
+    Args:
+        estimate: The pose in a fixed frame.
+    """
+    x, y, z, w = estimate.orientation
+    ahead = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 0.0])
+    flat = np.linalg.norm(ahead) > 1e-6
+    position = np.array([estimate.position[0], estimate.position[1], 0.0])
+    return position, facing(ahead if flat else np.array([1.0, 0.0, 0.0]), UP_FIXED)
+
+
+def _estimate(
+    position: Vector, track: Track, source: str, place: PositionOf, distance: float, std: float
+) -> PoseEstimate:
+    away = float(np.linalg.norm(position))
+    if not NEAREST_M <= away < math.inf:
+        raise PoseError(f"distance must be finite, {NEAREST_M:g} m at least, got {away:g} m")
+    spread = position_covariance(place, track.box, track.edge_std, distance, std)
+    if not np.isfinite(spread).all():
+        raise PoseError(f"covariance of a position {away:g} m from the camera is not finite")
+    return PoseEstimate(
+        stamp_ns=track.stamp_ns,
+        frame_id=track.frame_id,
+        position=position,
+        orientation=facing(position, UP_OPTICAL),
+        covariance=pose_covariance(spread),
+        source=source,
+        target_id=track.target_id,
+    )
+
+
+def _scale(message: Any, camera: Camera) -> tuple[float, float]:
+    """Columns and rows of a depth image or cloud per column and row of the image."""
+    if not (camera.width and camera.height):
+        return 1.0, 1.0
+    x, y = int(message.width) / camera.width, int(message.height) / camera.height
+    if abs(x / y - 1) > SAME_ASPECT:
+        raise PoseError(
+            f"depth must be registered to the image of {camera.width}x{camera.height}, "
+            f"got {message.width}x{message.height}"
+        )
+    return x, y
+
+
+def _check_box(box: Box) -> None:
+    if not all(abs(value) <= FARTHEST_PX for value in box):
+        got = ",".join(f"{value:g}" for value in box)
+        raise PoseError(f"box must be finite, {FARTHEST_PX:g} pixels at most, got {got}")
+
+
+def _check_whole(box: Box, camera: Camera) -> None:
+    """Refuse a box that the image cuts off: its width is not the target's."""
+    if box.x <= 0 or (camera.width and box.x + box.w >= camera.width):
+        raise PoseError("the target is cut off by the side of the image: its width is not known")
+
+
+def _content(message: Any) -> tuple[Any, ...]:
+    """All of a calibration but its stamp, to compare."""
+    roi = message.roi
+    return (
+        message.header.frame_id,
+        message.width,
+        message.height,
+        message.distortion_model,
+        *(np.asarray(values, np.float64).tobytes() for values in (message.d, message.k, message.p)),
+        message.binning_x,
+        message.binning_y,
+        *(roi.x_offset, roi.y_offset, roi.width, roi.height),
+    )

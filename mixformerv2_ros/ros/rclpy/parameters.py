@@ -1,0 +1,96 @@
+"""The parameter tables as parameters of an rclpy node."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.ros.parameters import Parameter, Value
+
+_LARGEST = 2**31 - 1
+
+
+def descriptor(parameter: Parameter) -> ParameterDescriptor:
+    """What `ros2 param describe` says of a parameter."""
+    unit = f" ({parameter.unit})" if parameter.unit else ""
+    notes = [parameter.range if parameter.choices else ""]
+    notes.append("" if parameter.live else "fixed while the node is configured")
+    made = ParameterDescriptor(
+        description=parameter.text + unit,
+        additional_constraints="; ".join(note for note in notes if note),
+    )
+    if (parameter.low, parameter.high) == (-math.inf, math.inf):
+        return made
+    if isinstance(parameter.default, float):
+        low = float(max(parameter.low, -sys.float_info.max))
+        high = float(min(parameter.high, sys.float_info.max))
+        made.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    else:
+        low, high = max(parameter.low, -_LARGEST), min(parameter.high, _LARGEST)
+        made.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+    return made
+
+
+def declare(node: Node, parameters: Sequence[Parameter]) -> None:
+    """Declare parameters; values from files and the command line take effect.
+
+    Raises:
+        ParameterError: such a value has another type or is out of range.
+    """
+    for parameter in parameters:
+        try:
+            node.declare_parameter(parameter.name, parameter.default, descriptor(parameter))
+        except ParameterException as error:
+            raise ParameterError(" ".join(str(error).split())) from None
+
+
+def values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Value]:
+    """The parameters of a node by name."""
+    return {p.name: node.get_parameter(p.name).value for p in parameters}
+
+
+def on_change(
+    node: Node,
+    parameters: Sequence[Parameter],
+    check: Callable[[Mapping[str, Any]], None],
+    apply: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Have changes of parameters checked as a set, and applied once they are accepted.
+
+    Args:
+        node: The node.
+        parameters: The parameters to look after; others are left alone.
+        check: Gets the changes; raises ParameterError, which refuses them with its message. Must
+            have no effect: somebody else may still refuse them.
+        apply: Gets the accepted changes.
+    """
+    names = {parameter.name for parameter in parameters}
+
+    def ours(changes: list[RosParameter]) -> dict[str, Any]:
+        return {change.name: change.value for change in changes if change.name in names}
+
+    def refuse_or_not(changes: list[RosParameter]) -> SetParametersResult:
+        try:
+            check(ours(changes))
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if not hasattr(node, "add_post_set_parameters_callback"):  # Humble
+            apply(ours(changes))
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(refuse_or_not)
+    if hasattr(node, "add_post_set_parameters_callback"):
+        node.add_post_set_parameters_callback(lambda changes: apply(ours(changes)))

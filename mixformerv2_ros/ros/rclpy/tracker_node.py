@@ -1,0 +1,204 @@
+"""The tracker as a lifecycle node of ROS 2.
+
+configure loads the model and runs it once; activate subscribes and tracks; deactivate unsubscribes,
+forgets the targets and keeps the model; cleanup frees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from std_srvs.srv import Trigger
+
+from mixformerv2_ros.action import TrackTarget
+from mixformerv2_ros.ros.live.goal_observer import End, Pursuit
+from mixformerv2_ros.ros.live.live_tracker import LiveTracker
+from mixformerv2_ros.ros.live.middleware import (
+    COMPRESSED_IMAGE,
+    DEBUG_IMAGE,
+    IMAGE,
+    IMAGES,
+    INITS,
+    OUTPUTS,
+)
+from mixformerv2_ros.ros.live.model import Model, load_model
+from mixformerv2_ros.ros.messages import DEFAULT_TARGET, NS
+from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
+from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
+from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
+from mixformerv2_ros.ros.rclpy.run import run
+from mixformerv2_ros.ros.rclpy.subscriptions import reliable
+
+
+class TrackerNode(ManagedNode):
+    """Connects a `LiveTracker` with ROS 2."""
+
+    table = NODE_PARAMETERS
+
+    def __init__(self, **options: Any) -> None:
+        """Make the node, unconfigured; see `ManagedNode`."""
+        super().__init__("tracker", **options)
+        self._model: Model | None = None
+        self._tracker: LiveTracker | None = None
+        self._pursuits: dict[bytes, Pursuit] = {}
+        # It outlives the other entities: a goal's result is delivered after what has ended it.
+        self._server = ActionServer(
+            self,
+            TrackTarget,
+            "track_target",
+            execute_callback=_no_execution,
+            goal_callback=self._judge_goal,
+            handle_accepted_callback=self._pursue,
+            cancel_callback=self._cancel,
+        )
+
+    def destroy_node(self) -> None:
+        """Destroy the node with its action."""
+        self._server.destroy()
+        super().destroy_node()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The defect that ended the tracker's thread; None while it is well."""
+        return None if self._tracker is None else self._tracker.failure
+
+    def set_up(self, values: Mapping[str, Value]) -> None:
+        """Load the model, make publishers and services.
+
+        Raises:
+            BundleError, EngineError: the model cannot be loaded or run.
+        """
+        self._model = load_model(values)
+        self.until_cleanup(self._drop_model)
+        for name, msgtype in OUTPUTS.items():
+            self.advertise(name, msgtype, reliable(1 if name == DEBUG_IMAGE else 10))
+        for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
+            service = self.create_service(Trigger, name, callback)
+            self.until_cleanup(partial(self.destroy_service, service))
+        facts = ", ".join(f"{key} {value}" for key, value in self._model.facts.items())
+        self.get_logger().info(f"configured: {facts}")
+
+    def work(self, values: Mapping[str, Value]) -> None:
+        """Subscribe and track.
+
+        Raises:
+            ParameterError: `qos_overrides` name a reliability that there is not.
+        """
+        assert self._model is not None
+        tracker = LiveTracker(
+            self._model, values, self, self.get_fully_qualified_name(), open_image
+        )
+        self._tracker = tracker
+        self.until_deactivate(self._drop_tracker)
+        tracker.start()
+        transport = str(values["image_transport"])
+        topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
+        self.sense(topic, msgtype, tracker.receive_image, str(values["image_qos"]))
+        for name, kind in INITS.items():
+            self.hear(name, kind, tracker.receive_init)
+        self.every(float(values["diagnostics.period"]), tracker.publish_diagnostics)
+        self.get_logger().info(f"active: images from {topic}")
+
+    def apply(self, changes: Mapping[str, Any]) -> None:
+        """Put accepted changes to work before the next image."""
+        if self._tracker is not None and changes:
+            self._tracker.set_values(changes)
+
+    def _drop_model(self) -> None:
+        self._model = None
+
+    def _drop_tracker(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+    def _image_topic(self, transport: str) -> str:
+        """Full name of the images' topic; like image_transport, a rule for `image` moves both."""
+        raw = str(self.resolve_topic_name(IMAGE))
+        if transport == "raw":
+            return raw
+        own = str(self.resolve_topic_name(COMPRESSED_IMAGE))
+        unmapped = self.resolve_topic_name(COMPRESSED_IMAGE, only_expand=True)
+        return own if own != unmapped else f"{raw}/{transport}"
+
+    def _stop(self, _: Any, response: Any) -> Any:
+        if self._tracker is None:
+            return _answer(response, False, "the node is not active")
+        return _answer(response, True, self._tracker.stop())
+
+    def _reset(self, _: Any, response: Any) -> Any:
+        if self._tracker is None:
+            return _answer(response, False, "the node is not active")
+        self._tracker.reset()
+        return _answer(response, True, "as freshly started")
+
+    def _judge_goal(self, _: Any) -> GoalResponse:
+        if self._tracker is None:
+            self.get_logger().warning("goal of track_target refused: the node is not active")
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _pursue(self, handle: Any) -> None:
+        """Follow the target of a goal.
+
+        The goal is executed, in rclpy's sense, when it has ended: an execution that waits would
+        occupy a thread of the executor, or, as a coroutine, be asked without pause if it is done.
+        """
+        tracker, goal = self._tracker, handle.request
+        assert tracker is not None
+        name, key = goal.box.target_id or DEFAULT_TARGET, bytes(handle.goal_id.uuid)
+
+        def feed(message: Any) -> None:
+            handle.publish_feedback(TrackTarget.Feedback(track=message))
+
+        def finish(end: End, reason: str) -> None:
+            if end in (End.DURATION, End.CANCELED, End.LOST):
+                tracker.release(name, pursuit)
+            last = self._pursuits.pop(key).last
+            handle.execute(lambda _: _result(handle, end, reason, last))
+
+        pursuit = Pursuit(
+            _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feed, finish
+        )
+        self._pursuits[key] = pursuit
+        tracker.pursue(goal.box, pursuit)
+
+    def _cancel(self, handle: Any) -> CancelResponse:
+        if pursuit := self._pursuits.get(bytes(handle.goal_id.uuid)):
+            pursuit.ended(End.CANCELED, "cancelled")
+        return CancelResponse.ACCEPT
+
+
+def _answer(response: Any, success: bool, message: str) -> Any:
+    response.success = success
+    response.message = message
+    return response
+
+
+def _no_execution(handle: Any) -> Any:
+    raise AssertionError("a goal is executed with what became of it")
+
+
+def _result(handle: Any, end: End, reason: str, last: Any) -> Any:
+    if end is End.CANCELED:
+        handle.canceled()
+    elif end is End.DURATION:
+        handle.succeed()
+    else:
+        handle.abort()
+    result = TrackTarget.Result(end=int(end), message=reason)
+    if last is not None:
+        result.track = last
+    return result
+
+
+def _nanoseconds(duration: Any) -> int:
+    return int(duration.sec) * NS + int(duration.nanosec)
+
+
+def main(args: list[str] | None = None) -> int:
+    """`ros2 run mixformerv2_ros tracker_node`."""
+    return run(TrackerNode, args)

@@ -1,0 +1,1 @@
+"""Drawing a box: the logic, and a Tk window."""

@@ -1,0 +1,160 @@
+"""Drawing a box, without the window that it is drawn in.
+
+The newest image is shown until the mouse is pressed. From then on the image stands still, so that
+the box belongs to it and to its stamp, until the box is chosen or thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mixformerv2_ros.errors import ImageError
+from mixformerv2_ros.ros.messages import NS
+from mixformerv2_ros.ros.selection.images import ImageSource, Shown
+from mixformerv2_ros.tracking.boxes import MARGIN, Box
+
+MIN_SIDE = MARGIN
+"""Smallest side of a box in pixels of the image; smaller targets are tracked as if so large."""
+
+Choose = Callable[[Box, Shown], str]
+"""Takes a box and the image that it was drawn on; says in a line what became of it."""
+
+
+class Selector:
+    """What the mouse and the keys do.
+
+    Attributes:
+        shown: The image that is shown; None before the first.
+        box: The box being drawn, or drawn and not yet chosen, in pixels of that image.
+        paused: Whether the user made the images stand still.
+        message: What happened last, one line.
+        done: Whether the window is to be closed.
+    """
+
+    def __init__(
+        self, images: ImageSource, choose: Choose, *, once: bool, confirm: bool = True
+    ) -> None:
+        """Begin without an image.
+
+        Args:
+            images: Where images come from.
+            choose: Takes the chosen box.
+            once: Close the window after the first box.
+            confirm: Wait for a key before a box is taken.
+        """
+        self.shown: Shown | None = None
+        self.box: Box | None = None
+        self.paused = not images.live
+        self.message = ""
+        self.done = False
+        self._images = images
+        self._choose = choose
+        self._once = once
+        self._confirm = confirm
+        self._corner: tuple[float, float] | None = None
+        self._stepping = False
+
+    @property
+    def drawing(self) -> bool:
+        """Whether the mouse is pressed."""
+        return self._corner is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the image stands still."""
+        return self.paused or self.box is not None or self.drawing
+
+    @property
+    def help(self) -> str:
+        """What can be done now."""
+        if self.box is not None and not self.drawing:
+            return "enter: track this box    r: draw another    q: quit"
+        more = "    right: next image" if self.paused and not self._images.live else ""
+        pause = "go on" if self.paused else "pause"
+        return f"drag a box around the target    space: {pause}{more}    q: quit"
+
+    @property
+    def status(self) -> str:
+        """One line about the box, what happened last, or the image."""
+        if self.box is not None:
+            return f"box {','.join(f'{round(value, 1):g}' for value in self.box)}"
+        news = [text for text in (self.message, self._images.status()) if text]
+        if news:
+            return "    ".join(news)
+        if self.shown is None:
+            return "waiting for an image"
+        stamp_s = self.shown.frame.stamp_ns / NS
+        image = f"image of {stamp_s:.3f} s"
+        if self.shown.index is not None:
+            image = f"frame {self.shown.index}, {stamp_s:.3f} s"
+        return f"paused at {image}" if self.paused else image
+
+    def tick(self) -> bool:
+        """Take the newest image unless the image stands still; whether there is another one.
+
+        Raises:
+            MixFormerError: no image will come any more.
+        """
+        if self.frozen and self.shown is not None and not self._stepping:
+            return False
+        try:
+            newest = self._images.take()
+        except ImageError as error:
+            self.message = f"image cannot be shown: {error}"
+            return False
+        if newest is None:
+            return False
+        self.shown, self._stepping = newest, False
+        return True
+
+    def press(self, x: float, y: float) -> None:
+        """Begin a box at a pixel of the image."""
+        if self.shown is not None:
+            self._corner, self.box, self.message = (x, y), None, ""
+            self._hold()
+
+    def move(self, x: float, y: float) -> None:
+        """Draw the box up to a pixel of the image."""
+        if self._corner is not None:
+            left, top = min(x, self._corner[0]), min(y, self._corner[1])
+            self.box = Box(left, top, abs(x - self._corner[0]), abs(y - self._corner[1]))
+
+    def release(self, x: float, y: float) -> None:
+        """End the box at a pixel of the image; one that is too small is thrown away."""
+        if self._corner is None:
+            return
+        self.move(x, y)
+        self._corner = None
+        if self.box is not None and min(self.box.w, self.box.h) < MIN_SIDE:
+            size = f"{self.box.w:.0f}x{self.box.h:.0f}"
+            self.box = None
+            self.message = f"a box must be at least {MIN_SIDE:.0f} px on each side, got {size}"
+        if not self._confirm:
+            self._take()
+        self._hold()
+
+    def key(self, name: str) -> None:
+        """Do what a key means; names are `enter`, `space`, `right`, `escape` or a letter."""
+        if name in ("q", "escape"):
+            self.done = True
+        elif name == "space":
+            self.paused = not self.paused
+            self.message = ""
+        elif name == "r":
+            self.box, self._corner, self.message = None, None, ""
+        elif name == "right" and self.paused and self.box is None:
+            self._stepping = True
+            self._images.step()
+        elif name == "enter":
+            self._take()
+        self._hold()
+
+    def _take(self) -> None:
+        """Hand over the box that was drawn, if there is one."""
+        if self.box is not None and self.shown is not None and not self.drawing:
+            box = Box(*(round(value, 1) for value in self.box))
+            self.message = self._choose(box, self.shown)
+            self.box, self.done = None, self._once
+
+    def _hold(self) -> None:
+        self._images.hold(self.frozen)

@@ -1,1 +1,0 @@
-"""Training: data, the synthetic world, losses, trainer. Needs torch."""

@@ -1,1 +1,0 @@
-"""Pictures for people: overlays, charts, reports, and what the network looks at."""
