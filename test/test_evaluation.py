@@ -23,7 +23,12 @@ from mixformerv2_ros.errors import (
 )
 from mixformerv2_ros.lab.cli import evaluate
 from mixformerv2_ros.lab.datasets.layouts import load_sequences
-from mixformerv2_ros.lab.datasets.sequences import Sequence, plain_sequence, read_boxes, read_names
+from mixformerv2_ros.lab.datasets.sequences import (
+    AnnotatedSequence,
+    plain_sequence,
+    read_boxes,
+    read_names,
+)
 from mixformerv2_ros.lab.evaluation import run, trackers
 from mixformerv2_ros.lab.evaluation.results import (
     Result,
@@ -552,7 +557,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> TrackerSpec:
 def test_a_killed_run_continues(tmp_path: Path, root: Path, scripted: TrackerSpec) -> None:
     sequences, _ = load_sequences(root)
 
-    def kill(sequence: Sequence, result: Result) -> None:
+    def kill(sequence: AnnotatedSequence, result: Result) -> None:
         raise KeyboardInterrupt
 
     folder = tmp_path / "KCF"
@@ -835,7 +840,7 @@ def test_reading_hides_behind_the_tracker(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(run, "read_image", slow_read)
     boxes = np.tile([1.0, 2, 10, 12], (frames, 1))
-    sequence = Sequence("x", [tmp_path / str(index) for index in range(frames)], boxes)
+    sequence = AnnotatedSequence("x", [tmp_path / str(index) for index in range(frames)], boxes)
     started = time.perf_counter()
     run.run_sequence(Script(slow_track), sequence)
     taken = time.perf_counter() - started

@@ -16,7 +16,7 @@ import pytest
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.lab.datasets import layouts
 from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
-from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.results import Result, write_result
 from mixformerv2_ros.lab.evaluation.submission import write_submission
 
@@ -45,17 +45,17 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def load(root: Path, dataset: str) -> dict[str, Sequence]:
+def load(root: Path, dataset: str) -> dict[str, AnnotatedSequence]:
     sequences, problems = load_sequences(root, dataset)
     assert problems == []
     return {sequence.name: sequence for sequence in sequences}
 
 
-def numbers(sequence: Sequence) -> list[int]:
+def numbers(sequence: AnnotatedSequence) -> list[int]:
     return [int(frame.stem) for frame in sequence.frames]
 
 
-def absent(sequence: Sequence) -> list[int]:
+def absent(sequence: AnnotatedSequence) -> list[int]:
     return np.flatnonzero(np.isnan(sequence.boxes).all(axis=1)).tolist()
 
 
@@ -494,7 +494,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("got10k.datasets", reason="needs the got10k package")
 
 
-def compare(theirs: Any, ours: dict[str, Sequence], rename: Callable[[str], str] = str) -> None:
+def compare(
+    theirs: Any, ours: dict[str, AnnotatedSequence], rename: Callable[[str], str] = str
+) -> None:
     assert len(theirs) == len(ours)
     for index, name in enumerate(theirs.seq_names):
         files, boxes = theirs[index][:2]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
-from mixformerv2_ros.lab.datasets.sequences import Sequence, read_names
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
 from mixformerv2_ros.lab.evaluation.metrics import score_sequence
 from mixformerv2_ros.lab.evaluation.protocols import published_settings
 from mixformerv2_ros.lab.evaluation.results import Result
@@ -213,7 +213,7 @@ class RunningAuc:
         self._sum = 0.0
         self._count = 0
 
-    def __call__(self, sequence: Sequence, result: Result) -> None:
+    def __call__(self, sequence: AnnotatedSequence, result: Result) -> None:
         """Count one finished sequence."""
         if not sequence.withheld:
             self._sum += score_sequence(result.boxes, sequence.boxes).success_auc
@@ -262,7 +262,7 @@ def _evaluate(
     args: argparse.Namespace,
     specs: list[TrackerSpec],
     values: dict[str, Any],
-    sequences: list[Sequence],
+    sequences: list[AnnotatedSequence],
     problems: list[str],
 ) -> dict[str, Evaluation]:
     given = {name: value for name, value in values.items() if BY_NAME[name].setting}
@@ -314,7 +314,7 @@ def _specs(args: argparse.Namespace, values: dict[str, Any]) -> list[TrackerSpec
 def _report(
     args: argparse.Namespace,
     folders: dict[str, Path],
-    sequences: list[Sequence],
+    sequences: list[AnnotatedSequence],
     problems: list[str],
 ) -> None:
     from mixformerv2_ros.lab.evaluation.analysis import read_run

@@ -27,7 +27,7 @@ from mixformerv2_ros.lab.datasets.index import (
 )
 from mixformerv2_ros.lab.datasets.layouts import Reader, find_sequences
 from mixformerv2_ros.lab.datasets.sequences import (
-    Sequence,
+    AnnotatedSequence,
     checked_sequence,
     list_images,
     read_boxes,
@@ -115,7 +115,7 @@ def _read(folder: Path, reader: Reader) -> Rows:
     return video_rows(folder, sequence.frames, sequence.boxes)
 
 
-def _read_img(folder: Path) -> Sequence:
+def _read_img(folder: Path) -> AnnotatedSequence:
     truth = folder / "groundtruth.txt"
     return checked_sequence(folder.name, list_images(folder / "img"), read_boxes(truth), truth)
 

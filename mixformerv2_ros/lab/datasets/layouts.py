@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.sequences import (
-    Sequence,
+    AnnotatedSequence,
     checked_sequence,
     list_images,
     plain_sequence,
@@ -31,7 +31,7 @@ from mixformerv2_ros.lab.datasets.sequences import (
 )
 from mixformerv2_ros.text import natural_order, printable
 
-Reader = Callable[[], Sequence]
+Reader = Callable[[], AnnotatedSequence]
 """Reads one sequence; raises SourceError that names the file, and the line where there is one."""
 
 OTB_RANGES = {
@@ -141,7 +141,7 @@ def find_sequences(root: Path, dataset: str = "plain") -> dict[str, Reader]:
 
 def load_sequences(
     root: Path, dataset: str = "plain", names: Iterable[str] | None = None
-) -> tuple[list[Sequence], list[str]]:
+) -> tuple[list[AnnotatedSequence], list[str]]:
     """Read the sequences below `root`.
 
     Args:
@@ -213,7 +213,7 @@ def _find_otb(root: Path) -> dict[str, Reader]:
     return readers
 
 
-def _read_otb(root: Path, folder: Path, truth: Path, name: str) -> Sequence:
+def _read_otb(root: Path, folder: Path, truth: Path, name: str) -> AnnotatedSequence:
     boxes, frames = read_boxes(truth), list_images(folder / "img")
     if folder.name.lower() in OTB_RANGES and len(frames) != len(boxes):
         first, last = OTB_RANGES[folder.name.lower()]
@@ -232,7 +232,7 @@ def lasot_folders(root: Path) -> dict[str, Path]:
     return {folder.name: folder for folder in _folders(root, *marks)}
 
 
-def _read_lasot(root: Path, folder: Path) -> Sequence:
+def _read_lasot(root: Path, folder: Path) -> AnnotatedSequence:
     found = lasot_annotation(folder)
     attributes = _attributes(root, ("annos/att", "att"), folder.name, LASOT_ATTRIBUTES)
     truth = folder / "groundtruth.txt"
@@ -259,7 +259,7 @@ def _find_got10k(root: Path) -> dict[str, Reader]:
     return {folder.name: partial(_read_got10k, folder) for folder in folders}
 
 
-def _read_got10k(folder: Path) -> Sequence:
+def _read_got10k(folder: Path) -> AnnotatedSequence:
     found = got10k_annotation(folder)
     size, attributes = _got10k_meta(folder / "meta_info.ini")
     truth = folder / "groundtruth.txt"
@@ -318,7 +318,7 @@ def _find_trackingnet(root: Path) -> dict[str, Reader]:
     return {name: partial(_read_trackingnet, base, name) for name in names}
 
 
-def _read_trackingnet(base: Path, name: str) -> Sequence:
+def _read_trackingnet(base: Path, name: str) -> AnnotatedSequence:
     truth = base / "anno" / f"{name}.txt"
     frames = list_images(base / "frames" / name)
     return checked_sequence(name, frames, read_boxes(truth), truth, may_withhold=True)
@@ -329,7 +329,7 @@ def _find_uav(part: str, root: Path) -> dict[str, Reader]:
     return {name: partial(_read_uav, root, part, name) for name in names}
 
 
-def _read_uav(root: Path, part: str, name: str) -> Sequence:
+def _read_uav(root: Path, part: str, name: str) -> AnnotatedSequence:
     truth = root / "anno" / part / f"{name}.txt"
     boxes = read_boxes(truth)
     folder, start = _UAV123_PARTS.get(name, (name, 1))
@@ -351,7 +351,7 @@ def _find_tnl2k(root: Path) -> dict[str, Reader]:
     return {folder.name: partial(_read_tnl2k, folder) for folder in folders}
 
 
-def _read_tnl2k(folder: Path) -> Sequence:
+def _read_tnl2k(folder: Path) -> AnnotatedSequence:
     truth = folder / "groundtruth.txt"
     boxes = read_boxes(truth)
     boxes[1:][(boxes[1:, 2:] <= 0).any(axis=1)] = np.nan
@@ -363,7 +363,7 @@ def _find_nfs(rate: int, root: Path) -> dict[str, Reader]:
     return {folder.name: partial(_read_nfs, folder, rate) for folder in folders}
 
 
-def _read_nfs(folder: Path, rate: int) -> Sequence:
+def _read_nfs(folder: Path, rate: int) -> AnnotatedSequence:
     """Read lines `id left top right bottom frame lost occluded generated "class"`."""
     truth = folder / str(rate) / f"{folder.name}.txt"
     rows = []
@@ -400,7 +400,7 @@ def _find_vot(root: Path) -> dict[str, Reader]:
     return readers
 
 
-def _read_vot(folder: Path, truth: Path, name: str) -> Sequence:
+def _read_vot(folder: Path, truth: Path, name: str) -> AnnotatedSequence:
     frames = list_images(_vot_images(folder))
     rows = [_vot_region(truth, number, line) for number, line in enumerate(read_lines(truth), 1)]
     boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)

@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
 @dataclass(frozen=True, eq=False)
-class Sequence:
+class AnnotatedSequence:
     """One annotated sequence.
 
     Attributes:
@@ -54,7 +54,7 @@ class Sequence:
         """Ground truth of the first frame."""
         return Box(*map(float, self.boxes[0]))
 
-    def thinned(self, step: int) -> Sequence:
+    def thinned(self, step: int) -> AnnotatedSequence:
         """Every `step`-th frame from the first on: what a slower camera would have seen."""
         return replace(self, frames=self.frames[::step], boxes=self.boxes[::step])
 
@@ -103,7 +103,7 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def plain_sequence(folder: Path) -> Sequence:
+def plain_sequence(folder: Path) -> AnnotatedSequence:
     """Read `folder/img` and `folder/groundtruth_rect.txt`.
 
     Raises:
@@ -121,11 +121,11 @@ def checked_sequence(
     attributes: tuple[str, ...] = (),
     size: tuple[int, int] | None = None,
     may_withhold: bool = False,
-) -> Sequence:
-    """Make a `Sequence` of frames and the boxes read from `truth`.
+) -> AnnotatedSequence:
+    """Make a `AnnotatedSequence` of frames and the boxes read from `truth`.
 
     Args:
-        name: As in `Sequence`, like all that follow.
+        name: As in `AnnotatedSequence`, like all that follow.
         frames: Image files.
         boxes: Ground truth.
         truth: The file that `boxes` come from, which messages name.
@@ -145,7 +145,7 @@ def checked_sequence(
             f"{truth}, line 1: expected the box of a visible target to start from, "
             f"got {','.join(f'{value:g}' for value in boxes[0])}"
         )
-    return Sequence(name, frames, boxes, attributes, size, withheld)
+    return AnnotatedSequence(name, frames, boxes, attributes, size, withheld)
 
 
 def check_count(frames: list[Path], boxes: npt.NDArray[np.float64], truth: Path) -> None:

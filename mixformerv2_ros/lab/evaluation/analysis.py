@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
-from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.metrics import (
     NORMALISED_THRESHOLDS,
     Floats,
@@ -45,7 +45,7 @@ class TrackerRun:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_run(label: str, folder: Path, sequences: Iterable[Sequence]) -> TrackerRun:
+def read_run(label: str, folder: Path, sequences: Iterable[AnnotatedSequence]) -> TrackerRun:
     """Read one tracker's folder of results; sequences whose result cannot be read are left out."""
     results = {}
     for sequence in sequences:
@@ -71,7 +71,7 @@ class Curves:
     normalised: Floats
 
 
-def curves(results: Iterable[tuple[Sequence, Result]]) -> Curves:
+def curves(results: Iterable[tuple[AnnotatedSequence, Result]]) -> Curves:
     """Curves of one tracker; NaN where no sequence has a frame with ground truth."""
     success, precise, normalised = [], [], []
     for sequence, result in results:
@@ -116,7 +116,7 @@ class CalibrationBin:
 
 
 def calibration(
-    results: Iterable[tuple[Sequence, Result]], count: int = 10
+    results: Iterable[tuple[AnnotatedSequence, Result]], count: int = 10
 ) -> list[CalibrationBin]:
     """Overlaps by confidence, pooled over all frames but the first ones.
 
@@ -168,7 +168,7 @@ class Moment:
             the whole sequence, and the moment is its frame with the least overlap.
     """
 
-    sequence: Sequence
+    sequence: AnnotatedSequence
     overlap: Floats
     start: int
     stop: int
@@ -188,7 +188,7 @@ class Moment:
         return sorted({before, *map(int, inside), after})
 
 
-def worst_moments(results: Iterable[tuple[Sequence, Result]], count: int) -> list[Moment]:
+def worst_moments(results: Iterable[tuple[AnnotatedSequence, Result]], count: int) -> list[Moment]:
     """The longest failure of each sequence; those with most failed frames first.
 
     A failure is a run of frames with overlap below `FAILED_BELOW`; frames without target neither
@@ -200,7 +200,7 @@ def worst_moments(results: Iterable[tuple[Sequence, Result]], count: int) -> lis
     return found[:count]
 
 
-def _worst(sequence: Sequence, overlap: Floats) -> Moment | None:
+def _worst(sequence: AnnotatedSequence, overlap: Floats) -> Moment | None:
     seen = np.flatnonzero(~np.isnan(overlap))
     if not seen.size:
         return None

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.analysis import (
     FAILED_BELOW,
     PIXEL_THRESHOLDS,
@@ -129,7 +129,7 @@ class _Entry:
     run: TrackerRun
     series: int
     ours: bool
-    pairs: list[tuple[Sequence, Result]]
+    pairs: list[tuple[AnnotatedSequence, Result]]
     summary: Summary
     curves: Curves
 
@@ -145,7 +145,7 @@ class _Entry:
 def write_report(
     path: Path,
     runs: Iterable[TrackerRun],
-    sequences: List[Sequence],
+    sequences: List[AnnotatedSequence],
     *,
     command: str = "",
     dataset: str = "",
@@ -199,7 +199,9 @@ def write_report(
     )
 
 
-def _entries(runs: list[TrackerRun], sequences: List[Sequence], focus: str | None) -> list[_Entry]:
+def _entries(
+    runs: list[TrackerRun], sequences: List[AnnotatedSequence], focus: str | None
+) -> list[_Entry]:
     """Entries of all runs, that in focus first, the others by success AUC."""
     if not runs:
         raise ParameterError("a report needs the results of at least one tracker, got none")
@@ -231,7 +233,7 @@ def _is_ours(run: TrackerRun) -> bool:
 def _head(
     first: _Entry,
     ranked: List[_Entry],
-    sequences: List[Sequence],
+    sequences: List[AnnotatedSequence],
     command: str,
     dataset: str,
     problems: List[str],
@@ -384,7 +386,7 @@ def _plots_section(entries: List[_Entry]) -> str:
     )
 
 
-def _attributes_section(ranked: List[_Entry], sequences: List[Sequence]) -> str:
+def _attributes_section(ranked: List[_Entry], sequences: List[AnnotatedSequence]) -> str:
     groups: dict[str, set[str]] = {}
     for sequence in sequences:
         for name in sequence.attributes:
@@ -419,7 +421,9 @@ def _attributes_section(ranked: List[_Entry], sequences: List[Sequence]) -> str:
     )
 
 
-def _sequences_section(first: _Entry, ranked: List[_Entry], sequences: List[Sequence]) -> str:
+def _sequences_section(
+    first: _Entry, ranked: List[_Entry], sequences: List[AnnotatedSequence]
+) -> str:
     trackers = [first, *(each for each in ranked if each is not first)]
     results = {sequence.name: result for sequence, result in first.pairs}
     top = max((v for e in ranked for v in e.summary.sequence_fps.values() if v == v), default=1.0)
@@ -467,7 +471,7 @@ def _sequence_figures(entry: _Entry, name: str) -> dict[str, float]:
     return {**figures, "fps": entry.summary.sequence_fps[name]}
 
 
-def _sequence_timeline(sequence: Sequence, result: Result | None) -> str:
+def _sequence_timeline(sequence: AnnotatedSequence, result: Result | None) -> str:
     if result is None:
         return ""
     overlap = overlaps(result.boxes, sequence.boxes)
@@ -556,7 +560,7 @@ def _moment_story(moment: Moment, result: Result) -> str:
 _Window = tuple[float, float, float, float]
 
 
-def _window(sequence: Sequence, result: Result, shown: List[int]) -> _Window:
+def _window(sequence: AnnotatedSequence, result: Result, shown: List[int]) -> _Window:
     """Part of the picture (x, y, w, h) that holds all boxes of `shown` with room around them."""
     boxes = np.concatenate([sequence.boxes[shown], result.boxes[shown]])
     boxes = boxes[~np.isnan(boxes).any(axis=1)]
@@ -571,7 +575,7 @@ def _window(sequence: Sequence, result: Result, shown: List[int]) -> _Window:
 
 
 def _picture(
-    sequence: Sequence,
+    sequence: AnnotatedSequence,
     result: Result,
     overlap: Floats,
     index: int,

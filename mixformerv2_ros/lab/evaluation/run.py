@@ -28,7 +28,7 @@ import numpy as np
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
-from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.results import (
     Result,
     claim_folder,
@@ -56,7 +56,7 @@ READ_AHEAD = 8
 READ_THREADS = 2
 """Threads that decode them: one is too slow for large images beside a fast engine."""
 
-Progress = Callable[[Sequence, Result], None]
+Progress = Callable[[AnnotatedSequence, Result], None]
 """Called after each sequence."""
 
 
@@ -85,7 +85,7 @@ def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Imag
             yield image
 
 
-def run_sequence(tracker: OnePassTracker, sequence: Sequence) -> Result:
+def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result:
     """Run one tracker over one sequence, once, from its first box.
 
     Only the tracker's own time is measured, not reading and decoding.
@@ -122,7 +122,7 @@ def run_sequence(tracker: OnePassTracker, sequence: Sequence) -> Result:
 
 def evaluate_sequences(
     make_tracker: TrackerFactory,
-    sequences: Iterable[Sequence],
+    sequences: Iterable[AnnotatedSequence],
     progress: Progress | None = None,
 ) -> Summary:
     """Evaluate in this process, without writing a file.
@@ -160,7 +160,7 @@ class Evaluation:
 
 def evaluate_to_folder(
     spec: TrackerSpec,
-    sequences: list[Sequence],
+    sequences: list[AnnotatedSequence],
     folder: Path,
     dataset: dict[str, str | int],
     workers: int = 1,
@@ -220,7 +220,9 @@ def evaluate_to_folder(
     return Evaluation(summary, problems)
 
 
-def evaluate_results(folder: Path, sequences: list[Sequence], dataset: str = "plain") -> Evaluation:
+def evaluate_results(
+    folder: Path, sequences: list[AnnotatedSequence], dataset: str = "plain"
+) -> Evaluation:
     """Compute the figures of results that are on disk already, ours or published raw results."""
     results, problems = [], []
     for sequence in sequences:
@@ -276,7 +278,7 @@ def checksum(path: Path) -> str:
 Outcome = Result | MixFormerError
 
 
-def _run_one(spec: TrackerSpec, sequence: Sequence) -> Outcome:
+def _run_one(spec: TrackerSpec, sequence: AnnotatedSequence) -> Outcome:
     """Run one sequence; a problem of this sequence is returned, not raised."""
     make_tracker = tracker_factory(spec)
     try:
@@ -286,8 +288,8 @@ def _run_one(spec: TrackerSpec, sequence: Sequence) -> Outcome:
 
 
 def _run_all(
-    spec: TrackerSpec, sequences: list[Sequence], workers: int
-) -> Generator[tuple[Sequence, Outcome], None, None]:
+    spec: TrackerSpec, sequences: list[AnnotatedSequence], workers: int
+) -> Generator[tuple[AnnotatedSequence, Outcome], None, None]:
     """Run all sequences, in order in this process or as they finish in several."""
     if not sequences:
         return
@@ -301,7 +303,7 @@ def _run_all(
     with ProcessPoolExecutor(
         min(workers, len(sequences)), mp_context=context, initializer=_follow_parent
     ) as pool:
-        futures: dict[Future[Outcome], Sequence] = {
+        futures: dict[Future[Outcome], AnnotatedSequence] = {
             pool.submit(_run_one, spec, sequence): sequence for sequence in sequences
         }
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.results import Result, read_result
 
 DATASETS = ("got10k", "trackingnet", "lasot")
@@ -31,7 +31,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_submission(
-    path: Path, dataset: str, label: str, folder: Path, sequences: Iterable[Sequence]
+    path: Path, dataset: str, label: str, folder: Path, sequences: Iterable[AnnotatedSequence]
 ) -> None:
     """Pack the results in `folder` into the zip file `path`, whole or not at all.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mixformerv2_ros.lab.datasets.sequences import Sequence
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.metrics import (
     ConfidenceScores,
     LongTermScores,
@@ -64,7 +64,9 @@ class Summary:
         }
 
 
-def summarise(results: Iterable[tuple[Sequence, Result]], dataset: str = "plain") -> Summary:
+def summarise(
+    results: Iterable[tuple[AnnotatedSequence, Result]], dataset: str = "plain"
+) -> Summary:
     """Compute every figure from what one tracker said on each sequence.
 
     Of a sequence whose ground truth is withheld only the speed counts.
@@ -90,7 +92,7 @@ def summarise(results: Iterable[tuple[Sequence, Result]], dataset: str = "plain"
     )
 
 
-def _toolkit(pairs: list[tuple[Sequence, Result]], dataset: str) -> dict[str, float]:
+def _toolkit(pairs: list[tuple[AnnotatedSequence, Result]], dataset: str) -> dict[str, float]:
     if dataset == "got10k" and pairs:
         return got10k_figures((result.boxes, each.boxes, each.size) for each, result in pairs)
     if dataset == "lasot" and pairs:

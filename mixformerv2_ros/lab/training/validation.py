@@ -13,7 +13,7 @@ import torch
 from mixformerv2_ros.engines.torch_engine import TorchEngine
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.lab.datasets.layouts import load_sequences
-from mixformerv2_ros.lab.datasets.sequences import Sequence, read_names
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
 from mixformerv2_ros.lab.evaluation.metrics import overlaps
 from mixformerv2_ros.lab.evaluation.run import run_sequence
 from mixformerv2_ros.lab.evaluation.trackers import MixFormerTracker
@@ -79,7 +79,7 @@ def validate(
     return report
 
 
-def load_clips(config: ClipsConfig) -> list[Sequence]:
+def load_clips(config: ClipsConfig) -> list[AnnotatedSequence]:
     """Read the annotations of held-out sequences.
 
     Raises:
@@ -100,7 +100,7 @@ def load_clips(config: ClipsConfig) -> list[Sequence]:
 
 def validate_clips(
     model: Trainee | TeacherTrainee,
-    clips: list[Sequence],
+    clips: list[AnnotatedSequence],
     config: TrainConfig,
     processes: Processes | None = None,
 ) -> dict[str, float]:
