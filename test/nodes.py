@@ -32,7 +32,7 @@ class Desk:
         self.time_ns = 5_000_000_000
         self.published: dict[str, list[Any]] = defaultdict(list)
         self.lines: list[tuple[Level, str]] = []
-        self.wanted: set[str] = set()
+        self.subscribed: set[str] = set()
 
     def now_ns(self) -> int:
         return self.time_ns
@@ -40,8 +40,8 @@ class Desk:
     def publish(self, topic: str, message: Any) -> None:
         self.published[topic].append(message)
 
-    def listened(self, topic: str) -> bool:
-        return topic in self.wanted
+    def has_subscribers(self, topic: str) -> bool:
+        return topic in self.subscribed
 
     def log(self, level: Level, text: str) -> None:
         self.lines.append((level, text))
@@ -73,7 +73,7 @@ class Node:
 
     @property
     def counts(self) -> Any:
-        return self.tracker.figures().counts
+        return self.tracker.statistics().counts
 
     def feed(self, *messages: Any) -> None:
         """Hand over images, each when the one before has been dealt with."""

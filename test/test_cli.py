@@ -57,6 +57,24 @@ def test_a_mistyped_command_gets_a_hint(capsys):
     assert "did you mean 'track'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "old", "new"),
+    [
+        (["replay", "bag", "--expect", "f.json"], "--expect", "--reference"),
+        (["evaluate", "--every=2"], "--every", "--frame-step"),
+    ],
+)
+def test_a_renamed_option_names_the_new_one(words, old, new, capsys):
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    line = f"mixformerv2 {words[0]}: option {old} has been renamed to {new}\n"
+    assert (shown.out, shown.err) == ("", line)
+    assert main([words[0], "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert new in shown
+    assert old not in shown
+
+
 def test_wrong_options_exit_with_2(capsys):
     assert main(["track"]) == 2
     assert "SOURCE" in capsys.readouterr().err

@@ -206,11 +206,11 @@ def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:
             message = image(1)
             for name, value in changes.items():
                 setattr(message, name, value)
-            before = local.tracking.tracker.figures().counts.bad
+            before = local.tracking.tracker.statistics().counts.bad
             for _ in range(2):
                 camera.publish(message)
             wait_for(
-                lambda before=before: local.tracking.tracker.figures().counts.bad > before,
+                lambda before=before: local.tracking.tracker.statistics().counts.bad > before,
                 "a bad image",
             )
         starter.publish(init_box((float("nan"), 0, 10, 10), 0, "bad"))
@@ -244,9 +244,9 @@ def test_the_overlay_comes_when_somebody_listens(peer: Peer, camera: Any) -> Non
     with Local() as local:
         ready(peer, local)
         feed(peer, camera, 0)
-        assert not local.tracking.listened("debug_image")
+        assert not local.tracking.has_subscribers("debug_image")
         peer.listen("/debug_image", IMAGE)
-        wait_for(lambda: local.tracking.listened("debug_image"), "the listener")
+        wait_for(lambda: local.tracking.has_subscribers("debug_image"), "the listener")
         feed(peer, camera, 1)
         wait_for(lambda: peer.heard["/debug_image"], "an overlay")
         assert peer.stamps("/debug_image") == [frame_stamp(1)]

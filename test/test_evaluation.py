@@ -683,25 +683,25 @@ def test_command_takes_every_other_frame(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--root", root, "--sequences", "one", "--trackers", "MIL", "-o", tmp_path / "out")
-    assert command(*arguments, "--every", 2) == 0
+    assert command(*arguments, "--frame-step", 2) == 0
     truth = (root / "one" / "groundtruth_rect.txt").read_text().splitlines()
     assert len((tmp_path / "out/MIL/one.txt").read_text().splitlines()) == (len(truth) + 1) // 2
     with pytest.raises(ParameterError, match="holds results with every 2, this run has None"):
         command(*arguments)
     with pytest.raises(ParameterError, match=f"of which one has {len(truth)}, got {len(truth)}"):
-        command(*arguments, "--every", len(truth))
+        command(*arguments, "--frame-step", len(truth))
     assert command("--root", root, "--sequences", "one", "--compare", tmp_path / "out",
-                   "--every", 2) == 0  # fmt: skip
+                   "--frame-step", 2) == 0  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--workers", "0"], "--workers must be at least 1, got 0"),
-        (["--every", "0"], "--every must be at least 1, got 0"),
+        (["--frame-step", "0"], "--frame-step must be at least 1, got 0"),
         (
-            ["--submission", "x.zip", "--dataset", "got10k", "--every", "2"],
-            "--submission needs all frames, got --every 2",
+            ["--submission", "x.zip", "--dataset", "got10k", "--frame-step", "2"],
+            "--submission needs all frames, got --frame-step 2",
         ),
         (["--num-threads", "-1"], "num_threads must be"),
         (["--trackers", "KCF,kcf"], "each tracker once, got KCF twice"),

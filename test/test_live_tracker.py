@@ -411,7 +411,7 @@ def test_the_overlay_is_drawn_only_for_somebody() -> None:
         node.tracker.receive_init(init_box(red_box(0)))
         node.feed(image(0))
         assert not node.desk.published[DEBUG_IMAGE]
-        node.desk.wanted.add(DEBUG_IMAGE)
+        node.desk.subscribed.add(DEBUG_IMAGE)
         node.feed(image(1))
         (overlay,) = node.desk.published[DEBUG_IMAGE]
         assert stamp_ns(overlay) == frame_stamp(1)

@@ -400,7 +400,7 @@ class Desk:
         typestore().serialize_cdr(message, POSE_OUTPUTS[topic])
         self.published[topic].append(message)
 
-    def listened(self, topic: str) -> bool:
+    def has_subscribers(self, topic: str) -> bool:
         return True
 
     def log(self, level: Level, text: str) -> None:

@@ -101,14 +101,13 @@ def _run(name: str, words: list[str]) -> int:
     module.add_arguments(parser)
     try:
         args = parser.parse_args(words)
-        # For outputs that say how they were made.
+        # For outputs that record how they were made.
         args.command_line = [name, *words]
-    except SystemExit as end:
-        return int(end.code or 0)
-    try:
         code: int = module.run(args)
         sys.stdout.flush()
         return code
+    except SystemExit as end:  # argparse: --help, or a malformed command line
+        return int(end.code or 0)
     except MixFormerError as error:
         print(f"mixformerv2 {name}: {error}", file=sys.stderr)
         return BAD_INPUT

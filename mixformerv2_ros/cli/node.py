@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     log = write_log(names.full)
     with node_stop() as stopped, Node(names, log, sim_time=sim_time) as node:
         with TrackerNode(model, values, node) as tracking:
-            facts = ", ".join(f"{key} {value}" for key, value in model.facts.items())
+            facts = ", ".join(f"{key} {value}" for key, value in model.info.items())
             log(Level.OK, f"ready: {facts}")
             node.spin(lambda: stopped() or tracking.tracker.failure is not None)
         if tracking.tracker.failure is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
@@ -40,7 +41,7 @@ from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import Session
 
 DIFFERENT = 1
-"""Exit code of a replay whose tracks are not the expected ones."""
+"""Exit code of a replay whose tracks differ from the reference."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,20 +101,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--copy-images", action="store_true", help="record the images too, to view OUT alone"
     )
-    expected = parser.add_argument_group("comparison")
-    expected.add_argument(
-        "--expect",
+    reference = parser.add_argument_group("comparison")
+    reference.add_argument(
+        "--reference",
         type=Path,
         metavar="F",
-        help="compare with tracks that an earlier --json wrote; exit code 1 if they differ",
+        help="compare with reference tracks from an earlier --json; exit code 1 if they differ",
     )
-    expected.add_argument(
+    reference.add_argument(
         "--min-iou",
         type=float,
         default=0.9,
         metavar="IOU",
-        help="smallest overlap with the expected box that is no difference (default: %(default)s)",
+        help="minimum IoU with the reference box (default: %(default)s)",
     )
+    add_renamed_option(parser, "--expect", "--reference")
     add_output_arguments(parser)
     add_parameter_arguments(parser)
 
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     if args.box is not None and args.init_topic:
         raise SourceError("--box and --init-topic exclude each other")
     check_outputs(args, args.bag, folder=args.output)
-    comparison = None if args.expect is None else Comparison(args.expect, args.min_iou)
+    comparison = None if args.reference is None else Comparison(args.reference, args.min_iou)
     with BagReader(args.bag) as reader:
         topic = choose_image_topic(reader, args.image_topic)
         starts = _starts(args, reader, topic)
@@ -154,10 +156,10 @@ def _verdict(args: argparse.Namespace, comparison: Comparison | None) -> int:
         return 0
     comparison.finish()
     if comparison.difference is None:
-        print(f"as {args.expect} expects; least overlap {comparison.least:.3f}")
+        print(f"tracks match {args.reference}; minimum IoU {comparison.min_seen:.3f}")
         return 0
     print(
-        f"mixformerv2 replay: not as {args.expect} expects: {comparison.difference}",
+        f"mixformerv2 replay: tracks differ from {args.reference}: {comparison.difference}",
         file=sys.stderr,
     )
     return DIFFERENT

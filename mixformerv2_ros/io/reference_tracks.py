@@ -1,4 +1,4 @@
-"""Comparison of a replay with the tracks of an earlier one: a robot tester's regression."""
+"""Comparison of tracks with the reference tracks of an earlier run, for regression tests."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.session import State, Track
 
 MAX_BYTES = 2**30
-"""Largest file of expected tracks."""
+"""Maximum size of a file of reference tracks."""
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a track should be: its box, and whether the target is lost."""
+class ReferenceTrack:
+    """The box of a target in a frame, and whether the target is lost."""
 
     box: Box
     lost: bool
 
 
 class Comparison:
-    """Compares tracks frame by frame with expected ones and remembers the first difference.
+    """Compares tracks with reference tracks frame by frame, up to the first difference.
 
     Attributes:
-        difference: The first difference in words; None while there is none.
-        least: Smallest overlap seen so far, 1 before the first frame.
+        difference: The first difference, as one line; None while there is none.
+        min_seen: Minimum IoU so far, 1 before the first frame.
     """
 
     def __init__(self, path: Path, min_iou: float) -> None:
-        """Read what is expected.
+        """Read the reference.
 
         Args:
-            path: JSON that `track --json` or `replay --json` wrote.
-            min_iou: Smallest overlap of a box with the expected one that is no difference.
+            path: JSON written by `track --json` or `replay --json`.
+            min_iou: Minimum IoU of a box with its reference.
 
         Raises:
             SourceError: the file is missing or not such a file.
@@ -49,8 +49,8 @@ class Comparison:
             raise ParameterError(f"min_iou must be 0 to 1, got {min_iou:g}")
         self.min_iou = min_iou
         self.difference: str | None = None
-        self.least = 1.0
-        self._expected = read_expected(path)
+        self.min_seen = 1.0
+        self._reference = read_reference(path)
         self._seen: set[tuple[int, str]] = set()
 
     def check(self, frame: int, tracks: Sequence[Track]) -> None:
@@ -59,24 +59,24 @@ class Comparison:
             key = (frame, track.target_id)
             self._seen.add(key)
             where = f"frame {frame}, target {printable(track.target_id)}"
-            expected = self._expected.get(key)
-            if expected is None:
+            reference = self._reference.get(key)
+            if reference is None:
                 self._differ(f"{where}: expected no track, got one")
                 continue
-            overlap = iou(track.box, expected.box)
-            self.least = min(self.least, overlap)
+            overlap = iou(track.box, reference.box)
+            self.min_seen = min(self.min_seen, overlap)
             if overlap < self.min_iou:
                 self._differ(
-                    f"{where}: box must overlap the expected {_text(expected.box)} by "
-                    f"{self.min_iou:g}, got {overlap:.3f} of {_text(track.box)}"
+                    f"{where}: IoU with the reference box {_text(reference.box)} must be at least "
+                    f"{self.min_iou:g}, got {overlap:.3f} for {_text(track.box)}"
                 )
-            elif (track.state is State.LOST) != expected.lost:
-                wanted = "LOST" if expected.lost else "not LOST"
-                self._differ(f"{where}: target must be {wanted}, got {track.state.name}")
+            elif (track.state is State.LOST) != reference.lost:
+                state = "LOST" if reference.lost else "not LOST"
+                self._differ(f"{where}: state must be {state}, got {track.state.name}")
 
     def finish(self) -> None:
-        """Note tracks that were expected and never came."""
-        missing = min(self._expected.keys() - self._seen, default=None)
+        """Report reference tracks that were not matched by any track."""
+        missing = min(self._reference.keys() - self._seen, default=None)
         if missing is not None:
             frame, target = missing
             self._differ(f"frame {frame}, target {printable(target)}: expected a track, got none")
@@ -86,8 +86,8 @@ class Comparison:
             self.difference = text
 
 
-def read_expected(path: Path) -> dict[tuple[int, str], Expected]:
-    """Read a JSON of tracks: by frame and target.
+def read_reference(path: Path) -> dict[tuple[int, str], ReferenceTrack]:
+    """Read a JSON file of tracks, by frame and target.
 
     Raises:
         SourceError: the file is missing, too large, or not such a file; the entry is named.
@@ -99,14 +99,14 @@ def read_expected(path: Path) -> dict[tuple[int, str], Expected]:
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise SourceError(f"{path} must be a JSON file of tracks, written by --json") from None
+        raise SourceError(f"{path} must be a JSON file written by --json") from None
     rows = content.get("tracks") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise SourceError(f"{path} must hold a list of tracks, written by --json")
+        raise SourceError(f"{path} must be a JSON file written by --json, with a list of tracks")
     return dict(_entry(path, number, row) for number, row in enumerate(rows))
 
 
-def _entry(path: Path, number: int, row: Any) -> tuple[tuple[int, str], Expected]:
+def _entry(path: Path, number: int, row: Any) -> tuple[tuple[int, str], ReferenceTrack]:
     try:
         box = Box(*(float(row[side]) for side in ("x", "y", "w", "h")))
         frame, target, state = int(row["frame"]), str(row["target_id"]), str(row["state"])
@@ -116,7 +116,7 @@ def _entry(path: Path, number: int, row: Any) -> tuple[tuple[int, str], Expected
         raise SourceError(
             f"{path}: track {number} must have frame, target_id, box, state"
         ) from None
-    return (frame, target), Expected(box, state == State.LOST.name)
+    return (frame, target), ReferenceTrack(box, state == State.LOST.name)
 
 
 def _text(box: Box) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
@@ -81,12 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "those in the data set's own list)",
     )
     parser.add_argument(
-        "--every",
+        "--frame-step",
         type=int,
         default=1,
         metavar="N",
-        help="take every N-th frame only, as a camera with a fraction of the frame rate would",
+        help="use every N-th frame only, as from a camera with a lower frame rate (default: 1)",
     )
+    add_renamed_option(parser, "--every", "--frame-step")
     kinds = ", ".join(["mixformer", *OPENCV_TRACKERS])
     parser.add_argument(
         "--trackers",
@@ -141,17 +143,19 @@ def run(args: argparse.Namespace) -> int:
         check_submission(args.submission, args.dataset)
         if len(folders) > 1:
             raise ParameterError(f"--submission needs one tracker, got {', '.join(folders)}")
-        if args.every > 1:
-            raise ParameterError(f"--submission needs all frames, got --every {args.every}")
-    sequences, problems = load_sequences(args.root, args.dataset, _names(args))
-    if args.every > 1:
-        shortest = min(map(len, sequences), default=math.inf)
-        if args.every >= shortest:
+        if args.frame_step > 1:
             raise ParameterError(
-                f"--every must leave two frames of each sequence, of which one has {shortest}, "
-                f"got {args.every}"
+                f"--submission needs all frames, got --frame-step {args.frame_step}"
             )
-        sequences = [sequence.thinned(args.every) for sequence in sequences]
+    sequences, problems = load_sequences(args.root, args.dataset, _names(args))
+    if args.frame_step > 1:
+        shortest = min(map(len, sequences), default=math.inf)
+        if args.frame_step >= shortest:
+            raise ParameterError(
+                f"--frame-step must be below the shortest sequence's length, {shortest} frames, "
+                f"got {args.frame_step}"
+            )
+        sequences = [sequence.thinned(args.frame_step) for sequence in sequences]
     if args.compare:
         outcomes = {
             label: evaluate_results(folder, sequences, args.dataset)
@@ -230,8 +234,8 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     """Check the options; return the values of those that `parameters.py` declares."""
     if args.workers < 1:
         raise ParameterError(f"--workers must be at least 1, got {args.workers}")
-    if args.every < 1:
-        raise ParameterError(f"--every must be at least 1, got {args.every}")
+    if args.frame_step < 1:
+        raise ParameterError(f"--frame-step must be at least 1, got {args.frame_step}")
     if args.compare is None and args.output is None:
         raise ParameterError("evaluate needs -o OUT for its results, or --compare FOLDER")
     if args.report is not None and not args.report.parent.is_dir():
@@ -267,8 +271,8 @@ def _evaluate(
 ) -> dict[str, Evaluation]:
     given = {name: value for name, value in values.items() if BY_NAME[name].setting}
     dataset: dict[str, str | int] = {"dataset": args.dataset, "root": str(args.root.resolve())}
-    if args.every > 1:
-        dataset["every"] = args.every
+    if args.frame_step > 1:
+        dataset["frame_step"] = args.frame_step
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
         bar = RunningAuc(spec.label, sum(map(len, sequences)))

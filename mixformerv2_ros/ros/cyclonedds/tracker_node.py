@@ -82,7 +82,7 @@ class TrackerNode:
         """Publish on one of the outputs."""
         self._outputs[topic].publish(message)
 
-    def listened(self, topic: str) -> bool:
+    def has_subscribers(self, topic: str) -> bool:
         """Whether anybody subscribes to an output."""
         return self._outputs[topic].subscribers > 0
 

@@ -1,4 +1,4 @@
-"""Following one target from outside: who is told of its tracks, and why it ended."""
+"""Goals of the action `track_target`, without its middleware: feedback, and when they end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mixformerv2_ros.tracking.session import State, Track
 
 
 class End(IntEnum):
-    """Why a target is followed no longer; values as in `action/TrackTarget.action`."""
+    """Why a goal ended; values as in `action/TrackTarget.action`."""
 
     DURATION = 0
     CANCELED = 1
@@ -24,23 +24,26 @@ class End(IntEnum):
     CLOSED = 7
 
 
-class Watcher(Protocol):
-    """Somebody who asked for a target. The methods must return at once, from whatever thread."""
+class GoalObserver(Protocol):
+    """Callbacks for whoever requested a target. They are called from any thread and must not block.
 
-    def seen(self, track: Track, message: Any) -> None:
+    The target belongs to the observer of its last init box.
+    """
+
+    def on_track(self, track: Track, message: Any) -> None:
         """The target's track in the newest image, and the message of it."""
 
-    def silent(self, seconds: float) -> None:
-        """No image has come for so long."""
+    def on_stalled(self, seconds: float) -> None:
+        """The camera is stalled: no image for that many seconds."""
 
-    def ended(self, end: End, reason: str) -> None:
-        """The target is followed no longer; nothing comes after this."""
+    def on_end(self, end: End, reason: str) -> None:
+        """The target is no longer tracked; no callback follows."""
 
 
-class Pursuit:
-    """A watcher that gives up on a target: the logic of the action, without its middleware.
+class TrackGoal:
+    """A `GoalObserver` that ends when the target is lost for too long, or after a duration.
 
-    Times are those of the images, so that a slow recording is followed as long as a fast one.
+    Times are those of the images, so that a recording played slowly gives the same result.
 
     Attributes:
         last: Message of the last track; None before the first.
@@ -48,56 +51,56 @@ class Pursuit:
 
     def __init__(
         self,
-        lost_ns: int,
+        lost_timeout_ns: int,
         duration_ns: int,
-        on_track: Callable[[Any], None],
-        on_end: Callable[[End, str], None],
+        feedback: Callable[[Any], None],
+        done: Callable[[End, str], None],
     ) -> None:
         """Wait for the first track.
 
         Args:
-            lost_ns: How long the target may stay LOST, or images may stay away.
-            duration_ns: How long to follow; 0 is without end.
-            on_track: Gets the message of every track.
-            on_end: Gets the end, once, and why; nothing is called after it.
+            lost_timeout_ns: Maximum time that the target may be LOST or the camera stalled.
+            duration_ns: Time to track the target for; 0 is unlimited.
+            feedback: Called with the message of every track.
+            done: Called once with the end and its reason; no callback follows.
         """
         self.last: Any = None
-        self._lost_ns = lost_ns
+        self._lost_timeout_ns = lost_timeout_ns
         self._duration_ns = duration_ns
-        self._on_track = on_track
-        self._on_end = on_end
-        self._began: int | None = None
-        self._lost_since: int | None = None
+        self._feedback = feedback
+        self._done = done
+        self._started_ns: int | None = None
+        self._lost_since_ns: int | None = None
         self._lock = threading.Lock()
-        self._over = False
+        self._ended = False
 
-    def seen(self, track: Track, message: Any) -> None:
-        """Take a track; it may be the one that ends the pursuit."""
-        if self._over:
+    def on_track(self, track: Track, message: Any) -> None:
+        """Pass a track on as feedback; end the goal if it is time."""
+        if self._ended:
             return
         self.last = message
-        self._on_track(message)
+        self._feedback(message)
         now = track.stamp_ns
-        if self._began is None:
-            self._began = now
+        if self._started_ns is None:
+            self._started_ns = now
         if track.state is not State.LOST:
-            self._lost_since = None
-        elif self._lost_since is None:
-            self._lost_since = now
-        if self._lost_since is not None and now - self._lost_since >= self._lost_ns:
-            self.ended(End.LOST, f"lost for {(now - self._lost_since) / NS:.1f} s")
-        elif self._duration_ns and now - self._began >= self._duration_ns:
-            self.ended(End.DURATION, f"followed for {(now - self._began) / NS:.1f} s")
+            self._lost_since_ns = None
+        elif self._lost_since_ns is None:
+            self._lost_since_ns = now
+        if self._lost_since_ns is not None and now - self._lost_since_ns >= self._lost_timeout_ns:
+            self.on_end(End.LOST, f"lost for {(now - self._lost_since_ns) / NS:.1f} s")
+        elif self._duration_ns and now - self._started_ns >= self._duration_ns:
+            self.on_end(End.DURATION, f"tracked for {(now - self._started_ns) / NS:.1f} s")
 
-    def silent(self, seconds: float) -> None:
-        """Give up when images stay away for longer than the target may be lost."""
-        if seconds * NS > self._lost_ns:
-            self.ended(End.LOST, f"no image for {seconds:.1f} s")
+    def on_stalled(self, seconds: float) -> None:
+        """End the goal when no image has come for longer than the lost timeout."""
+        if seconds * NS > self._lost_timeout_ns:
+            self.on_end(End.LOST, f"no image for {seconds:.1f} s")
 
-    def ended(self, end: End, reason: str) -> None:
-        """End the pursuit, unless it has ended before."""
+    def on_end(self, end: End, reason: str) -> None:
+        """End the goal unless it has ended already."""
         with self._lock:
-            if self._over:
+            if self._ended:
                 return
-            self._over = True
-        self._on_end(end, reason)
+            self._ended = True
+        self._done(end, reason)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.ros.live.log_throttle import Notices
+from mixformerv2_ros.ros.live.log_throttle import LogThrottle
 from mixformerv2_ros.ros.live.middleware import Middleware
 from mixformerv2_ros.ros.messages import (
     NS,
@@ -99,7 +99,7 @@ class LiveTargetPose:
         self._middleware = middleware
         self._values = check_values(values, POSE_PARAMETERS)
         self._lock = threading.Lock()
-        self._notices = Notices(middleware.log)
+        self._throttle = LogThrottle(middleware.log)
         self._pose = TargetPose(pose_settings(self._values), middleware.transform)
 
     @property
@@ -173,7 +173,7 @@ class LiveTargetPose:
             matrix = self._middleware.transform(target_frame, camera, estimate.stamp_ns)
             if matrix is None:
                 text = f"no pose: no transform from {printable(camera)} to {target_frame}"
-                self._notices.paced(Level.WARN, "transform", text)
+                self._throttle.throttle(Level.WARN, "transform", text)
                 return
             try:
                 estimate = transformed(estimate, matrix, target_frame)
@@ -194,7 +194,7 @@ class LiveTargetPose:
             publish(TF, tf_message(types, *pose, *place, tf_frame))
 
     def _explain(self, what: str, error: ValueError) -> None:
-        self._notices.paced(Level.WARN, what, f"no {what}: {error}")
+        self._throttle.throttle(Level.WARN, what, f"no {what}: {error}")
 
 
 def pose_settings(values: Mapping[str, Value]) -> PoseSettings:

@@ -28,8 +28,8 @@ import numpy as np
 
 from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.overlay import draw_tracks
-from mixformerv2_ros.ros.live.goal_observer import End, Watcher
-from mixformerv2_ros.ros.live.log_throttle import Notices
+from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
+from mixformerv2_ros.ros.live.log_throttle import LogThrottle
 from mixformerv2_ros.ros.live.middleware import (
     DEBUG_IMAGE,
     DETECTIONS,
@@ -38,7 +38,13 @@ from mixformerv2_ros.ros.live.middleware import (
     Middleware,
 )
 from mixformerv2_ros.ros.live.model import Model
-from mixformerv2_ros.ros.live.statistics import Counts, Figures, Timing, grown, status
+from mixformerv2_ros.ros.live.statistics import (
+    Counts,
+    Timing,
+    TrackerStatistics,
+    incremented,
+    status,
+)
 from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages, spread
 from mixformerv2_ros.ros.messages import (
     NS,
@@ -75,7 +81,7 @@ _CLOSED = "the node tracks no longer"
 class _Request(InitRequest):
     """A box, and who wants to know what becomes of it."""
 
-    watcher: Watcher | None = None
+    observer: GoalObserver | None = None
 
 
 @dataclass
@@ -85,7 +91,7 @@ class _Orders:
     arrival: Arrival | None = None
     requests: dict[str, _Request] = field(default_factory=dict)
     stops: list[str | None] = field(default_factory=list)
-    releases: list[tuple[str, Watcher]] = field(default_factory=list)
+    releases: list[tuple[str, GoalObserver]] = field(default_factory=list)
     settings: TrackerSettings | None = None
 
     def __bool__(self) -> bool:
@@ -144,8 +150,8 @@ class LiveTracker:
         # The worker's own.
         self._session = Session(model.engine, model.settings(self._values))
         self._waiting: dict[str, _Request] = {}
-        self._watchers: dict[str, Watcher] = {}
-        self._notices = Notices(middleware.log)
+        self._observers: dict[str, GoalObserver] = {}
+        self._throttle = LogThrottle(middleware.log)
         self._timing = Timing()
         self._tracks: tuple[Track, ...] = ()
         self._seen_epoch = 0
@@ -187,23 +193,23 @@ class LiveTracker:
             self._arrivals += 1
             arrival = Arrival(self._arrivals, self._epoch, message, stamp, now)
             replaced = self._orders.arrival is not None
-            self._counts = grown(self._counts, received=1, dropped=int(replaced))
+            self._counts = incremented(self._counts, received=1, dropped=int(replaced))
             self._recent.add(arrival)
             self._orders.arrival = self._last = arrival
             self._changed.notify()
 
     def receive_init(self, message: Any) -> None:
         """Take an `InitBox`, `vision_msgs/Detection2D` or `sensor_msgs/RegionOfInterest`."""
-        self.pursue(message, None)
+        self.start_goal(message, None)
 
-    def pursue(self, message: Any, watcher: Watcher | None) -> str:
+    def start_goal(self, message: Any, observer: GoalObserver | None) -> str:
         """Take a box as `receive_init` does, for somebody who is told what becomes of it.
 
         Returns:
             The name of the target.
         """
         asked = init_request(message)
-        request = _Request(asked.box, asked.target_id, asked.stamp_ns, watcher)
+        request = _Request(asked.box, asked.target_id, asked.stamp_ns, observer)
         limit = MAX_WAITING * int(self._values["max_targets"])
         with self._changed:
             waiting = {*self._orders.requests, *self._waiting}
@@ -214,7 +220,7 @@ class LiveTracker:
             self._orders.requests[request.target_id] = request
             self._changed.notify()
         if superseded is not None:
-            _end(superseded.watcher, End.REPLACED, _REPLACED)
+            _end(superseded.observer, End.REPLACED, _REPLACED)
         return request.target_id
 
     def stop(self, target_id: str | None = None) -> str:
@@ -228,19 +234,19 @@ class LiveTracker:
             self._orders.stops.append(target_id)
             self._changed.notify()
         for request in revoked:
-            _end(request.watcher, End.STOPPED, _STOPPED)
+            _end(request.observer, End.STOPPED, _STOPPED)
         if target_id is not None and target_id not in known:
             return f"no target {printable(target_id)} is tracked"
         names = sorted(known) if target_id is None else [target_id]
         return f"stopped {', '.join(map(printable, names))}" if names else "no target is tracked"
 
-    def release(self, target_id: str, watcher: Watcher) -> None:
-        """Forget a target, or a box that waits, if it is still this watcher's; silently."""
+    def release(self, target_id: str, observer: GoalObserver) -> None:
+        """Forget a target, or a box that waits, if it is still this observer's; silently."""
         with self._changed:
             request = self._orders.requests.get(target_id)
-            if request is not None and request.watcher is watcher:
+            if request is not None and request.observer is observer:
                 del self._orders.requests[target_id]
-            self._orders.releases.append((target_id, watcher))
+            self._orders.releases.append((target_id, observer))
             self._changed.notify()
 
     def reset(self) -> None:
@@ -250,7 +256,7 @@ class LiveTracker:
             self._recent.clear()
             self._counts = self._judged = Counts()
             self._timing = Timing()
-            self._notices.forget()
+            self._throttle.reset()
 
     def set_values(self, changes: Mapping[str, Any]) -> None:
         """Change parameters, all of them or none, before the next image.
@@ -265,17 +271,17 @@ class LiveTracker:
             self._values = values
             self._changed.notify()
 
-    def figures(self) -> Figures:
+    def statistics(self) -> TrackerStatistics:
         """How the tracker fares now."""
         now = self._middleware.now_ns()
         with self._changed:
             last = self._last
-            return Figures(
+            return TrackerStatistics(
                 counts=self._counts,
                 rate=self._timing.rate(now),
                 latency_ms=self._timing.latency_ms(),
                 age_ms=self._timing.age_ms(),
-                silence_s=None if last is None else max(0, now - last.arrived_ns) / NS,
+                since_image_s=None if last is None else max(0, now - last.arrived_ns) / NS,
                 image=f"{self._size[0]}x{self._size[1]} {self._encoding}" if self._encoding else "",
                 tracks=self._tracks,
                 buffered=len(self._recent),
@@ -283,25 +289,25 @@ class LiveTracker:
             )
 
     def publish_diagnostics(self) -> None:
-        """Publish the figures; to be called every `diagnostics.period` from any one thread."""
-        figures = self.figures()
+        """Publish the statistics; to be called every `diagnostics.period` from any one thread."""
+        statistics = self.statistics()
         timeout = float(self._values["image_timeout"])
         with self._changed:
-            before, self._judged = self._judged, figures.counts
-            stopped = (figures.silence_s or 0) > timeout and not self._silent
+            before, self._judged = self._judged, statistics.counts
+            stopped = (statistics.since_image_s or 0) > timeout and not self._silent
             self._silent = self._silent or stopped
         if stopped:
-            self._log(Level.WARN, f"no image for {figures.silence_s:.1f} s")
+            self._log(Level.WARN, f"no image for {statistics.since_image_s:.1f} s")
         now = self._middleware.now_ns()
         # Simulated time is zero until somebody publishes it.
         self._started_ns = self._started_ns or now
-        silence = figures.silence_s
+        silence = statistics.since_image_s
         if silence is None:
             silence = max(0, now - self._started_ns) / NS
         if silence > timeout:
-            for watcher in self._all_watchers():
-                watcher.silent(silence)
-        report = status(figures, before, self._model.facts, self._name, timeout)
+            for observer in self._all_observers():
+                observer.on_stalled(silence)
+        report = status(statistics, before, self._model.info, self._name, timeout)
         message = diagnostics_message(self._middleware.types, report, now)
         self._middleware.publish(DIAGNOSTICS, message)
 
@@ -327,16 +333,16 @@ class LiveTracker:
             self._session.settings = orders.settings
         for target_id in orders.stops:
             self._forget(target_id)
-        for name, watcher in orders.releases:
+        for name, observer in orders.releases:
             waiting = self._waiting.get(name)
-            if waiting is not None and waiting.watcher is watcher:
+            if waiting is not None and waiting.observer is observer:
                 del self._waiting[name]
-            if self._watchers.get(name) is watcher:
-                del self._watchers[name]
+            if self._observers.get(name) is observer:
+                del self._observers[name]
                 self._drop(name)
         for name, request in orders.requests.items():
             if superseded := self._waiting.get(name):
-                _end(superseded.watcher, End.REPLACED, _REPLACED)
+                _end(superseded.observer, End.REPLACED, _REPLACED)
             self._waiting[name] = request
         arrival = orders.arrival
         frame = self._open(arrival)
@@ -361,7 +367,7 @@ class LiveTracker:
         try:
             frame = self._open_image(arrival.message)
         except ImageError as error:
-            self._notices.once(Level.WARN, f"image cannot be used: {error}")
+            self._throttle.once(Level.WARN, f"image cannot be used: {error}")
             self._count(bad=1)
             with self._changed:
                 self._recent.discard(arrival)
@@ -378,7 +384,7 @@ class LiveTracker:
             self._forget_all(f"image size changed from {old} to {new}", "size")
         elif self._encoding and encoding != self._encoding:
             text = f"image encoding changed from {self._encoding} to {encoding}"
-            self._notices.once(Level.OK, text)
+            self._throttle.once(Level.OK, text)
         self._size, self._encoding = size, encoding
 
     def _past_starts(
@@ -443,7 +449,7 @@ class LiveTracker:
             self._fail(error, request)
             return
         self._session.adopt(session)
-        self._watch(request)
+        self._observe(request)
         ago = (self._last or start).stamp_ns - start.stamp_ns
         name = printable(request.target_id)
         self._log(Level.OK, f"tracking {name} from the image {ago / NS:.3f} s ago")
@@ -453,9 +459,9 @@ class LiveTracker:
         with self._changed:
             stopped = {None, request.target_id} & {*self._orders.stops}
         if stopped:
-            _end(request.watcher, End.STOPPED, _STOPPED)
+            _end(request.observer, End.STOPPED, _STOPPED)
         elif self._closing:
-            _end(request.watcher, End.CLOSED, _CLOSED)
+            _end(request.observer, End.CLOSED, _CLOSED)
         return bool(stopped) or self._closing
 
     def _backlog(self, done: int, arrival: Arrival | None) -> list[Arrival]:
@@ -472,7 +478,7 @@ class LiveTracker:
         with self._changed:
             newer, self._orders.arrival = self._orders.arrival, None
             if newer is not None and frame is not None:
-                self._counts = grown(self._counts, dropped=1)
+                self._counts = incremented(self._counts, dropped=1)
         return (arrival, frame) if newer is None else (newer, self._open(newer))
 
     def _process(self, arrival: Arrival, frame: Frame) -> None:
@@ -497,7 +503,7 @@ class LiveTracker:
                 except (BoxError, ImageError) as error:
                     self._refuse(request, str(error))
                 else:
-                    self._watch(request)
+                    self._observe(request)
                     self._log(Level.OK, f"tracking {printable(name)}")
         except EngineError as error:
             self._fail(error, *(r for name, r in starts.items() if name not in tracks))
@@ -530,37 +536,37 @@ class LiveTracker:
         for track in tracks:
             message = track_message(types, track, latency)
             middleware.publish(TRACK, message)
-            if watcher := self._watchers.get(track.target_id):
-                watcher.seen(track, message)
+            if observer := self._observers.get(track.target_id):
+                observer.on_track(track, message)
         middleware.publish(
             DETECTIONS, detections_message(types, tracks, frame.stamp_ns, frame.frame_id)
         )
         with self._changed:
-            self._counts = grown(self._counts, processed=1)
+            self._counts = incremented(self._counts, processed=1)
             self._timing.add(now, latency, max(0, now - frame.stamp_ns))
-        if middleware.listened(DEBUG_IMAGE):
+        if middleware.has_subscribers(DEBUG_IMAGE):
             image = np.asarray(cv2.cvtColor(frame.pixels.rgb(), cv2.COLOR_RGB2BGR), np.uint8)
             draw_tracks(image, self._tracks)
             middleware.publish(
                 DEBUG_IMAGE, image_message(types, image, "bgr8", frame.stamp_ns, frame.frame_id)
             )
 
-    def _watch(self, request: _Request) -> None:
+    def _observe(self, request: _Request) -> None:
         """From now on, the target belongs to whoever asked for it last."""
-        _end(self._watchers.pop(request.target_id, None), End.REPLACED, _REPLACED)
-        if request.watcher is not None:
-            self._watchers[request.target_id] = request.watcher
+        _end(self._observers.pop(request.target_id, None), End.REPLACED, _REPLACED)
+        if request.observer is not None:
+            self._observers[request.target_id] = request.observer
 
-    def _all_watchers(self) -> list[Watcher]:
+    def _all_observers(self) -> list[GoalObserver]:
         with self._changed:
             asked = [*self._orders.requests.values(), *list(self._waiting.values())]
-        return [*list(self._watchers.values()), *(r.watcher for r in asked if r.watcher)]
+        return [*list(self._observers.values()), *(r.observer for r in asked if r.observer)]
 
     def _release(self, reason: str) -> None:
-        """Let go of all watchers, when the worker has ended."""
-        for watcher in self._all_watchers():
-            watcher.ended(End.CLOSED, reason)
-        self._watchers.clear()
+        """Let go of all observers, when the worker has ended."""
+        for observer in self._all_observers():
+            observer.on_end(End.CLOSED, reason)
+        self._observers.clear()
 
     def _drop(self, target_id: str | None) -> None:
         self._session.stop(target_id)
@@ -568,21 +574,21 @@ class LiveTracker:
 
     def _forget(self, target_id: str | None) -> None:
         self._drop(target_id)
-        known = {*self._waiting, *self._watchers}
+        known = {*self._waiting, *self._observers}
         for name in known if target_id is None else [target_id]:
-            _end(self._watchers.pop(name, None), End.STOPPED, _STOPPED)
+            _end(self._observers.pop(name, None), End.STOPPED, _STOPPED)
             if request := self._waiting.pop(name, None):
-                _end(request.watcher, End.STOPPED, _STOPPED)
+                _end(request.observer, End.STOPPED, _STOPPED)
 
     def _forget_all(self, reason: str, kind: str) -> None:
         """Forget the targets, but not the boxes that wait: their image may be about to come."""
         names = ", ".join(map(printable, self._session.targets))
         self._session.stop()
         self._tracks = ()
-        for watcher in self._watchers.values():
-            watcher.ended(End.FORGOTTEN, reason)
-        self._watchers.clear()
-        self._notices.paced(
+        for observer in self._observers.values():
+            observer.on_end(End.FORGOTTEN, reason)
+        self._observers.clear()
+        self._throttle.throttle(
             Level.WARN, kind, f"{reason}: " + (f"forgot {names}" if names else "no target was lost")
         )
 
@@ -590,17 +596,17 @@ class LiveTracker:
         self._waiting.pop(request.target_id, None)
         self._count(refused=1)
         self._log(Level.WARN, f"box of {printable(request.target_id)} refused: {reason}")
-        _end(request.watcher, End.REFUSED, reason)
+        _end(request.observer, End.REFUSED, reason)
 
     def _fail(self, error: EngineError, *requests: _Request) -> None:
         self._count(failed=1)
-        self._notices.once(Level.ERROR, str(error))
+        self._throttle.once(Level.ERROR, str(error))
         for request in requests:
-            _end(request.watcher, End.REFUSED, str(error))
+            _end(request.observer, End.REFUSED, str(error))
 
     def _count(self, **by: int) -> None:
         with self._changed:
-            self._counts = grown(self._counts, **by)
+            self._counts = incremented(self._counts, **by)
 
     def _log(self, level: Level, text: str) -> None:
         self._middleware.log(level, text)
@@ -613,9 +619,9 @@ class LiveTracker:
         )
 
 
-def _end(watcher: Watcher | None, end: End, reason: str) -> None:
-    if watcher is not None:
-        watcher.ended(end, reason)
+def _end(observer: GoalObserver | None, end: End, reason: str) -> None:
+    if observer is not None:
+        observer.on_end(end, reason)
 
 
 def _idle(frame: Frame) -> Track:

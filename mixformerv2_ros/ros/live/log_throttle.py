@@ -1,4 +1,4 @@
-"""Log lines that a camera could cause thirty times a second, written once."""
+"""Limits log lines that every image could cause."""
 
 from __future__ import annotations
 
@@ -8,40 +8,46 @@ from collections.abc import Callable
 from mixformerv2_ros.ros.messages import Level
 
 MAX_TEXTS = 100
-"""Different texts that are remembered; what comes after them is not written any more."""
+"""Number of different texts that `once` remembers; further texts are not logged."""
 
-PAUSE_S = 5.0
-"""Shortest time between two lines of one kind."""
+THROTTLE_S = 5.0
+"""Minimum time between two lines of one kind."""
 
 
-class Notices:
-    """Writes to a log, but not the same again. Not thread-safe."""
+class LogThrottle:
+    """Logs a line once, or at most every `THROTTLE_S`. Not thread-safe."""
 
     def __init__(
-        self, log: Callable[[Level, str], None], wall: Callable[[], float] = time.monotonic
+        self, log: Callable[[Level, str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """Log nothing yet.
+
+        Args:
+            log: Writes one line.
+            clock: Time in seconds.
+        """
         self._log = log
-        self._wall = wall
-        self._said: set[str] = set()
+        self._clock = clock
+        self._logged: set[str] = set()
         self._last: dict[str, float] = {}
 
     def once(self, level: Level, text: str) -> None:
-        """Write a line unless it was written before."""
-        if text in self._said or len(self._said) > MAX_TEXTS:
+        """Log a line unless it has been logged before."""
+        if text in self._logged or len(self._logged) > MAX_TEXTS:
             return
-        self._said.add(text)
-        if len(self._said) > MAX_TEXTS:
-            text = f"{text} (further lines like this are counted in the diagnostics only)"
+        self._logged.add(text)
+        if len(self._logged) > MAX_TEXTS:
+            text = f"{text} (further warnings are counted in /diagnostics only)"
         self._log(level, text)
 
-    def paced(self, level: Level, kind: str, text: str) -> None:
-        """Write a line unless one of its kind was written in the last `PAUSE_S`."""
-        now = self._wall()
-        if now - self._last.get(kind, -PAUSE_S) >= PAUSE_S:
+    def throttle(self, level: Level, kind: str, text: str) -> None:
+        """Log a line unless one of its kind was logged in the last `THROTTLE_S`."""
+        now = self._clock()
+        if now - self._last.get(kind, -THROTTLE_S) >= THROTTLE_S:
             self._last[kind] = now
             self._log(level, text)
 
-    def forget(self) -> None:
-        """Let every line be written anew."""
-        self._said.clear()
+    def reset(self) -> None:
+        """Forget what was logged."""
+        self._logged.clear()
         self._last.clear()

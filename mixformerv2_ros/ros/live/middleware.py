@@ -52,7 +52,7 @@ class Middleware(Protocol):
     def publish(self, topic: str, message: Any) -> None:
         """Publish a message on one of `OUTPUTS`."""
 
-    def listened(self, topic: str) -> bool:
+    def has_subscribers(self, topic: str) -> bool:
         """Whether anybody subscribes to one of `OUTPUTS`."""
 
     def log(self, level: Level, text: str) -> None:

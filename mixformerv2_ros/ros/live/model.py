@@ -31,7 +31,7 @@ class Model:
     engine: Engine
 
     @property
-    def facts(self) -> dict[str, str]:
+    def info(self) -> dict[str, str]:
         """What diagnostics say about it."""
         return {
             "model": self.bundle.name,

@@ -1,4 +1,4 @@
-"""Figures about a running tracker, and the diagnostic status made of them."""
+"""TrackerStatistics about a running tracker, and the diagnostic status made of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Figures:
+class TrackerStatistics:
     """A running tracker at one moment.
 
     Attributes:
@@ -46,7 +46,7 @@ class Figures:
         rate: Images per second that were processed lately.
         latency_ms: Median and 95th percentile of the time from arrival to publication.
         age_ms: Median and 95th percentile of the time from an image's stamp to its publication.
-        silence_s: Seconds since the last image; None before the first.
+        since_image_s: Seconds since the last image; None before the first.
         image: Size and encoding of the last image; empty before the first.
         tracks: The last track of every target.
         buffered: Number of images kept.
@@ -57,7 +57,7 @@ class Figures:
     rate: float
     latency_ms: tuple[float, float]
     age_ms: tuple[float, float]
-    silence_s: float | None
+    since_image_s: float | None
     image: str
     tracks: tuple[Track, ...]
     buffered: int
@@ -102,24 +102,28 @@ class Timing:
 
 
 def status(
-    figures: Figures, before: Counts, model: dict[str, str], node: str, timeout_s: float
+    statistics: TrackerStatistics,
+    before: Counts,
+    model: dict[str, str],
+    node: str,
+    timeout_s: float,
 ) -> Status:
-    """Judge figures.
+    """Judge statistics.
 
     Args:
-        figures: The figures now.
-        before: The counts at the last judgement; what has grown since is news.
+        statistics: The statistics now.
+        before: The counts at the last judgement; counts that have grown since are reported.
         model: Facts about model and engine by name.
         node: Full name of the node.
         timeout_s: Seconds without an image after which the camera counts as stopped.
     """
-    counts = figures.counts
-    states = {track.state for track in figures.tracks}
+    counts = statistics.counts
+    states = {track.state for track in statistics.tracks}
     level, summary = Level.OK, max(states, default=State.IDLE).name
-    if figures.silence_s is None:
+    if statistics.since_image_s is None:
         level, summary = Level.WARN, "no image yet"
-    elif figures.silence_s > timeout_s:
-        level, summary = Level.WARN, f"no image for {figures.silence_s:.1f} s"
+    elif statistics.since_image_s > timeout_s:
+        level, summary = Level.WARN, f"no image for {statistics.since_image_s:.1f} s"
     elif counts.failed > before.failed:
         level, summary = Level.ERROR, "the engine failed"
     elif counts.bad > before.bad:
@@ -128,21 +132,21 @@ def status(
         level = Level.WARN
     values = {
         "state": max(states, default=State.IDLE).name,
-        "image": figures.image,
-        "rate (Hz)": f"{figures.rate:.1f}",
-        "latency p50 (ms)": f"{figures.latency_ms[0]:.1f}",
-        "latency p95 (ms)": f"{figures.latency_ms[1]:.1f}",
-        "image age p50 (ms)": f"{figures.age_ms[0]:.1f}",
-        "image age p95 (ms)": f"{figures.age_ms[1]:.1f}",
+        "image": statistics.image,
+        "rate (Hz)": f"{statistics.rate:.1f}",
+        "latency p50 (ms)": f"{statistics.latency_ms[0]:.1f}",
+        "latency p95 (ms)": f"{statistics.latency_ms[1]:.1f}",
+        "image age p50 (ms)": f"{statistics.age_ms[0]:.1f}",
+        "image age p95 (ms)": f"{statistics.age_ms[1]:.1f}",
         "images received": str(counts.received),
         "images processed": str(counts.processed),
         "images dropped": str(counts.dropped),
         "images bad": str(counts.bad),
         "images failed": str(counts.failed),
         "boxes refused": str(counts.refused),
-        "images buffered": f"{figures.buffered} ({figures.buffered_bytes / 1e6:.1f} MB)",
+        "images buffered": f"{statistics.buffered} ({statistics.buffered_bytes / 1e6:.1f} MB)",
     }
-    for track in figures.tracks:
+    for track in statistics.tracks:
         name = printable(track.target_id)
         values[f"target {name}"] = f"{track.state.name}, confidence {track.confidence:.2f}"
     return Status(
@@ -150,6 +154,6 @@ def status(
     )
 
 
-def grown(counts: Counts, **by: int) -> Counts:
+def incremented(counts: Counts, **by: int) -> Counts:
     """Counts with some of them raised."""
     return replace(counts, **{name: getattr(counts, name) + n for name, n in by.items()})

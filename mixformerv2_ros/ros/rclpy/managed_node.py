@@ -135,7 +135,7 @@ class ManagedNode(LifecycleNode, ABC):
         """Publish on one of the outputs."""
         self._outputs[topic].publish(message)
 
-    def listened(self, topic: str) -> bool:
+    def has_subscribers(self, topic: str) -> bool:
         """Whether anybody subscribes to an output."""
         return bool(self._outputs[topic].get_subscription_count() > 0)
 

@@ -14,7 +14,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from std_srvs.srv import Trigger
 
 from mixformerv2_ros.action import TrackTarget
-from mixformerv2_ros.ros.live.goal_observer import End, Pursuit
+from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.middleware import (
     COMPRESSED_IMAGE,
@@ -43,7 +43,7 @@ class TrackerNode(ManagedNode):
         super().__init__("tracker", **options)
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
-        self._pursuits: dict[bytes, Pursuit] = {}
+        self._goals: dict[bytes, TrackGoal] = {}
         # It outlives the other entities: a goal's result is delivered after what has ended it.
         self._server = ActionServer(
             self,
@@ -51,7 +51,7 @@ class TrackerNode(ManagedNode):
             "track_target",
             execute_callback=_no_execution,
             goal_callback=self._judge_goal,
-            handle_accepted_callback=self._pursue,
+            handle_accepted_callback=self._start_goal,
             cancel_callback=self._cancel,
         )
 
@@ -78,8 +78,8 @@ class TrackerNode(ManagedNode):
         for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
             service = self.create_service(Trigger, name, callback)
             self.until_cleanup(partial(self.destroy_service, service))
-        facts = ", ".join(f"{key} {value}" for key, value in self._model.facts.items())
-        self.get_logger().info(f"configured: {facts}")
+        info = ", ".join(f"{key} {value}" for key, value in self._model.info.items())
+        self.get_logger().info(f"configured: {info}")
 
     def work(self, values: Mapping[str, Value]) -> None:
         """Subscribe and track.
@@ -141,7 +141,7 @@ class TrackerNode(ManagedNode):
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
-    def _pursue(self, handle: Any) -> None:
+    def _start_goal(self, handle: Any) -> None:
         """Follow the target of a goal.
 
         The goal is executed, in rclpy's sense, when it has ended: an execution that waits would
@@ -156,19 +156,19 @@ class TrackerNode(ManagedNode):
 
         def finish(end: End, reason: str) -> None:
             if end in (End.DURATION, End.CANCELED, End.LOST):
-                tracker.release(name, pursuit)
-            last = self._pursuits.pop(key).last
+                tracker.release(name, observer)
+            last = self._goals.pop(key).last
             handle.execute(lambda _: _result(handle, end, reason, last))
 
-        pursuit = Pursuit(
+        observer = TrackGoal(
             _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feed, finish
         )
-        self._pursuits[key] = pursuit
-        tracker.pursue(goal.box, pursuit)
+        self._goals[key] = observer
+        tracker.start_goal(goal.box, observer)
 
     def _cancel(self, handle: Any) -> CancelResponse:
-        if pursuit := self._pursuits.get(bytes(handle.goal_id.uuid)):
-            pursuit.ended(End.CANCELED, "cancelled")
+        if observer := self._goals.get(bytes(handle.goal_id.uuid)):
+            observer.on_end(End.CANCELED, "cancelled")
         return CancelResponse.ACCEPT
 
 

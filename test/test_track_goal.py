@@ -9,23 +9,21 @@ from nodes import Node, frame_stamp, image, init_box
 from recordings import RedEngine, red_box
 
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.ros.live.goal_observer import End, Pursuit
+from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import MAX_WAITING
 from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 
 
-class Watch:
-    """Keeps what a pursuit says."""
+class Recorded:
+    """Keeps what a goal reports."""
 
     def __init__(self, lost: float = 1.0, duration: float = 0.0) -> None:
         self.tracks: list[Any] = []
         self.ends: list[End] = []
         self.reasons: list[str] = []
-        self.pursuit = Pursuit(
-            round(lost * NS), round(duration * NS), self.tracks.append, self._end
-        )
+        self.goal = TrackGoal(round(lost * NS), round(duration * NS), self.tracks.append, self._end)
 
     def _end(self, end: End, reason: str) -> None:
         self.ends.append(end)
@@ -38,84 +36,84 @@ def track(seconds: float, state: State = State.TRACKING) -> Track:
     )
 
 
-def see(watch: Watch, *states: tuple[float, State]) -> None:
+def see(recorded: Recorded, *states: tuple[float, State]) -> None:
     for seconds, state in states:
-        watch.pursuit.seen(track(seconds, state), seconds)
+        recorded.goal.on_track(track(seconds, state), seconds)
 
 
-def test_a_pursuit_goes_on_while_the_target_comes_back_in_time() -> None:
-    watch = Watch(lost=1.0)
-    see(watch, (0, State.LOST), (0.9, State.LOST), (1.0, State.TRACKING), (2.5, State.LOST))
-    assert watch.ends == []
-    assert watch.tracks == [0, 0.9, 1.0, 2.5]
+def test_a_goal_goes_on_while_the_target_comes_back_in_time() -> None:
+    recorded = Recorded(lost=1.0)
+    see(recorded, (0, State.LOST), (0.9, State.LOST), (1.0, State.TRACKING), (2.5, State.LOST))
+    assert recorded.ends == []
+    assert recorded.tracks == [0, 0.9, 1.0, 2.5]
 
 
 def test_a_target_lost_for_too_long_ends_it_once() -> None:
-    watch = Watch(lost=1.0)
-    see(watch, (5, State.TRACKING), (6, State.LOST), (7, State.LOST), (9, State.LOST))
-    watch.pursuit.ended(End.STOPPED, "too late")
-    assert watch.ends == [End.LOST]
-    assert watch.reasons == ["lost for 1.0 s"]
-    assert watch.tracks == [5, 6, 7]
-    assert watch.pursuit.last == 7
+    recorded = Recorded(lost=1.0)
+    see(recorded, (5, State.TRACKING), (6, State.LOST), (7, State.LOST), (9, State.LOST))
+    recorded.goal.on_end(End.STOPPED, "too late")
+    assert recorded.ends == [End.LOST]
+    assert recorded.reasons == ["lost for 1.0 s"]
+    assert recorded.tracks == [5, 6, 7]
+    assert recorded.goal.last == 7
 
 
 def test_without_patience_the_first_lost_track_ends_it() -> None:
-    watch = Watch(lost=0)
-    see(watch, (0, State.UNCERTAIN), (1, State.LOST))
-    assert watch.ends == [End.LOST]
+    recorded = Recorded(lost=0)
+    see(recorded, (0, State.UNCERTAIN), (1, State.LOST))
+    assert recorded.ends == [End.LOST]
 
 
 def test_time_runs_from_the_first_image() -> None:
-    watch = Watch(duration=2.0)
-    see(watch, (100, State.TRACKING), (101.9, State.TRACKING), (102, State.TRACKING))
-    assert watch.ends == [End.DURATION]
-    assert watch.reasons == ["followed for 2.0 s"]
+    recorded = Recorded(duration=2.0)
+    see(recorded, (100, State.TRACKING), (101.9, State.TRACKING), (102, State.TRACKING))
+    assert recorded.ends == [End.DURATION]
+    assert recorded.reasons == ["tracked for 2.0 s"]
 
 
 @pytest.mark.parametrize(("seconds", "ends"), [(0.9, []), (1.1, [End.LOST])])
 def test_a_silent_camera_counts_as_lost(seconds: float, ends: list[End]) -> None:
-    watch = Watch(lost=1.0)
-    watch.pursuit.silent(seconds)
-    assert watch.ends == ends
+    recorded = Recorded(lost=1.0)
+    recorded.goal.on_stalled(seconds)
+    assert recorded.ends == ends
 
 
-def test_the_node_tells_its_watcher_every_track() -> None:
+def test_the_node_tells_its_observer_every_track() -> None:
     with Node() as node:
-        watch = Watch()
+        recorded = Recorded()
         box = init_box(red_box(0), frame_stamp(0), "it")
-        assert node.tracker.pursue(box, watch.pursuit) == "it"
+        assert node.tracker.start_goal(box, recorded.goal) == "it"
         node.feed(image(0), image(1))
-        assert watch.tracks == node.desk.tracks
+        assert recorded.tracks == node.desk.tracks
         node.tracker.stop("it")
         node.settle()
-        assert watch.ends == [End.STOPPED]
+        assert recorded.ends == [End.STOPPED]
 
 
 def test_another_box_takes_the_target_over_when_it_starts() -> None:
     with Node() as node:
-        first, second, third = Watch(), Watch(), Watch()
-        node.tracker.pursue(init_box(red_box(0)), first.pursuit)
+        first, second, third = Recorded(), Recorded(), Recorded()
+        node.tracker.start_goal(init_box(red_box(0)), first.goal)
         node.feed(image(0))
-        node.tracker.pursue(init_box((0, 0, 0, 0)), second.pursuit)
+        node.tracker.start_goal(init_box((0, 0, 0, 0)), second.goal)
         node.feed(image(1))
         assert (first.ends, second.ends) == ([], [End.REFUSED])
-        node.tracker.pursue(init_box(red_box(2)), third.pursuit)
+        node.tracker.start_goal(init_box(red_box(2)), third.goal)
         node.feed(image(2))
         assert (first.ends, third.ends) == ([End.REPLACED], [])
 
 
 def test_a_box_that_never_started_is_replaced_too() -> None:
     with Node() as node:
-        first, second, third = Watch(), Watch(), Watch()
+        first, second, third = Recorded(), Recorded(), Recorded()
         node.feed(image(0))
         ahead = init_box(red_box(9), frame_stamp(9))
-        node.tracker.pursue(ahead, first.pursuit)
+        node.tracker.start_goal(ahead, first.goal)
         node.feed(image(1))
-        node.tracker.pursue(ahead, second.pursuit)
+        node.tracker.start_goal(ahead, second.goal)
         node.feed(image(2))
         assert (first.ends, second.ends) == ([End.REPLACED], [])
-        node.tracker.pursue(ahead, third.pursuit)
+        node.tracker.start_goal(ahead, third.goal)
         node.tracker.stop()
         node.settle()
         assert (second.ends[0], third.ends[0]) == (End.STOPPED, End.STOPPED) or (
@@ -123,35 +121,35 @@ def test_a_box_that_never_started_is_replaced_too() -> None:
         ) == (End.REPLACED, End.STOPPED)  # fmt: skip
 
 
-def test_a_watcher_lets_go_of_what_is_its_own_only() -> None:
+def test_an_observer_lets_go_of_what_is_its_own_only() -> None:
     with Node() as node:
-        first, second, third = Watch(), Watch(), Watch()
-        node.tracker.pursue(init_box(red_box(0)), first.pursuit)
+        first, second, third = Recorded(), Recorded(), Recorded()
+        node.tracker.start_goal(init_box(red_box(0)), first.goal)
         node.feed(image(0))
         ahead = init_box(red_box(9), frame_stamp(9))
-        node.tracker.pursue(ahead, second.pursuit)
+        node.tracker.start_goal(ahead, second.goal)
         node.settle()
-        node.tracker.release("target", third.pursuit)
+        node.tracker.release("target", third.goal)
         node.feed(image(1))
         assert node.desk.tracks[-1].state == State.TRACKING
-        node.tracker.release("target", first.pursuit)
+        node.tracker.release("target", first.goal)
         node.feed(image(2))
         assert node.desk.tracks[-1].state == State.IDLE
         node.feed(image(9))
         assert node.desk.tracks[-1].state == State.TRACKING
         assert (first.ends, second.ends) == ([], [])
-        node.tracker.pursue(init_box(red_box(15), frame_stamp(15)), third.pursuit)
-        node.tracker.release("target", third.pursuit)
+        node.tracker.start_goal(init_box(red_box(15), frame_stamp(15)), third.goal)
+        node.tracker.release("target", third.goal)
         node.feed(image(15))
         assert len(second.tracks) == 2
 
 
 def test_boxes_that_wait_do_not_pile_up() -> None:
     with Node(max_targets=1) as node:
-        last = Watch()
+        last = Recorded()
         for number in range(MAX_WAITING):
             node.tracker.receive_init(init_box(red_box(0), target_id=str(number)))
-        node.tracker.pursue(init_box(red_box(0), target_id="more"), last.pursuit)
+        node.tracker.start_goal(init_box(red_box(0), target_id="more"), last.goal)
         assert last.ends == [End.REFUSED]
         assert last.reasons == [f"{MAX_WAITING} boxes wait for an image already"]
         node.settle()
@@ -171,30 +169,30 @@ def test_catching_up_stops_when_nobody_waits() -> None:
     engine = Slow()
     with Node(engine) as node:
         node.feed(*(image(i) for i in range(20)))
-        watch = Watch()
-        node.tracker.pursue(init_box(red_box(0), frame_stamp(0)), watch.pursuit)
+        recorded = Recorded()
+        node.tracker.start_goal(init_box(red_box(0), frame_stamp(0)), recorded.goal)
         node.settle()
-        assert watch.ends == [End.STOPPED]
+        assert recorded.ends == [End.STOPPED]
         assert engine.searches == 3
 
 
 def test_a_past_box_is_watched_from_the_newest_image_on() -> None:
     with Node() as node:
         node.feed(image(0), image(1), image(2))
-        watch = Watch()
-        node.tracker.pursue(init_box(red_box(0), frame_stamp(0)), watch.pursuit)
+        recorded = Recorded()
+        node.tracker.start_goal(init_box(red_box(0), frame_stamp(0)), recorded.goal)
         node.settle()
         node.feed(image(3))
-        assert [t.header.stamp for t in watch.tracks] == [node.desk.tracks[-1].header.stamp]
+        assert [t.header.stamp for t in recorded.tracks] == [node.desk.tracks[-1].header.stamp]
 
 
 def test_images_of_another_time_end_it() -> None:
     with Node() as node:
-        watch = Watch()
-        node.tracker.pursue(init_box(red_box(5)), watch.pursuit)
+        recorded = Recorded()
+        node.tracker.start_goal(init_box(red_box(5)), recorded.goal)
         node.feed(image(5), image(0))
-        assert watch.ends == [End.FORGOTTEN]
-        assert watch.reasons == ["image time stepped back"]
+        assert recorded.ends == [End.FORGOTTEN]
+        assert recorded.reasons == ["image time stepped back"]
 
 
 def test_an_engine_that_fails_at_the_start_refuses() -> None:
@@ -203,30 +201,30 @@ def test_an_engine_that_fails_at_the_start_refuses() -> None:
             raise EngineError("out of smoke")
 
     with Node(Broken()) as node:
-        now, past = Watch(), Watch()
-        node.tracker.pursue(init_box(red_box(0)), now.pursuit)
+        now, past = Recorded(), Recorded()
+        node.tracker.start_goal(init_box(red_box(0)), now.goal)
         node.feed(image(0), image(1))
-        node.tracker.pursue(init_box(red_box(0), frame_stamp(0)), past.pursuit)
+        node.tracker.start_goal(init_box(red_box(0), frame_stamp(0)), past.goal)
         node.settle()
         assert (now.ends, past.ends) == ([End.REFUSED], [End.REFUSED])
         assert now.reasons == ["out of smoke"]
 
 
 def test_the_end_of_the_node_ends_it() -> None:
-    running, waiting = Watch(), Watch()
+    running, waiting = Recorded(), Recorded()
     with Node() as node:
-        node.tracker.pursue(init_box(red_box(0)), running.pursuit)
+        node.tracker.start_goal(init_box(red_box(0)), running.goal)
         node.feed(image(0))
-        node.tracker.pursue(init_box(red_box(9), frame_stamp(9), "b"), waiting.pursuit)
+        node.tracker.start_goal(init_box(red_box(9), frame_stamp(9), "b"), waiting.goal)
         node.settle()
     assert (running.ends, waiting.ends) == ([End.CLOSED], [End.CLOSED])
 
 
 def test_a_camera_that_never_came_or_stopped_is_told() -> None:
     with Node(image_timeout=2.0) as node:
-        never, stopped = Watch(lost=3.0), Watch(lost=3.0)
+        never, stopped = Recorded(lost=3.0), Recorded(lost=3.0)
         node.desk.time_ns = 0  # simulated time that nobody has published yet
-        node.tracker.pursue(init_box(red_box(0)), never.pursuit)
+        node.tracker.start_goal(init_box(red_box(0)), never.goal)
         node.tracker.publish_diagnostics()
         node.desk.time_ns = 10**18
         node.tracker.publish_diagnostics()
@@ -234,7 +232,7 @@ def test_a_camera_that_never_came_or_stopped_is_told() -> None:
         node.desk.time_ns += 4 * NS
         node.tracker.publish_diagnostics()
         assert never.ends == [End.LOST]
-        node.tracker.pursue(init_box(red_box(0)), stopped.pursuit)
+        node.tracker.start_goal(init_box(red_box(0)), stopped.goal)
         node.feed(image(0))
         node.desk.time_ns += 2 * NS
         node.tracker.publish_diagnostics()

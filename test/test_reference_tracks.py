@@ -1,4 +1,4 @@
-"""Replays compared with stored tracks: the command, and the pytest plugin."""
+"""Replays compared with reference tracks: the command, and the pytest plugin."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def replay(bag: Path, box: str, out: Path, *words: str) -> int:
     return main(["replay", str(bag), "--box", box, "-o", str(out), *words])
 
 
-def test_the_same_replay_is_as_expected(bag, box, stored, tmp_path, capsys):
-    assert replay(bag, box, tmp_path / "out", "--expect", str(stored), "--min-iou", "0.99") == 0
-    assert "least overlap 1.000" in capsys.readouterr().out
+def test_the_same_replay_matches_its_reference(bag, box, stored, tmp_path, capsys):
+    assert replay(bag, box, tmp_path / "out", "--reference", str(stored), "--min-iou", "0.99") == 0
+    assert "minimum IoU 1.000" in capsys.readouterr().out
 
 
 def changed(stored: Path, path: Path, edit) -> Path:
@@ -55,8 +55,11 @@ def changed(stored: Path, path: Path, edit) -> Path:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda rows: rows[5].update(x=500.0), "frame 5, target target: box must overlap"),
-        (lambda rows: rows[7].update(state="LOST"), "frame 7, target target: target must be LOST"),
+        (
+            lambda rows: rows[5].update(x=500.0),
+            "frame 5, target target: IoU with the reference box",
+        ),
+        (lambda rows: rows[7].update(state="LOST"), "frame 7, target target: state must be LOST"),
         (lambda rows: rows.pop(3), "frame 3, target target: expected no track, got one"),
         (
             lambda rows: rows.append({**rows[-1], "frame": 99}),
@@ -66,7 +69,7 @@ def changed(stored: Path, path: Path, edit) -> Path:
 )
 def test_the_first_difference_is_named(edit, words, bag, box, stored, tmp_path, capsys):
     path = changed(stored, tmp_path / "other.json", edit)
-    assert replay(bag, box, tmp_path / "out", "--expect", str(path)) == 1
+    assert replay(bag, box, tmp_path / "out", "--reference", str(path)) == 1
     said = capsys.readouterr().err
     assert words in said
     assert len(said.splitlines()) == 1
@@ -82,7 +85,7 @@ def test_files_that_hold_no_tracks_are_refused_before_anything_is_written(
 ):
     path = tmp_path / "bad.json"
     path.write_text(content)
-    assert replay(bag, box, tmp_path / "out", "--expect", str(path)) == 2
+    assert replay(bag, box, tmp_path / "out", "--reference", str(path)) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -94,13 +97,13 @@ def test_bounds_are_checked(stored, tmp_path):
         Comparison(tmp_path / "none.json", 0.5)
 
 
-def test_the_least_overlap_is_known(stored):
+def test_the_minimum_iou_is_known(stored):
     comparison = Comparison(stored, 0.1)
     row = json.loads(stored.read_text())["tracks"][0]
     half = Box(row["x"], row["y"], row["w"] / 2, row["h"])
     comparison.check(0, [Track("target", 0, "", half, 1.0, (0, 0, 0, 0), State.TRACKING, 0, False)])
     assert comparison.difference is None
-    assert comparison.least == pytest.approx(0.5)
+    assert comparison.min_seen == pytest.approx(0.5)
 
 
 def test_three_lines_make_a_regression_test(pytester, bag, box, monkeypatch):
@@ -124,4 +127,4 @@ def test_three_lines_make_a_regression_test(pytester, bag, box, monkeypatch):
     changed(path, path, lambda rows: rows[4].update(y=-300.0))
     last = pytester.runpytest_subprocess(*options)
     last.assert_outcomes(failed=1)
-    last.stdout.fnmatch_lines(["*frame 4, target target: box must overlap*"])
+    last.stdout.fnmatch_lines(["*frame 4, target target: IoU with the reference box*"])
