@@ -686,9 +686,9 @@ def test_command_takes_every_other_frame(
     assert command(*arguments, "--frame-step", 2) == 0
     truth = (root / "one" / "groundtruth_rect.txt").read_text().splitlines()
     assert len((tmp_path / "out/MIL/one.txt").read_text().splitlines()) == (len(truth) + 1) // 2
-    with pytest.raises(ParameterError, match="holds results with every 2, this run has None"):
+    with pytest.raises(ParameterError, match="holds results with frame_step 2, this run has None"):
         command(*arguments)
-    with pytest.raises(ParameterError, match=f"of which one has {len(truth)}, got {len(truth)}"):
+    with pytest.raises(ParameterError, match=f"length, {len(truth)} frames, got {len(truth)}"):
         command(*arguments, "--frame-step", len(truth))
     assert command("--root", root, "--sequences", "one", "--compare", tmp_path / "out",
                    "--frame-step", 2) == 0  # fmt: skip
