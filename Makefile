@@ -96,7 +96,7 @@ endef
 
 $(RUN)/ready: setup.py pyproject.toml package.xml
 	$(call make_environment,$(RUN))
-	@$(RUN)/bin/python -m pip install $(PIP_OPTIONS) --editable .
+	@$(RUN)/bin/python -m pip install $(PIP_OPTIONS) --editable '.[report]'
 	@touch $@
 
 # The contrib wheel holds all of OpenCV and more; both wheels write the same folder, and the last one

@@ -10,7 +10,8 @@ VERSION = re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_tex
 
 TORCH = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.1"]
 DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
-TRAINING = [*TORCH, "tensorboard>=2.11"]
+REPORT = ["bokeh>=3.4", "jinja2>=3.1"]
+LAB = [*TORCH, *REPORT, "matplotlib>=3.8", "tensorboard>=2.11"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -51,11 +52,12 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
-        "training": TRAINING,
+        "report": REPORT,
+        "lab": LAB,
         "dds": DDS,
         "trax": TRAX,
         "dev": [
-            *TRAINING,
+            *LAB,
             *DDS,
             *TRAX,
             "pytest>=8",

@@ -11,7 +11,7 @@ from mixformerv2_ros.errors import InstallationError
 PACKAGE = "mixformerv2_ros.lab"
 
 
-def lab_module(name: str, purpose: str) -> ModuleType:
+def lab_module(name: str, purpose: str, extra: str = "lab") -> ModuleType:
     """Import a module of the laboratory by its name below `mixformerv2_ros.lab`.
 
     By name, so that nothing that a robot runs imports the laboratory (see `.importlinter`).
@@ -19,6 +19,7 @@ def lab_module(name: str, purpose: str) -> ModuleType:
     Args:
         name: Such as `cli.train`.
         purpose: What it is needed for, for the error.
+        extra: Extra of setup.py that brings the module's libraries, for the error.
 
     Raises:
         InstallationError: the installation was made without the laboratory, or lacks a library
@@ -36,5 +37,5 @@ def lab_module(name: str, purpose: str) -> ModuleType:
             raise
         raise InstallationError(
             f"{purpose} needs {error.name}, which is not installed: "
-            "pip install 'mixformerv2_ros[lab]'"
+            f"pip install 'mixformerv2_ros[{extra}]'"
         ) from None

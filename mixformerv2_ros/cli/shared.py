@@ -173,7 +173,7 @@ class TrackOutputs:
 
 
 def _report_module() -> ModuleType:
-    return lab_module("reports.run_report", "--report")
+    return lab_module("reports.run_report", "--report", extra="report")
 
 
 def _facts(args: argparse.Namespace, source: str, session: Session) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Scalars:
         """Write below `folder`; what an earlier run wrote there from `step` on is hidden."""
         self._writer: Any = None
         if importlib.util.find_spec("tensorboard") is None:
-            log.info("no scalars for TensorBoard: pip install tensorboard (extra 'training')")
+            log.info("no scalars for TensorBoard: pip install tensorboard (extra 'lab')")
             return
         from torch.utils.tensorboard import SummaryWriter
 
