@@ -18,7 +18,7 @@ from mixformerv2_ros.ros.messages import Level, header_message, image_message, s
 
 TYPES = typestore().types
 BUNDLE = SimpleNamespace(
-    search_factor=4.5, template_factor=2.0, template_surroundings=1.0,
+    search_factor=4.5, template_factor=2.0, template_background_contrast=1.0,
     name="red", checksum="0123456789ab",
 )  # fmt: skip
 

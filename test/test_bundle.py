@@ -86,14 +86,14 @@ def test_fp32_comes_back_exactly(tmp_path):
     weights = random_weights()
     written = write(
         tmp_path / "b", weights=weights, search_factor=5.0, template_factor=1.5,
-        template_surroundings=0.25,
+        template_background_contrast=0.25,
         training={"steps": 3, "data": ["a"]}, notes={"x": None}, card="# Tiny\n",
     )  # fmt: skip
     opened = open_bundle(str(tmp_path / "b"))
     assert opened == written
     assert opened.spec == TINY
     assert (opened.name, opened.search_factor, opened.template_factor) == ("Tiny", 5.0, 1.5)
-    assert opened.template_surroundings == 0.25
+    assert opened.template_background_contrast == 0.25
     assert opened.precision == "fp32"
     assert opened.metadata["source"] == SOURCE
     assert opened.metadata["training"] == {"steps": 3, "data": ["a"]}
@@ -151,14 +151,15 @@ def test_relative_folders_and_permissions(tmp_path, monkeypatch):
 # Writing: whole or nothing.
 
 
-def test_without_a_word_of_them_templates_keep_their_surroundings(tmp_path):
-    """Bundles written before there was a choice."""
+@pytest.mark.parametrize(("old", "contrast"), [({}, 1.0), ({"template_surroundings": 0.3}, 0.3)])
+def test_older_bundles_open(tmp_path, old, contrast):
+    """Those without the field, and those with its former name."""
     write(tmp_path / "b")
     path = tmp_path / "b" / "model.json"
     data = json.loads(path.read_text())
-    del data["template_surroundings"]
-    path.write_text(json.dumps(data))
-    assert open_bundle(tmp_path / "b").template_surroundings == 1.0
+    del data["template_background_contrast"]
+    path.write_text(json.dumps({**data, **old}))
+    assert open_bundle(tmp_path / "b").template_background_contrast == contrast
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_without_a_word_of_them_templates_keep_their_surroundings(tmp_path):
         ({"search_factor": 0.5}, "search_factor must be a number from 1 to 20, got 0.5"),
         ({"search_factor": float("nan")}, "expressible in JSON"),
         ({"template_factor": 21}, "template_factor must be a number from 1 to 20, got 21"),
-        ({"template_surroundings": -1}, "template_surroundings must be a number from 0 to 1"),
+        ({"template_background_contrast": -1}, "background_contrast must be a number from 0 to 1"),
         ({"training": {"x": {1, 2}}}, "expressible in JSON"),
         ({"spec": replace(TINY, heads=5)}, "width must be a multiple of heads"),
         ({"spec": replace(TINY, preset="S")}, "preset must be custom for these sizes, got S"),

@@ -29,7 +29,7 @@ from mixformerv2_ros.ros.parameters import (
 )
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
-BUNDLE = SimpleNamespace(search_factor=4.25, template_factor=2.5, template_surroundings=0.75)
+BUNDLE = SimpleNamespace(search_factor=4.25, template_factor=2.5, template_background_contrast=0.75)
 
 
 def test_every_setting_of_the_tracker_has_one_parameter():

@@ -95,7 +95,7 @@ def test_the_recipe_of_the_default_weights_leads_to_a_bundle(miniature_data, tmp
     short = [name for name in SHORT if not name.startswith("force.sampling")]
     assert main(["train", str(FOLDER / "recipe_t.yaml"), *settings, *short]) == 0
     bundle = open_bundle(tmp_path / "out" / "bundle")
-    assert (bundle.search_factor, bundle.template_surroundings) == (3.6, 0.4)
+    assert (bundle.search_factor, bundle.template_background_contrast) == (3.6, 0.4)
 
 
 def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path, capsys):
@@ -106,10 +106,10 @@ def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path
     words[words.index("BUNDLE")] = str(tmp_path / "bundle")
     assert main(words) == 0
     bundle = open_bundle(tmp_path / "bundle")
-    assert (bundle.search_factor, bundle.template_surroundings) == (3.5, 0.5)
-    assert main([*words, "--force", "--template-surroundings", "1"]) == 0
+    assert (bundle.search_factor, bundle.template_background_contrast) == (3.5, 0.5)
+    assert main([*words, "--force", "--template-background-contrast", "1"]) == 0
     bundle = open_bundle(tmp_path / "bundle")
-    assert (bundle.search_factor, bundle.template_surroundings) == (3.5, 1.0)
+    assert (bundle.search_factor, bundle.template_background_contrast) == (3.5, 1.0)
 
 
 def test_the_demo_runs_in_miniature(tmp_path):

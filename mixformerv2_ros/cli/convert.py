@@ -8,8 +8,8 @@ from pathlib import Path
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.model.bundle import (
     SEARCH_FACTOR,
+    TEMPLATE_BACKGROUND_CONTRAST,
     TEMPLATE_FACTOR,
-    TEMPLATE_SURROUNDINGS,
     file_sha256,
     write_bundle,
 )
@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the same for template crops (default: likewise, else {TEMPLATE_FACTOR})",
     )
     parser.add_argument(
-        "--template-surroundings",
+        "--template-background-contrast",
         type=float,
         metavar="C",
-        help="contrast left around the target in templates (default: likewise, else "
-        f"{TEMPLATE_SURROUNDINGS})",
+        help="contrast of the background in templates, 0 to 1 (default: likewise, else "
+        f"{TEMPLATE_BACKGROUND_CONTRAST})",
     )
     parser.add_argument(
         "--heads",
@@ -87,13 +87,14 @@ def run(args: argparse.Namespace) -> int:
     released = {
         "search_factor": SEARCH_FACTOR,
         "template_factor": TEMPLATE_FACTOR,
-        "template_surroundings": TEMPLATE_SURROUNDINGS,
+        "template_background_contrast": TEMPLATE_BACKGROUND_CONTRAST,
     }
     given = {name: getattr(args, name) for name in released if getattr(args, name) is not None}
     crops = {**released, **checkpoint.crops, **given}
     print(
         f"  crops        search factor {crops['search_factor']:g}, template factor "
-        f"{crops['template_factor']:g}, surroundings {crops['template_surroundings']:g}"
+        f"{crops['template_factor']:g}, template background contrast "
+        f"{crops['template_background_contrast']:g}"
     )
     bundle = write_bundle(
         args.output,

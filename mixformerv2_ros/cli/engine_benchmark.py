@@ -201,7 +201,7 @@ class _Bench:
         settings = TrackerSettings(
             search_factor=bundle.search_factor,
             template_factor=bundle.template_factor,
-            template_surroundings=bundle.template_surroundings,
+            template_surroundings=bundle.template_background_contrast,
         )
         self.tracker = Tracker(
             self.engine, settings, decode_compressed("jpeg", self.jpeg), self.box

@@ -56,7 +56,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "search_tokens": spec.search_tokens,
         "search_factor": bundle.search_factor,
         "template_factor": bundle.template_factor,
-        "template_surroundings": bundle.template_surroundings,
+        "template_background_contrast": bundle.template_background_contrast,
         "parameters": bundle.parameters,
         "macs_per_frame": frame_macs(spec),
         "macs_per_template_update": template_macs(spec),
@@ -85,7 +85,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         "template": (
             f"{facts['template_size']} px, {facts['template_tokens']} tokens, "
             f"factor {facts['template_factor']:g}, "
-            f"contrast of the surroundings {facts['template_surroundings']:g}"
+            f"background contrast {facts['template_background_contrast']:g}"
         ),
         "search": (
             f"{facts['search_size']} px, {facts['search_tokens']} tokens, "

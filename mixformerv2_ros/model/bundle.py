@@ -54,8 +54,8 @@ SEARCH_FACTOR = 4.5
 """Side of the search crop over the square root of the box area (released configuration)."""
 TEMPLATE_FACTOR = 2.0
 """The same for the template crop."""
-TEMPLATE_SURROUNDINGS = 1.0
-"""Contrast that is left around the target in templates (released configuration: all)."""
+TEMPLATE_BACKGROUND_CONTRAST = 1.0
+"""Contrast that remains around the target in templates (released configuration: all)."""
 
 _DTYPES = {"fp32": "F32", "fp16": "F16"}
 _RANGES: dict[str, tuple[float, float]] = {
@@ -68,7 +68,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "search_size": (ModelSpec.PATCH, 2048),
     "search_factor": (1, 20),
     "template_factor": (1, 20),
-    "template_surroundings": (0, 1),
+    "template_background_contrast": (0, 1),
 }
 MAX_TEXT = 500
 """Longest text in `model.json`, such as name or licence."""
@@ -87,8 +87,8 @@ class Bundle:
         name: Name of the model, for people.
         search_factor: Side of a search crop over the square root of the area of the box.
         template_factor: The same for template crops.
-        template_surroundings: Contrast that is left around the target in templates, from 0 to 1
-            (`tracking.crop.fade_surroundings`).
+        template_background_contrast: Contrast that remains around the target in templates, from 0
+            to 1 (`tracking.crop.attenuate_background`).
         metadata: The whole content of `model.json`.
     """
 
@@ -97,7 +97,7 @@ class Bundle:
     name: str
     search_factor: float
     template_factor: float
-    template_surroundings: float
+    template_background_contrast: float
     metadata: dict[str, Any]
 
     @property
@@ -181,7 +181,7 @@ def write_bundle(
     licence: str,
     search_factor: float = SEARCH_FACTOR,
     template_factor: float = TEMPLATE_FACTOR,
-    template_surroundings: float = TEMPLATE_SURROUNDINGS,
+    template_background_contrast: float = TEMPLATE_BACKGROUND_CONTRAST,
     precision: str = "fp32",
     training: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -199,7 +199,7 @@ def write_bundle(
         licence: Licence of the weights.
         search_factor: See `Bundle`.
         template_factor: See `Bundle`.
-        template_surroundings: See `Bundle`.
+        template_background_contrast: See `Bundle`.
         precision: Number format to store the weights in, `fp32` or `fp16`.
         training: Facts about the training; anything that JSON can hold.
         notes: Other facts.
@@ -219,7 +219,7 @@ def write_bundle(
             **asdict(spec),
             "search_factor": search_factor,
             "template_factor": template_factor,
-            "template_surroundings": template_surroundings,
+            "template_background_contrast": template_background_contrast,
             "source": dict(source),
             "licence": licence,
             "created_by": f"mixformerv2_ros {__version__}",
@@ -368,8 +368,9 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
     _choice(weights, "dtype", _DTYPES)
     for key in ("licence", "created_by"):
         _text(data, key)
-    # Bundles from before there was a choice do not have it.
-    data.setdefault("template_surroundings", TEMPLATE_SURROUNDINGS)
+    # The field was called template_surroundings once; older bundles have neither.
+    contrast = data.pop("template_surroundings", TEMPLATE_BACKGROUND_CONTRAST)
+    data.setdefault("template_background_contrast", contrast)
     for key in ("training", "notes"):
         if key in data:
             _check_depth(_object(data, key), key)
@@ -379,7 +380,7 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
         name=_text(data, "name"),
         search_factor=float(_number(data, "search_factor")),
         template_factor=float(_number(data, "template_factor")),
-        template_surroundings=float(_number(data, "template_surroundings")),
+        template_background_contrast=float(_number(data, "template_background_contrast")),
         metadata=data,
     )
 

@@ -63,7 +63,7 @@ class Checkpoint:
             `heads` and `score_pooling`. Not validated.
         training: Plain facts that a trainer left: `epoch`, `step`, and the settings under `config`.
         crops: How our trainer cut its crops: `search_factor`, `template_factor`,
-            `template_surroundings`. Empty in files of others. Not validated.
+            `template_background_contrast`. Empty in files of others. Not validated.
     """
 
     weights: Weights
@@ -153,8 +153,12 @@ def _crops(config: object) -> dict[str, float]:
     if not isinstance(config, dict):
         return {}
     section = _scalars(config.get("sampling" if config.get("sets") else "world"))
-    names = ("search_factor", "template_factor", "template_surroundings")
-    noted = {name: section.get(name) for name in names}
+    contrast = section.get("template_surroundings")
+    noted = {
+        "search_factor": section.get("search_factor"),
+        "template_factor": section.get("template_factor"),
+        "template_background_contrast": section.get("template_background_contrast", contrast),
+    }
     return {name: float(one) for name, one in noted.items() if isinstance(one, int | float)}
 
 

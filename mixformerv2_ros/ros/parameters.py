@@ -351,7 +351,7 @@ def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettin
     fields: dict[str, Any] = {p.setting: checked[p.name] for p in PARAMETERS if p.setting}
     for name in ("search_factor", "template_factor"):
         fields[name] = fields[name] or getattr(bundle, name)
-    fields["template_surroundings"] = bundle.template_surroundings
+    fields["template_surroundings"] = bundle.template_background_contrast
     return TrackerSettings(**fields)
 
 
