@@ -17,6 +17,7 @@ import pytest
 
 from mixformerv2_ros.errors import (
     EngineError,
+    ImageError,
     MixFormerError,
     ParameterError,
     SourceError,
@@ -264,7 +265,7 @@ def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
         read.append(int(path.name))
         return np.full((1, 1, 3), int(path.name), dtype=np.uint8)
 
-    monkeypatch.setattr(run, "read_image", fake_read)
+    monkeypatch.setattr(run, "read_bgr", fake_read)
     paths = [Path(str(index)) for index in range(50)]
     assert [int(image[0, 0, 0]) for image in run.read_images(paths)] == list(range(50))
     read.clear()
@@ -278,7 +279,7 @@ def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
 def test_an_unreadable_frame_is_named(root: Path) -> None:
     frame = root / "one" / "img" / "00004.jpg"
     frame.write_bytes(b"no image")
-    with pytest.raises(SourceError, match=r"00004.jpg: expected an image, cannot decode it"):
+    with pytest.raises(ImageError, match=r"image .*00004\.jpg cannot be decoded"):
         run.run_sequence(Script(exact), plain_sequence(root / "one"))
 
 
@@ -838,7 +839,7 @@ def test_reading_hides_behind_the_tracker(tmp_path: Path, monkeypatch: pytest.Mo
         time.sleep(track_seconds)
         return Estimate(box, 1.0, False)
 
-    monkeypatch.setattr(run, "read_image", slow_read)
+    monkeypatch.setattr(run, "read_bgr", slow_read)
     boxes = np.tile([1.0, 2, 10, 12], (frames, 1))
     sequence = AnnotatedSequence("x", [tmp_path / str(index) for index in range(frames)], boxes)
     started = time.perf_counter()

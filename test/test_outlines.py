@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch, which is not installed")
 
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.lab.datasets.images import read_stills
 from mixformerv2_ros.lab.training.synthetic import World, WorldConfig
 from mixformerv2_ros.model.presets import T
@@ -45,7 +45,7 @@ def test_outlines_are_found_by_picture_and_row(stills: Path) -> None:
 
 def test_a_damaged_outline_is_named(stills: Path) -> None:
     (stills / "masks" / "disc_1.png").write_bytes(b"no picture")
-    with pytest.raises(SourceError, match=r"disc_1\.png: expected a readable image"):
+    with pytest.raises(ImageError, match=r"disc_1\.png cannot be decoded"):
         read_stills(stills)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import exif_rotated
 
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.tracking.pixels import (
@@ -310,13 +311,6 @@ def test_compressed_grey_alpha_and_16_bits() -> None:
     bgra = picture((48, 64, 4))
     rgb = decode_compressed("png", encoded(bgra, ".png")).rgb()
     np.testing.assert_array_equal(rgb, bgra[..., 2::-1])
-
-
-def exif_rotated(jpeg: bytes) -> bytes:
-    """The JPEG with an orientation tag that asks viewers to turn it by 90 degrees."""
-    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 1, 0x0112, 3, 1, 6, 0) + bytes(4)
-    body = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
 
 
 def test_orientation_tag_is_ignored() -> None:

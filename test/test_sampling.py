@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.errors import ImageError, ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.image_cache import PictureCache
 from mixformerv2_ros.lab.datasets.lru_cache import Recent
 from mixformerv2_ros.lab.datasets.read import read_set
@@ -503,13 +504,16 @@ def test_invalid_crops_are_drawn_again(still, pictures):
 
 
 def test_missing_and_damaged_pictures_are_named(still, tmp_path):
-    for name, content, came in (("gone.jpg", None, "found none"), ("x.jpg", b"text", "got 4 oth")):
+    for name, content, error, came in (
+        ("gone.jpg", None, SourceError, "cannot be read: No such file"),
+        ("x.jpg", b"text", ImageError, "cannot be decoded"),
+    ):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
         broken = dataclasses.replace(still, frames=[path])
         sampler = Sampler([(Memory("stills", [broken]), 1.0)], T, SamplingConfig(), True)
-        with pytest.raises(SourceError, match=f"{name}: expected a readable picture, {came}"):
+        with pytest.raises(error, match=f"{name} {came}"):
             sampler.sample(0, 0)
 
 
@@ -559,21 +563,17 @@ def test_memory_is_bounded_and_keeps_what_was_used_last():
     assert len(pickle.loads(pickle.dumps(recent))) == 0
 
 
-def test_pictures_are_read_once_while_they_are_remembered(pictures, monkeypatch):
-    read = []
-    original = np.fromfile
-    monkeypatch.setattr(np, "fromfile", lambda path, **k: read.append(path) or original(path, **k))
+def test_pictures_are_read_once_while_they_are_remembered(pictures, tmp_path):
     for decoded in (True, False):
-        read.clear()
-        cache = PictureCache(1.0, decoded)
-        first = cache.read(pictures[0])
-        np.testing.assert_array_equal(first[..., ::-1], cv2.imread(str(pictures[0])))
-        np.testing.assert_array_equal(cache.read(pictures[0]), first)
-        assert len(read) == 1
-    cache = PictureCache(0.0, True)
-    cache.read(pictures[0])
-    cache.read(pictures[0])
-    assert len(read) == 3
+        path = tmp_path / "picture.jpg"
+        shutil.copy(pictures[0], path)
+        remembering, forgetting = PictureCache(1.0, decoded), PictureCache(0.0, decoded)
+        for cache in (remembering, forgetting):
+            np.testing.assert_array_equal(cache.read(path)[..., ::-1], cv2.imread(str(path)))
+        path.unlink()
+        assert remembering.read(path).shape == cv2.imread(str(pictures[0])).shape
+        with pytest.raises(SourceError, match="cannot be read"):
+            forgetting.read(path)
 
 
 # Commands -----------------------------------------------------------------------------------------

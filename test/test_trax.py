@@ -201,7 +201,7 @@ def test_over_a_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "box", "message"),
     [
-        ("absent.png", (30, 50, 20, 20), "absent.png: expected an image, found none"),
+        ("absent.png", (30, 50, 20, 20), "absent.png cannot be read: No such file"),
         (None, (500, 500, 20, 20), "box"),
         (None, (30, 50, 0, 20), "box"),
     ],

@@ -16,9 +16,10 @@ from typing import Any
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.track_tables import CsvFile, JsonFile
-from mixformerv2_ros.io.video import CODECS, VideoFile, bgr_copy
+from mixformerv2_ros.io.video import CODECS, VideoFile
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.overlay import draw_tracks

@@ -16,8 +16,9 @@ from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
+from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.paths import check_output, remove_output
-from mixformerv2_ros.io.video import VideoSource, bgr_copy
+from mixformerv2_ros.io.video import VideoSource
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.frame import Frame
 

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import ImageError, SourceError
-from mixformerv2_ros.text import natural_order
+from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.io.images import list_images, read_image
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
+from mixformerv2_ros.tracking.pixels import Pixels
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
 """Codec of an overlay video by its suffix; those that OpenCV's wheels can write."""
 
@@ -67,7 +66,7 @@ class VideoSource:
         self._live = source.isdecimal() and not Path(source).exists()
         path = Path(source)
         if path.is_dir():
-            self._files = _image_files(path)
+            self._files = list_images(path)
             self.fps = fps or DEFAULT_FPS
             self.count: int | None = len(self._files)
             return
@@ -102,6 +101,7 @@ class VideoSource:
 
         Raises:
             SourceError: an image of a folder cannot be read, or a video has no frame.
+            ImageError: an image of a folder cannot be decoded.
         """
         if self._capture is None:
             return self._read_files()
@@ -137,30 +137,6 @@ class VideoSource:
             if own > previous_ns and (own > 0 or index == 0):
                 return own
         return max(round(index * 1e9 / self.fps), previous_ns + 1)
-
-
-def read_image(path: Path) -> Pixels:
-    """Read an image file; orientation tags are ignored.
-
-    Raises:
-        SourceError: it cannot be read or decoded; names the file.
-    """
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
-            return decode_compressed("", data)
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except (OSError, cv2.error, ImageError) as error:
-        raise SourceError(f"image {path} cannot be read: {error}") from error
-    if image is None:
-        raise SourceError(f"image {path} cannot be decoded")
-    return Pixels.from_array(image, "bgr8")
-
-
-def bgr_copy(pixels: Pixels) -> npt.NDArray[np.uint8]:
-    """The whole image as a new (height, width, 3) uint8 array in OpenCV's order, to draw in."""
-    return np.asarray(cv2.cvtColor(pixels.rgb(), cv2.COLOR_RGB2BGR), np.uint8)
 
 
 class VideoFile:
@@ -202,12 +178,3 @@ class VideoFile:
         """Finish the file."""
         if self._writer is not None:
             self._writer.release()
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        raise SourceError(
-            f"image folder {folder} must hold images ({', '.join(IMAGE_SUFFIXES)}), found none"
-        )
-    return sorted(files, key=lambda file: natural_order(file.name))

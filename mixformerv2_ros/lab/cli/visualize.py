@@ -17,14 +17,9 @@ from mixformerv2_ros.cli.shared import positive_number, whole_number
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
+from mixformerv2_ros.io.images import IMAGE_SUFFIXES, read_image
 from mixformerv2_ros.io.paths import check_output
-from mixformerv2_ros.io.video import (
-    IMAGE_SUFFIXES,
-    VideoFile,
-    VideoFrame,
-    VideoSource,
-    read_image,
-)
+from mixformerv2_ros.io.video import VideoFile, VideoFrame, VideoSource
 from mixformerv2_ros.lab.visualization.observe import Moment, observe
 from mixformerv2_ros.lab.visualization.sheet import Picture, above, pad, write_picture
 from mixformerv2_ros.model.bundle import Bundle, open_bundle

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.images import VALIDATION_STEP, read_box_list
 from mixformerv2_ros.lab.datasets.index import (
     Entry,
@@ -29,7 +30,6 @@ from mixformerv2_ros.lab.datasets.layouts import Reader, find_sequences
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
     checked_sequence,
-    list_images,
     read_boxes,
 )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.io.images import decode_image_file, load_image_file, read_image
 from mixformerv2_ros.lab.datasets.images import Image
 from mixformerv2_ros.lab.datasets.lru_cache import Recent
 
@@ -31,15 +30,13 @@ class PictureCache:
     def read(self, path: Path) -> Image:
         """The picture, (H, W, 3) uint8 RGB; not to be written into.
 
-        Orientation tags are ignored, as everywhere in this package: boxes belong to pixels as they
-        are stored.
-
         Raises:
-            SourceError: the file is missing or no picture.
+            SourceError: the file cannot be read.
+            ImageError: it cannot be decoded.
         """
         if self.decoded:
-            return self._recent.get(path, lambda: _decode(path, _load(path)))
-        return _decode(path, self._recent.get(path, lambda: _load(path)))
+            return self._recent.get(path, lambda: read_image(path).rgb())
+        return decode_image_file(self._recent.get(path, lambda: load_image_file(path)), path).rgb()
 
 
 def _keep_freed_memory() -> None:
@@ -50,18 +47,3 @@ def _keep_freed_memory() -> None:
     block raises the threshold to its size, 32 MiB at most.
     """
     np.empty(30_000_000, dtype=np.uint8)
-
-
-def _load(path: Path) -> Image:
-    try:
-        return np.fromfile(path, dtype=np.uint8)
-    except OSError:
-        raise SourceError(f"{path}: expected a readable picture, found none") from None
-
-
-def _decode(path: Path, data: Image) -> Image:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(data, flags) if data.size else None
-    if picture is None:
-        raise SourceError(f"{path}: expected a readable picture, got {data.size} other bytes")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)

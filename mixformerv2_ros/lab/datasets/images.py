@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.io.images import read_image
 from mixformerv2_ros.lab.datasets.sequences import plain_sequence, read_lines
 
 Image = npt.NDArray[np.uint8]
@@ -55,29 +56,18 @@ class Clip:
     boxes: Boxes
 
 
-def read_picture(path: Path) -> Image:
-    """Decode an image file to RGB.
-
-    Raises:
-        SourceError: the file is missing or no image.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceError(f"{path}: expected a readable image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
 def read_stills(folder: Path) -> list[Still]:
     """Read `images/` and `boxes.csv` (image,x,y,w,h,label; pixels, top-left) below `folder`.
 
     `masks/STEM_N.png`, where it exists, is the outline of box N of the picture `STEM`, from 0.
 
     Raises:
-        SourceError: the list is missing or a line is malformed (named by its number).
+        SourceError: the list or a picture is missing, or a line is malformed (named by its number).
+        ImageError: a picture cannot be decoded.
     """
     return [
         Still(
-            image=read_picture(folder / "images" / name),
+            image=read_image(folder / "images" / name).rgb(),
             boxes=np.array([box for box, _ in entries], dtype=np.float64),
             labels=tuple(label for _, label in entries),
             masks=tuple(_read_mask(folder, name, i) for i in range(len(entries))),
@@ -114,14 +104,16 @@ def _read_mask(folder: Path, name: str, number: int) -> Image | None:
     path = folder / "masks" / f"{Path(name).stem}_{number}.png"
     if not path.is_file():
         return None
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise SourceError(f"{path}: expected a readable image")
-    return np.asarray(mask, np.uint8)
+    return np.asarray(cv2.cvtColor(read_image(path).rgb(), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:
-    """Read every sequence below `folder` but those named in `exclude`."""
+    """Read every sequence below `folder` but those named in `exclude`.
+
+    Raises:
+        SourceError: a file is missing or malformed.
+        ImageError: a frame cannot be decoded.
+    """
     clips = []
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name in exclude:
@@ -131,7 +123,7 @@ def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:
         clips.append(
             Clip(
                 name=path.name,
-                images=tuple(read_picture(f) for f in np.array(sequence.frames)[visible]),
+                images=tuple(read_image(f).rgb() for f in np.array(sequence.frames)[visible]),
                 boxes=sequence.boxes[visible],
             )
         )

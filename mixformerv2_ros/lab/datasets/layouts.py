@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
     checked_sequence,
-    list_images,
     plain_sequence,
     read_boxes,
     read_flags,

@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
-from mixformerv2_ros.text import natural_order, printable
+from mixformerv2_ros.io.images import list_images
+from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,21 +159,6 @@ def check_count(frames: list[Path], boxes: npt.NDArray[np.float64], truth: Path)
             f"{truth}: expected one line per frame, got {len(boxes)} lines for {len(frames)} "
             f"images{where}"
         )
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files directly in `folder`, in natural order.
-
-    Raises:
-        SourceError: no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: expected a folder of images, found none")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        wanted = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise SourceError(f"{folder}: expected images ({wanted}), found none")
-    return sorted(found, key=lambda path: natural_order(path.name))
 
 
 def read_flags(path: Path, count: int) -> npt.NDArray[np.bool_]:

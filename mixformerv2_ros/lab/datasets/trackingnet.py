@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.index import (
     Entry,
     Rows,
@@ -14,7 +15,7 @@ from mixformerv2_ros.lab.datasets.index import (
     cache_folder,
     video_rows,
 )
-from mixformerv2_ros.lab.datasets.sequences import check_count, list_images, read_boxes
+from mixformerv2_ros.lab.datasets.sequences import check_count, read_boxes
 from mixformerv2_ros.text import natural_order, printable
 
 PARTS = tuple(f"TRAIN_{number}" for number in range(12))

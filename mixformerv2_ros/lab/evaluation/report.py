@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.errors import ImageError, ParameterError, SourceError
+from mixformerv2_ros.io.images import read_bgr
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.analysis import (
     FAILED_BELOW,
@@ -36,7 +37,6 @@ from mixformerv2_ros.lab.evaluation.metrics import (
     overlaps,
 )
 from mixformerv2_ros.lab.evaluation.results import Result, write_text
-from mixformerv2_ros.lab.evaluation.run import read_image
 from mixformerv2_ros.lab.evaluation.summary import Summary, summarise
 from mixformerv2_ros.lab.reports.charts import (
     Bars,
@@ -515,8 +515,8 @@ def _moment(moment: Moment, result: Result) -> str:
     pictures = []
     for index in shown:
         try:
-            image = read_image(sequence.frames[index])
-        except SourceError:
+            image = read_bgr(sequence.frames[index])
+        except (ImageError, SourceError):
             continue  # the run itself would have named it
         pictures.append(_picture(sequence, result, overlap, index, image, window))
     if not pictures:

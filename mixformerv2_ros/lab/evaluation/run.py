@@ -28,6 +28,7 @@ import numpy as np
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
+from mixformerv2_ros.io.images import read_bgr
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.results import (
     Result,
@@ -60,28 +61,14 @@ Progress = Callable[[AnnotatedSequence, Result], None]
 """Called after each sequence."""
 
 
-def read_image(path: Path) -> Image:
-    """Read an image file as BGR, in the orientation in which its pixels are stored.
-
-    Raises:
-        SourceError: it is missing or no image.
-    """
-    if not path.is_file():  # of which OpenCV warns on stderr
-        raise SourceError(f"{path}: expected an image, found none")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise SourceError(f"{path}: expected an image, cannot decode it")
-    return np.asarray(image, dtype=np.uint8)
-
-
 def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Image]:
-    """Read images in order, decoding up to `ahead` of them in threads of their own."""
+    """Read images in order as BGR, decoding up to `ahead` of them in threads of their own."""
     remaining = iter(paths)
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        pending = deque(pool.submit(read_image, path) for path in islice(remaining, ahead))
+        pending = deque(pool.submit(read_bgr, path) for path in islice(remaining, ahead))
         while pending:
             image = pending.popleft().result()
-            pending.extend(pool.submit(read_image, path) for path in islice(remaining, 1))
+            pending.extend(pool.submit(read_bgr, path) for path in islice(remaining, 1))
             yield image
 
 
@@ -92,6 +79,7 @@ def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result
 
     Raises:
         SourceError: a frame cannot be read.
+        ImageError: a frame cannot be decoded.
         BoxError: the first box cannot be tracked.
         EngineError: the tracker cannot run or gives a box that is not finite.
     """

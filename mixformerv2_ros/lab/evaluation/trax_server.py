@@ -10,8 +10,8 @@ from typing import Any
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
+from mixformerv2_ros.io.images import read_image
 from mixformerv2_ros.lab.datasets.layouts import polygon_box
-from mixformerv2_ros.lab.evaluation.run import read_image
 from mixformerv2_ros.lab.evaluation.trackers import FRAME_RATE
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
@@ -98,7 +98,7 @@ def _pixels(images: dict[str, Any]) -> Pixels:
     image: Any = images.get("color")
     kind = image.type() if image else "none"
     if kind == "path":
-        return Pixels.from_array(read_image(Path(image.path())), "bgr8")
+        return read_image(Path(image.path()))
     if kind == "buffer":
         return decode_compressed("", image.buffer())
     if kind == "memory":
