@@ -13,7 +13,7 @@ VIDEO ?=
 BOX ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-ros lint types unit soak evaluate benchmark train distill-demo clean help
+.PHONY: demo test test-ros lint types unit screen soak evaluate benchmark train distill-demo clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -39,18 +39,20 @@ lint: $(DEV)/ready
 types: $(DEV)/ready
 	$(DEV)/bin/mypy
 
-# Tests open the report in a browser and draw boxes in a window. Without these programs, and without
-# the right to install them, those tests are skipped by name.
-SCREEN := chromium xvfb xdotool
-$(DEV)/screen: $(DEV)/ready
-	@for program in chromium Xvfb xdotool; do command -v $$program >/dev/null || missing=1; done; \
-	if [ "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing $(SCREEN)"; apt-get update -qq; apt-get install -qqy $(SCREEN) >/dev/null || true; \
-	fi
-	@touch $@
+# Tests open pages in a browser and draw boxes in a window. Where these programs are missing and cannot
+# be installed, those tests are skipped by name, and the next run tries again.
+screen:
+	@missing=; for program in chromium Xvfb xdotool; do \
+	  command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium xvfb xdotool"; \
+	  .ci/apt_install chromium xvfb xdotool && exit 0; \
+	fi; \
+	echo "missing:$$missing; tests that need them will be skipped" >&2
 
 # torch's threads must sleep, not spin, while another process of the suite uses the cores.
-unit: $(DEV)/screen
+unit: $(DEV)/ready screen
 	OMP_WAIT_POLICY=passive $(DEV)/bin/python -m pytest $(TESTS)
 
 # In a sourced ROS 2 workspace that holds the package. The plugins would add their own fixtures.
@@ -86,7 +88,7 @@ distill-demo: $(DEV)/ready
 define make_environment
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing python3-venv"; apt-get update -qq && apt-get install -qqy python3-venv >/dev/null; \
+	    echo "installing python3-venv"; .ci/apt_install python3-venv; \
 	  else \
 	    echo "$(PYTHON) lacks venv: install it first (Debian, Ubuntu: sudo apt install python3-venv)" >&2; exit 2; \
 	  fi; }
@@ -109,4 +111,5 @@ $(DEV)/ready: $(METADATA)
 	@touch $@
 
 clean:
-	rm -rf $(RUN) $(DEV) demo_out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(RUN) $(DEV) demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	  .import_linter_cache .hypothesis
