@@ -1,4 +1,4 @@
-"""The Makefile installs what tests need, waits for other package managers, and remembers no failure."""
+"""What `make` installs for the tests: it waits for other package managers, remembers no failure."""
 
 from __future__ import annotations
 
