@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="needs torch, which is not installed")
 
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.lab.datasets.images import read_stills
-from mixformerv2_ros.lab.training.synthetic import World, WorldConfig
+from mixformerv2_ros.lab.training.synthetic import SyntheticConfig, SyntheticDataset
 from mixformerv2_ros.model.presets import T
 
 
@@ -51,10 +51,10 @@ def test_a_damaged_outline_is_named(stills: Path) -> None:
 
 def test_what_is_pasted_is_the_object_without_its_surroundings(stills: Path) -> None:
     disc, green = read_stills(stills)
-    config = WorldConfig(
+    config = SyntheticConfig(
         clip=0, still=0, composite=1, absent=0, photometric=0, grey=0, center_jitter=0.2
     )
-    only = World([disc, green], [], T, config)
+    only = SyntheticDataset([disc, green], [], T, config)
     only._by_label = {"disc": [(0, 1)]}
     only._labels, only._label_weights = ["disc"], np.ones(1)
     only._draw_picture = lambda rng: green.image  # type: ignore[method-assign]
@@ -69,8 +69,8 @@ def test_what_is_pasted_is_the_object_without_its_surroundings(stills: Path) -> 
 
 
 def test_another_of_the_kind_is_no_target(stills: Path) -> None:
-    config = WorldConfig(clip=0, still=1, composite=0, absent=1, alike=1, photometric=0, grey=0)
-    world = World(read_stills(stills), [], T, config)
+    config = SyntheticConfig(clip=0, still=1, composite=0, absent=1, alike=1, photometric=0, grey=0)
+    world = SyntheticDataset(read_stills(stills), [], T, config)
     samples = [world.sample(5, index) for index in range(60)]
     assert not any(sample.present for sample in samples)
     middle = T.search_size // 2

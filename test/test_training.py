@@ -16,11 +16,11 @@ from mixformerv2_ros.lab.datasets.images import Clip, Still, read_stills  # noqa
 from mixformerv2_ros.lab.training import augment, losses  # noqa: E402
 from mixformerv2_ros.lab.training.checkpoint_files import LAST  # noqa: E402
 from mixformerv2_ros.lab.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
-from mixformerv2_ros.lab.training.data_loaders import batches, load_worlds  # noqa: E402
-from mixformerv2_ros.lab.training.optim import Length, learning_rate_factor  # noqa: E402
-from mixformerv2_ros.lab.training.run import Run  # noqa: E402
-from mixformerv2_ros.lab.training.synthetic import World, WorldConfig  # noqa: E402
+from mixformerv2_ros.lab.training.data_loaders import load_batches, load_synthetic  # noqa: E402
+from mixformerv2_ros.lab.training.optimizers import RunLength, learning_rate_factor  # noqa: E402
+from mixformerv2_ros.lab.training.synthetic import SyntheticConfig, SyntheticDataset  # noqa: E402
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
+from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
 from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 from mixformerv2_ros.model.presets import T  # noqa: E402
 from mixformerv2_ros.network.model import PIXEL_MEAN  # noqa: E402
@@ -50,7 +50,7 @@ def config(miniature_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(config):
-    return load_worlds(config)[0]
+    return load_synthetic(config)[0]
 
 
 def test_held_out_sequences_are_not_read(world):
@@ -60,7 +60,7 @@ def test_held_out_sequences_are_not_read(world):
 
 
 def test_samples_depend_on_seed_and_index_only(world):
-    again = World(world.stills, world.clips, world.spec, world.config)
+    again = SyntheticDataset(world.stills, world.clips, world.spec, world.config)
     for index in (5, 3, 11):
         a, b = world.sample(1, index), again.sample(1, index)
         for left, right in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True):
@@ -88,9 +88,9 @@ def test_samples_are_what_the_network_takes(world):
 
 def test_boxes_lie_on_the_target(miniature_data):
     """A yellow disc on grey: in an unchanged crop, the box must enclose the disc exactly."""
-    plain = WorldConfig(clip=1, still=0, composite=0, absent=0, photometric=0, grey=0)
-    clips = load_worlds(TrainConfig(preset="T", data=str(miniature_data), output=""))[0].clips
-    world = World([], clips, T, plain)
+    plain = SyntheticConfig(clip=1, still=0, composite=0, absent=0, photometric=0, grey=0)
+    whole, _ = load_synthetic(TrainConfig(preset="T", data=str(miniature_data), output=""))
+    world = SyntheticDataset([], whole.clips, T, plain)
     checked = 0
     for index in range(40):
         sample = world.sample(0, index)
@@ -108,7 +108,7 @@ def test_templates_fade_around_the_target_alone(world):
     def draw(**changes):
         # One kind of sample at a time, and no chance in light: the streams stay the same.
         config = dataclasses.replace(world.config, photometric=0.0, grey=0.0, **changes)
-        return World(world.stills, world.clips, world.spec, config)
+        return SyntheticDataset(world.stills, world.clips, world.spec, config)
 
     neutral = np.round(NEUTRAL).astype(np.uint8)
     for kinds in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
@@ -134,10 +134,10 @@ def test_another_of_its_kind_is_the_target_of_another_video():
         return Clip(name, (image, image), boxes)
 
     clips = [clip("A_x_1", 40), clip("A_x_2", 80), clip("A_y_1", 120), clip("B_z", 200)]
-    config = WorldConfig(
+    config = SyntheticConfig(
         still=0, composite=0, absent=1, alike=1, photometric=0, grey=0, center_jitter=0
     )
-    world = World([], clips, T, config)
+    world = SyntheticDataset([], clips, T, config)
     met = set()
     for index in range(60):
         sample = world.sample(0, index)
@@ -152,7 +152,9 @@ def test_clips_are_drawn_by_the_square_root_of_their_sources_size():
     image = np.zeros((40, 40, 3), np.uint8)
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (2, 1))
     names = ["A", *(f"B_{number}" for number in range(16))]
-    world = World([], [Clip(name, (image, image), boxes) for name in names], T, WorldConfig())
+    world = SyntheticDataset(
+        [], [Clip(name, (image, image), boxes) for name in names], T, SyntheticConfig()
+    )
     rng = np.random.default_rng(0)
     share = np.mean([world._draw_clip(rng).name == "A" for _ in range(2000)])
     assert abs(share - 1 / 5) < 0.03
@@ -160,7 +162,7 @@ def test_clips_are_drawn_by_the_square_root_of_their_sources_size():
 
 def test_most_targets_have_hardly_moved(world):
     config = dataclasses.replace(world.config, near=0.75, near_reach=0.2, center_jitter=1.0)
-    moving = World(world.stills, world.clips, T, config)
+    moving = SyntheticDataset(world.stills, world.clips, T, config)
     rng = np.random.default_rng(0)
     offsets = np.abs([moving._offset(rng) for _ in range(4000)])
     assert offsets.max() <= 1
@@ -171,8 +173,10 @@ def test_most_targets_have_hardly_moved(world):
 def test_a_twin_is_farther_from_the_middle_than_the_target(world):
     """A twin changes the picture, and never what the sample says about the target."""
     config = dataclasses.replace(world.config, clip=0, still=0, composite=1, absent=0)
-    lonely = World(world.stills, world.clips, world.spec, config)
-    twins = World(world.stills, world.clips, world.spec, dataclasses.replace(config, twins=1.0))
+    lonely = SyntheticDataset(world.stills, world.clips, world.spec, config)
+    twins = SyntheticDataset(
+        world.stills, world.clips, world.spec, dataclasses.replace(config, twins=1.0)
+    )
     canvas = np.zeros((128, 128, 3), np.uint8)
     still = world.stills[0]
     cutout = lonely._cut_out(still, 0, np.random.default_rng(0))
@@ -198,7 +202,7 @@ def test_a_twin_is_farther_from_the_middle_than_the_target(world):
 def test_the_target_is_no_distractor_of_its_own(miniature_data):
     still = read_stills(miniature_data / "stills")[0]
     one = Still(still.image, still.boxes[:1], still.labels[:1], still.masks[:1])
-    world = World([one], [], T, WorldConfig())
+    world = SyntheticDataset([one], [], T, SyntheticConfig())
     assert world._distractor(one, 0, np.random.default_rng(0)) is None
 
 
@@ -267,7 +271,7 @@ def test_patch_coverage_counts_area():
 
 def test_learning_rate_warms_up_and_cools_down(config):
     long = dataclasses.replace(config, warmup=10, cooldown=0.2)
-    rates = [learning_rate_factor(step, long, Length(100, 10, 10)) for step in range(100)]
+    rates = [learning_rate_factor(step, long, RunLength(100, 10, 10)) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == 1
     assert rates[99] == pytest.approx(0.05)
@@ -276,7 +280,7 @@ def test_learning_rate_warms_up_and_cools_down(config):
 
 def test_the_published_rate_falls_to_a_tenth_after_400_of_500_epochs(config):
     published = dataclasses.replace(config, warmup=0, cooldown=0.0, drop_epoch=400)
-    length = Length(500 * 234, 234, 1170)
+    length = RunLength(500 * 234, 234, 1170)
     rates = [learning_rate_factor(e * 234, published, length) for e in (0, 399, 400, 499)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1])
 
@@ -300,15 +304,15 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
 
 
 def test_training_reduces_the_loss(config):
-    run = Run(dataclasses.replace(config, steps=60, warmup=5, learning_rate=1e-3))
-    world, _ = load_worlds(config)
-    batch = next(batches(world, dataclasses.replace(config, batch=8), 0, 1))
+    run = TrainingRun(dataclasses.replace(config, steps=60, warmup=5, learning_rate=1e-3))
+    world, _ = load_synthetic(config)
+    batch = next(load_batches(world, dataclasses.replace(config, batch=8), 0, 1))
     values = [run.advance(batch)["loss"] for _ in range(40)]
     assert values[-1] < 0.7 * values[0]
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
-    run = Run(config)
+    run = TrainingRun(config)
     path = tmp_path / LAST
     run.save(path)
     state = torch.load(path, weights_only=True)
@@ -370,7 +374,7 @@ def test_a_malformed_list_of_boxes_names_its_line(tmp_path):
 
 def test_an_unknown_preset_is_refused(config):
     with pytest.raises(ParameterError, match="preset must be one of S, B, T"):
-        Run(dataclasses.replace(config, preset="XL"))
+        TrainingRun(dataclasses.replace(config, preset="XL"))
 
 
 def test_the_score_stage_changes_the_score_head_only(config, tmp_path):
@@ -392,4 +396,4 @@ def test_the_score_stage_changes_the_score_head_only(config, tmp_path):
 
 def test_a_name_that_no_parameter_has_is_refused(config):
     with pytest.raises(ParameterError, match="only must be part of a parameter's name"):
-        Run(dataclasses.replace(config, only="scoring"))
+        TrainingRun(dataclasses.replace(config, only="scoring"))

@@ -37,10 +37,10 @@ from mixformerv2_ros.lab.training.checkpoint_files import (  # noqa: E402
     write_checkpoint,
 )
 from mixformerv2_ros.lab.training.config import ClipsConfig, changed_settings  # noqa: E402
-from mixformerv2_ros.lab.training.data_loaders import batches, load_worlds  # noqa: E402
+from mixformerv2_ros.lab.training.data_loaders import load_batches, load_synthetic  # noqa: E402
 from mixformerv2_ros.lab.training.profiling import profile_training  # noqa: E402
-from mixformerv2_ros.lab.training.run import Run  # noqa: E402
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
+from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
 from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -145,8 +145,8 @@ def test_mixed_precision_stays_near_float32(precision, tokens, miniature_data, t
     half = dataclasses.replace(whole, precision=precision, output=str(tmp_path / "half"))
     losses = []
     for config in (whole, half):
-        run = Run(config)
-        stream = batches(load_worlds(config)[0], config, 0, 4)
+        run = TrainingRun(config)
+        stream = load_batches(load_synthetic(config)[0], config, 0, 4)
         losses.append([float(run.advance(batch)["loss"]) for batch in stream])
     # Only the first: fp16 skips steps while it looks for a scale.
     assert losses[1][0] != losses[0][0]
@@ -170,14 +170,14 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(miniature_data, tmp
                 next(iter(run_of[0].model.parameters())).fill_(float("nan"))
 
     run_of = []
-    original = Run.__init__
+    original = TrainingRun.__init__
 
     def remember(self, *args, **kwargs):
         original(self, *args, **kwargs)
         run_of.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "__init__", remember)
+        patch.setattr(TrainingRun, "__init__", remember)
         with pytest.raises(
             TrainingError, match=r"diverged at step 6: loss is nan.*last good check"
         ):
@@ -188,8 +188,8 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(miniature_data, tmp
 
 def test_a_bad_step_does_not_reach_the_weights(miniature_data, tmp_path):
     config = small_config(miniature_data, tmp_path, score_label="presence")
-    run = Run(config)
-    batch = next(batches(load_worlds(config)[0], config, 0, 1))
+    run = TrainingRun(config)
+    batch = next(load_batches(load_synthetic(config)[0], config, 0, 1))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     with pytest.raises(TrainingError, match="diverged at step 1: loss is nan"):
         run.advance(dataclasses.replace(batch, present=batch.present * float("nan")))
@@ -199,8 +199,8 @@ def test_a_bad_step_does_not_reach_the_weights(miniature_data, tmp_path):
 
 def test_a_batch_without_targets_teaches_nothing_about_boxes(miniature_data, tmp_path):
     config = small_config(miniature_data, tmp_path)
-    run = Run(config)
-    batch = next(batches(load_worlds(config)[0], config, 0, 1))
+    run = TrainingRun(config)
+    batch = next(load_batches(load_synthetic(config)[0], config, 0, 1))
     empty = dataclasses.replace(batch, present=batch.present * 0, edges=batch.edges * 0)
     values = run.advance(empty)
     assert float(values["l1"]) == 0
@@ -212,7 +212,7 @@ def test_a_batch_without_targets_teaches_nothing_about_boxes(miniature_data, tmp
 
 def test_a_full_disk_leaves_the_last_checkpoint(miniature_data, tmp_path):
     config = small_config(miniature_data, tmp_path)
-    run = Run(config)
+    run = TrainingRun(config)
     run.save(tmp_path / LAST)
     good = (tmp_path / LAST).read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -331,10 +331,10 @@ def test_checkpoints_from_before_there_were_stages_still_load(miniature_data, tm
     state["config"] = {"preset": "T", "seed": 3}
     (tmp_path / "new").mkdir()
     write_checkpoint(state, tmp_path / "new" / LAST)
-    run = Run(config)
+    run = TrainingRun(config)
     run.restore(tmp_path / "new" / LAST)
     assert (run.step, run.samples) == (2, 8)
-    from_old = Run(dataclasses.replace(config, start=str(tmp_path / "new" / LAST)))
+    from_old = TrainingRun(dataclasses.replace(config, start=str(tmp_path / "new" / LAST)))
     expected = state["averaged"]
     assert same_state(dict(expected), dict(from_old.model.state_dict()))
 

@@ -27,11 +27,15 @@ from small_training import (  # noqa: E402
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
 from mixformerv2_ros.lab.training.config import LossWeights, RemovalConfig  # noqa: E402
-from mixformerv2_ros.lab.training.data_loaders import batches, calibration_batch, load_worlds  # noqa: E402
+from mixformerv2_ros.lab.training.data_loaders import (  # noqa: E402
+    calibration_batch,
+    load_batches,
+    load_synthetic,
+)
 from mixformerv2_ros.lab.training.mixvit import load_teacher  # noqa: E402
-from mixformerv2_ros.lab.training.run import Run  # noqa: E402
-from mixformerv2_ros.lab.training.stages import read_source  # noqa: E402
+from mixformerv2_ros.lab.training.stages import read_network  # noqa: E402
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
+from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
 from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
 from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 from mixformerv2_ros.network.model import normalize  # noqa: E402
@@ -60,7 +64,7 @@ def chain(miniature_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def batch(miniature_data, tmp_path_factory):
     config = small_config(miniature_data, tmp_path_factory.mktemp("unused"))
-    return calibration_batch(load_worlds(config)[0], 8)
+    return calibration_batch(load_synthetic(config)[0], 8)
 
 
 def weights_of(path):
@@ -84,7 +88,7 @@ def test_the_teacher_that_was_trained_is_a_mixvit(chain):
 
 
 def test_the_student_begins_with_the_teachers_backbone(chain, miniature_data, tmp_path):
-    run = Run(tokens_stage(miniature_data, tmp_path, chain["teacher"]))
+    run = TrainingRun(tokens_stage(miniature_data, tmp_path, chain["teacher"]))
     ours, theirs = run.model.network.backbone, load_teacher(chain["teacher"]).backbone
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=0)
@@ -92,14 +96,14 @@ def test_the_student_begins_with_the_teachers_backbone(chain, miniature_data, tm
 
 def test_removed_layers_rest_and_fade(chain, miniature_data, tmp_path, batch):
     config = removal_stage(miniature_data, tmp_path, chain["tokens"])
-    run = Run(config)
+    run = TrainingRun(config)
     gains = []
     for _ in range(4):
         run.advance(batch)
-        gains.append(run.model.network.backbone.blocks[2].gain)
+        gains.append(run.model.network.backbone.blocks[2].gamma)
     # Two steps to an epoch; the release counts epochs from 2.
     assert gains == pytest.approx([0.25, 0.25, 0, 0], abs=1e-6)
-    assert [block.gain for block in run.model.network.backbone.blocks] == [0, 1, 0, 1]
+    assert [block.gamma for block in run.model.network.backbone.blocks] == [0, 1, 0, 1]
     before, after = weights_of(chain["tokens"]), run.model.network.state_dict()
     for name, value in before.items():
         changed = not np.array_equal(value, after[name].numpy())
@@ -111,9 +115,11 @@ def test_removed_layers_rest_and_fade(chain, miniature_data, tmp_path, batch):
 
 
 def test_taking_faded_layers_out_changes_nothing(chain, miniature_data, tmp_path, batch):
-    faded = Run(removal_stage(miniature_data, tmp_path / "a", chain["tokens"]))
+    faded = TrainingRun(removal_stage(miniature_data, tmp_path / "a", chain["tokens"]))
     faded.restore(chain["removal"])
-    short = Run(extraction_stage(miniature_data, tmp_path / "b", chain["removal"], chain["tokens"]))
+    short = TrainingRun(
+        extraction_stage(miniature_data, tmp_path / "b", chain["removal"], chain["tokens"])
+    )
     with torch.no_grad():
         expected = faded.averaged.eval()(batch).boxes
         torch.testing.assert_close(short.averaged.eval()(batch).boxes, expected)
@@ -121,10 +127,10 @@ def test_taking_faded_layers_out_changes_nothing(chain, miniature_data, tmp_path
 
 def test_a_narrower_mlp_begins_near_the_wide_one(chain, miniature_data, tmp_path, batch):
     config = reduction_stage(miniature_data, tmp_path, chain["extraction"])
-    world = load_worlds(config)[0]
-    run = Run(config, draw=lambda count: calibration_batch(world, count))
+    world = load_synthetic(config)[0]
+    run = TrainingRun(config, draw=lambda count: calibration_batch(world, count))
     assert run.model.network.backbone.blocks[0].mlp.fc1.out_features == 32
-    wide = read_source(chain["extraction"]).network
+    wide = read_network(chain["extraction"]).network
     with torch.no_grad():
         expected = wide(normalize(batch.templates), normalize(batch.search)).boxes
         got = run.averaged(batch).boxes
@@ -141,7 +147,7 @@ def test_students_come_nearer_to_their_teachers(chain, miniature_data, tmp_path,
         miniature_data, tmp_path, chain["removal"], chain["tokens"], steps=100, loss=alone
     )
     for config, names in ((tokens, ["kl"]), (short, ["kl", "features"])):
-        run = Run(config)
+        run = TrainingRun(config)
         values = [run.advance(batch) for _ in range(25)]
         for name in names:
             assert values[-1][name] < 0.8 * values[0][name]
@@ -156,7 +162,7 @@ def test_the_score_stage_leaves_everything_else_as_it_was(chain):
 
 def test_what_is_frozen_drops_no_paths(chain, miniature_data, tmp_path, batch):
     """The released score stage scores tokens that stochastic depth has perturbed."""
-    run = Run(score_stage(miniature_data, tmp_path, chain["reduction"], drop_path=0.9))
+    run = TrainingRun(score_stage(miniature_data, tmp_path, chain["reduction"], drop_path=0.9))
     assert run.model.training
     assert run.model.network.score_head.training
     with torch.no_grad():
@@ -169,10 +175,10 @@ def test_a_trained_score_tells_present_from_absent(chain, miniature_data, tmp_pa
     config = dataclasses.replace(
         config, world=dataclasses.replace(config.world, absent=0.5), batch=16
     )
-    run = Run(config)
+    run = TrainingRun(config)
     losses = [
         float(run.advance(batch)["score"])
-        for batch in batches(load_worlds(config)[0], config, 0, 60)
+        for batch in load_batches(load_synthetic(config)[0], config, 0, 60)
     ]
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
@@ -182,13 +188,13 @@ def test_official_files_start_a_stage_too(miniature_data, tmp_path):
     path = train(
         tokens_stage(miniature_data, tmp_path / "out", teacher, start="", start_stage="", steps=2)
     )
-    assert read_source(path).stage == "dense-to-sparse"
+    assert read_network(path).stage == "dense-to-sparse"
 
 
 def test_a_teacher_of_another_crop_size_sees_enlarged_crops(miniature_data, tmp_path, batch):
     large = dataclasses.replace(TEACHER, head="corner", template_size=128, search_size=256)
     teacher = save_mixvit(tmp_path / "teacher.pth.tar", large)
-    run = Run(tokens_stage(miniature_data, tmp_path, teacher))
+    run = TrainingRun(tokens_stage(miniature_data, tmp_path, teacher))
     targets = run.teacher(batch)
     assert targets.edges.shape == (8, 4, 16)
     torch.testing.assert_close(targets.edges.sum(-1), torch.ones(8, 4))
@@ -208,7 +214,7 @@ REFUSED = {
         "model.search_size must be a multiple of 16, got 65",
     ),
     "an unknown precision": ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16"),
-    "no such GPU": ({"device": "cuda:99"}, "device cuda:99 needs that many GPUs"),
+    "no such GPU": ({"device": "cuda:99"}, "cuda:99 is not available: "),
     "an unknown device": ({"device": "toaster"}, "device must be auto, cpu, cuda or cuda:N"),
     "an empty batch": ({"batch": 0}, "batch must be at least 1, got 0"),
     "a name that no parameter has": ({"only": "scoring"}, "only must be part of a parameter"),

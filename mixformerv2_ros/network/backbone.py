@@ -157,8 +157,8 @@ class Block(nn.Module):
 
     Attributes:
         drop_path: Probability that stochastic depth skips a branch in training.
-        gain: Factor of both residual branches; 1 except in blocks that are being faded out
-            (`training.surgery`). At 0 the block passes its tokens on unchanged.
+        gamma: Factor of both residual branches; 1 except in blocks that are being pruned
+            (`lab.training.pruning`). At 0 the block passes its tokens on unchanged.
     """
 
     def __init__(self, spec: BackboneSpec, drop_path: float) -> None:
@@ -168,7 +168,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(spec.width, eps=NORM_EPS)
         self.mlp = Mlp(spec.width, round(spec.width * spec.mlp_ratio))
         self.drop_path = drop_path
-        self.gain = 1.0
+        self.gamma = 1.0
 
     def _residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
         # Stochastic depth: a sample skips this branch, the others are scaled up to keep the mean.
@@ -176,8 +176,8 @@ class Block(nn.Module):
             keep = 1 - self.drop_path
             mask = torch.rand(tokens.shape[0], 1, 1, device=tokens.device) < keep
             branch = branch * (mask / keep)
-        if self.gain != 1.0:
-            branch = branch * self.gain
+        if self.gamma != 1.0:
+            branch = branch * self.gamma
         return tokens + branch
 
     def _finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:

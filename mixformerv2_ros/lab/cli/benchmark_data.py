@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.lab.training import data_benchmark
 from mixformerv2_ros.lab.training.config import read_config
-from mixformerv2_ros.lab.training.data_loaders import load_sources
+from mixformerv2_ros.lab.training.data_loaders import load_datasets
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.presets import S
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
             samplers = data_benchmark.still_samplers(Path(folder), S)
             sources = {label: sampler.sample for label, sampler in samplers.items()}
         else:
-            source, _ = load_sources(read_config(args.config, args.settings))
+            source, _ = load_datasets(read_config(args.config, args.settings))
             sources = {args.config.name: source.sample}
         rows = [
             data_benchmark.measure(label, sample, args.rounds, args.samples).summary()

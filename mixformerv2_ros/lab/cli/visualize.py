@@ -457,12 +457,12 @@ def _samples(args: argparse.Namespace) -> int:
     if args.count > 1000:
         raise ParameterError(f"--count must be at most 1000, got {args.count}")
     from mixformerv2_ros.lab.training.config import read_config
-    from mixformerv2_ros.lab.training.data_loaders import load_sources
+    from mixformerv2_ros.lab.training.data_loaders import load_datasets
     from mixformerv2_ros.lab.training.stages import student_spec
     from mixformerv2_ros.lab.visualization.samples import samples_sheet
 
     config = read_config(args.config, args.settings)
-    source, _ = load_sources(config)
+    source, _ = load_datasets(config)
     numbers = range(args.first, args.first + args.count)
     samples = ((number, source.sample(config.seed, number)) for number in numbers)
     title = f"{args.config.name}: samples {numbers[0]} to {numbers[-1]} of seed {config.seed}"

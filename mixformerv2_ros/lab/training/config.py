@@ -13,7 +13,7 @@ import yaml
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.lab.datasets.read import SetConfig
 from mixformerv2_ros.lab.training.sampling import SamplingConfig
-from mixformerv2_ros.lab.training.synthetic import WorldConfig
+from mixformerv2_ros.lab.training.synthetic import SyntheticConfig
 
 Settings = TypeVar("Settings")
 
@@ -174,7 +174,7 @@ class TrainConfig:
     validate_every: int = 250
     validation_samples: int = 512
     loss: LossWeights = field(default_factory=LossWeights)
-    world: WorldConfig = field(default_factory=WorldConfig)
+    world: SyntheticConfig = field(default_factory=SyntheticConfig)
     stage: str = "plain"
     model: ModelConfig = field(default_factory=ModelConfig)
     sets: tuple[SetConfig, ...] = ()

@@ -7,18 +7,18 @@ from torch import Tensor
 
 from mixformerv2_ros.lab.training import losses
 from mixformerv2_ros.lab.training.config import LossWeights
-from mixformerv2_ros.lab.training.teachers import Targets
-from mixformerv2_ros.lab.training.training_model import Answer, Batch
+from mixformerv2_ros.lab.training.teachers import DistillationTargets
+from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput
 
 LABELS = ("quality", "presence")
 
 
 def total_loss(
-    answer: Answer,
+    output: ModelOutput,
     batch: Batch,
     weights: LossWeights,
     score_label: str = "quality",
-    targets: Targets | None = None,
+    targets: DistillationTargets | None = None,
     share: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of all terms, and each term for the log.
@@ -28,7 +28,7 @@ def total_loss(
     one rising from 0 at IoU 0.2 to 1 at IoU 0.7, so that 0.5 falls near IoU 0.45.
 
     Args:
-        answer: What the network said.
+        output: What the network said.
         batch: What it was asked.
         weights: Factors of the terms.
         score_label: `quality` or `presence`.
@@ -41,36 +41,36 @@ def total_loss(
     """
     here = batch.present > 0.5
     some = bool(here.any())
-    predicted = answer.boxes[here]
+    predicted = output.boxes[here]
     corners = torch.cat(
         [predicted[:, :2] - predicted[:, 2:] / 2, predicted[:, :2] + predicted[:, 2:] / 2], dim=1
     )
     edges = batch.edges[here]
     complete, iou = losses.ciou(corners, edges)
     # A batch without any target: nothing to say about boxes.
-    nothing = answer.boxes.sum() * 0
+    nothing = output.boxes.sum() * 0
     terms = {
         "l1": losses.l1(corners, edges) if some else nothing,
         "ciou": (1 - complete).mean() if some else nothing,
-        "edge": losses.edge_cross_entropy(answer.edge_logits[here], edges).mean()
+        "edge": losses.edge_cross_entropy(output.edge_logits[here], edges).mean()
         if some
         else nothing,
     }
     if share is not None:
         terms = {name: term * share for name, term in terms.items()}
-    if answer.foreground is not None:
-        terms["foreground"] = losses.foreground_loss(answer.foreground, batch.edges)
-    if answer.score_logits is not None:
+    if output.foreground is not None:
+        terms["foreground"] = losses.foreground_loss(output.foreground, batch.edges)
+    if output.score_logits is not None:
         label = batch.present
         if score_label == "quality":
             label = torch.zeros_like(batch.present)
             label[here] = ((iou.detach() - 0.2) / 0.5).clamp(0, 1)
-        terms["score"] = losses.score_loss(answer.score_logits, label)
+        terms["score"] = losses.score_loss(output.score_logits, label)
     if targets is not None:
-        terms["kl"] = losses.edge_kl(answer.edge_logits, targets.edges)
+        terms["kl"] = losses.edge_kl(output.edge_logits, targets.edges)
         if targets.pairs:
             terms["features"] = losses.feature_loss(
-                answer.features, targets.features, targets.pairs
+                output.features, targets.features, targets.pairs
             )
     used = [getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)]
     loss = nothing

@@ -85,7 +85,7 @@ def measure(label: str, sample: Callable[[int, int], Sample], rounds: int, sampl
 
     Args:
         label: Name of the row.
-        sample: `Sampler.sample` or `World.sample`.
+        sample: `Sampler.sample` or `SyntheticDataset.sample`.
         rounds: How often to measure; one more goes before, to fill caches.
         samples: Samples of one round.
     """

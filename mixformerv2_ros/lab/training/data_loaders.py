@@ -24,11 +24,11 @@ from mixformerv2_ros.lab.datasets.images import (
 from mixformerv2_ros.lab.datasets.read import read_sets
 from mixformerv2_ros.lab.datasets.sequences import read_names
 from mixformerv2_ros.lab.training.config import TrainConfig
-from mixformerv2_ros.lab.training.distributed import Processes
-from mixformerv2_ros.lab.training.generated import draw_stills
+from mixformerv2_ros.lab.training.distributed import DistributedContext
+from mixformerv2_ros.lab.training.generated_images import draw_stills
 from mixformerv2_ros.lab.training.sampling import Sampler
 from mixformerv2_ros.lab.training.stages import student_spec
-from mixformerv2_ros.lab.training.synthetic import Sample, World
+from mixformerv2_ros.lab.training.synthetic import Sample, SyntheticDataset
 from mixformerv2_ros.lab.training.training_model import Batch
 
 DRAWN = "drawn"
@@ -47,7 +47,7 @@ class SampleSource(Protocol):
         """Draw sample number `index` of the stream `seed`."""
 
 
-class SampleStream(Dataset[tuple[np.ndarray, ...]]):
+class SampleDataset(Dataset[tuple[np.ndarray, ...]]):
     """A source as a map from index to arrays; index 0 is the first sample of the whole run."""
 
     def __init__(self, source: SampleSource, seed: int) -> None:
@@ -65,14 +65,14 @@ class SampleStream(Dataset[tuple[np.ndarray, ...]]):
         return Batch(*(torch.from_numpy(np.stack(part)) for part in zip(*arrays, strict=True)))
 
 
-def load_sources(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
+def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
     """Sources of training and validation samples.
 
     Raises:
         MixFormerError: data is missing or malformed.
     """
     if not config.sets:
-        return load_worlds(config)
+        return load_synthetic(config)
     # A loader process forked while OpenCV's thread pool is alive would wait for it for ever.
     cv2.setNumThreads(1)
     spec = student_spec(config)
@@ -82,7 +82,7 @@ def load_sources(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
     )
 
 
-def load_worlds(config: TrainConfig) -> tuple[World, World]:
+def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticDataset]:
     """Read the data and split it: one of every twenty stills is kept for validation.
 
     Instead of reading any, the world can draw its pictures itself.
@@ -93,7 +93,9 @@ def load_worlds(config: TrainConfig) -> tuple[World, World]:
     stills, clips = _read_pictures(config.data, config.exclude)
     kept = [still for i, still in enumerate(stills) if i % VALIDATION_STEP]
     held = [still for i, still in enumerate(stills) if i % VALIDATION_STEP == 0]
-    return World(kept, clips, spec, config.world), World(held, [], spec, config.world)
+    return SyntheticDataset(kept, clips, spec, config.world), SyntheticDataset(
+        held, [], spec, config.world
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,28 +107,28 @@ def _read_pictures(data: str, exclude: str) -> tuple[list[Still], list[Clip]]:
     return read_stills(Path(data) / "stills"), read_clips(Path(data) / "sequences", names)
 
 
-class _Turns:
+class _BatchSampler:
     """Sample numbers of this process's batches: a step takes one run of numbers, shared out."""
 
-    def __init__(self, first: int, steps: int, batch: int, processes: Processes) -> None:
-        self.first, self.steps, self.batch, self.processes = first, steps, batch, processes
+    def __init__(self, first: int, steps: int, batch: int, context: DistributedContext) -> None:
+        self.first, self.steps, self.batch, self.context = first, steps, batch, context
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[range]:
         for step in range(self.steps):
-            place = step * self.processes.count + self.processes.rank
+            place = step * self.context.world_size + self.context.rank
             begin = self.first + place * self.batch
             yield range(begin, begin + self.batch)
 
 
-def batches(
+def load_batches(
     source: SampleSource,
     config: TrainConfig,
     first: int,
     steps: int,
-    processes: Processes | None = None,
+    context: DistributedContext | None = None,
 ) -> Generator[Batch, None, None]:
     """Batches of the run's stream, on the device.
 
@@ -135,26 +137,26 @@ def batches(
         config: Seed, batch and number of loader processes.
         first: Number of the first sample.
         steps: How many batches.
-        processes: Those that share the stream.
+        context: Those that share the stream.
 
     Raises:
         TrainingError: a loader process died.
     """
-    processes = processes or Processes()
+    context = context or DistributedContext()
     loader = DataLoader(
-        SampleStream(source, config.seed),
-        batch_sampler=_Turns(first, steps, config.batch, processes),  # type: ignore[arg-type]
+        SampleDataset(source, config.seed),
+        batch_sampler=_BatchSampler(first, steps, config.batch, context),  # type: ignore[arg-type]
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_settle_worker,
-        pin_memory=processes.device.type == "cuda",
+        pin_memory=context.device.type == "cuda",
         # Its own, unused: a loader else draws from the generator that stochastic depth uses, and a
         # resumed run would differ from an unbroken one.
         generator=torch.Generator(),
     )
     try:
         for templates, search, edges, present in loader:
-            yield Batch(templates, search, edges, present).to(processes.device)
+            yield Batch(templates, search, edges, present).to(context.device)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -165,7 +167,7 @@ def batches(
 
 def calibration_batch(source: SampleSource, count: int) -> Batch:
     """Samples outside the run's stream, the same in every process."""
-    return SampleStream(source, _CALIBRATION_SEED).batch(range(count))
+    return SampleDataset(source, _CALIBRATION_SEED).batch(range(count))
 
 
 def _settle_worker(_: int) -> None:

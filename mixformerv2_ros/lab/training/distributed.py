@@ -1,8 +1,4 @@
-"""One training in several processes: who they are, and what they ask each other.
-
-`torchrun` starts the processes and tells each its place in environment variables; without it there
-is one process, and nothing here costs anything.
-"""
+"""Distributed data-parallel training under `torchrun`; a context of one process without it."""
 
 from __future__ import annotations
 
@@ -19,27 +15,27 @@ from mixformerv2_ros.errors import ParameterError
 
 
 @dataclass(frozen=True)
-class Processes:
-    """The processes of one training, seen from one of them.
+class DistributedContext:
+    """Device, rank and world size of this process, and collectives over all processes.
 
     Attributes:
-        device: Where this process computes.
-        rank: Its number, from 0.
-        count: How many there are.
+        device: Device of this process.
+        rank: Global rank.
+        world_size: Number of processes.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and reports."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the process that writes files and logs."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in any process."""
-        if self.count == 1:
+        if self.world_size == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
         dist.all_reduce(flags, dist.ReduceOp.MAX)
@@ -47,57 +43,58 @@ class Processes:
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over the processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         total = value.clone()
         dist.all_reduce(total)
-        return total / self.count
+        return total / self.world_size
 
-    def gather(self, thing: Any) -> list[Any]:
-        """What every process holds, in order of rank."""
-        if self.count == 1:
-            return [thing]
-        things: list[Any] = [None] * self.count
-        dist.all_gather_object(things, thing)
-        return things
+    def all_gather(self, value: Any) -> list[Any]:
+        """Values of all processes, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
-    def wait(self) -> None:
-        """Return once every process has come here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Block until every process has reached this point."""
+        if self.world_size > 1:
             dist.barrier()
 
 
 @contextmanager
-def join_processes(device: str) -> Iterator[Processes]:
-    """Join the processes that `torchrun` started; alone without it.
+def distributed_context(device: str) -> Iterator[DistributedContext]:
+    """Initialise the process group that `torchrun` describes; a single process without it.
 
     Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; with several processes each takes its own GPU.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; under `torchrun` each process takes the
+            GPU of its local rank.
 
     Raises:
-        ParameterError: there is no such device.
+        ParameterError: the device does not exist.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = choose_device(device, local if count > 1 else None)
-    if count == 1:
-        yield Processes(chosen)
+    chosen = choose_device(device, local if world_size > 1 else None)
+    if world_size == 1:
+        yield DistributedContext(chosen)
         return
-    if dist.is_initialized():  # a recipe has joined them for all of its stages
-        yield Processes(chosen, dist.get_rank(), count)
+    if dist.is_initialized():  # a recipe initialises the group once for all of its stages
+        yield DistributedContext(chosen, dist.get_rank(), world_size)
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Processes(chosen, dist.get_rank(), count)
+        yield DistributedContext(chosen, dist.get_rank(), world_size)
     finally:
         dist.destroy_process_group()
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device that `name` stands for; a process of several takes the GPU of its number.
+    """The device that `name` stands for; under `torchrun` the GPU of the local rank.
 
     Raises:
-        ParameterError: the name means nothing, or there is no such GPU.
+        ParameterError: the name is unknown, or the GPU does not exist.
     """
     gpus = torch.cuda.device_count()
     if name == "auto":
@@ -111,6 +108,6 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
         number = str(local_rank)
     device = torch.device(f"cuda:{number or 0}")
     if (device.index or 0) >= gpus:
-        raise ParameterError(f"device {device} needs that many GPUs, found {gpus}")
+        raise ParameterError(f"{device} is not available: {gpus} GPUs found")
     torch.cuda.set_device(device)
     return device

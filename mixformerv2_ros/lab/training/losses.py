@@ -88,7 +88,7 @@ def feature_loss(
     Args:
         student: Block outputs (B, tokens, width), all tokens.
         teacher: The same of the teacher.
-        pairs: Student's and teacher's block, 0-based; see `surgery.feature_pairs`.
+        pairs: Student's and teacher's block, 0-based; see `pruning.feature_pairs`.
 
     Returns:
         The mean over pairs, samples, tokens and channels.

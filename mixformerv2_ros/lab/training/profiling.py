@@ -9,9 +9,9 @@ import torch
 
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.lab.training.config import TrainConfig
-from mixformerv2_ros.lab.training.data_loaders import batches, calibration_batch, load_sources
-from mixformerv2_ros.lab.training.distributed import join_processes
-from mixformerv2_ros.lab.training.run import Run
+from mixformerv2_ros.lab.training.data_loaders import calibration_batch, load_batches, load_datasets
+from mixformerv2_ros.lab.training.distributed import distributed_context
+from mixformerv2_ros.lab.training.training_run import TrainingRun
 
 WARM_UP = 3
 """Steps before the clock runs: buffers, threads and loader processes settle."""
@@ -58,17 +58,17 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    with join_processes(config.device) as processes:
-        source, _ = load_sources(config)
-        run = Run(config, processes, lambda count: calibration_batch(source, count))
+    with distributed_context(config.device) as context:
+        source, _ = load_datasets(config)
+        run = TrainingRun(config, context, lambda count: calibration_batch(source, count))
         if run.length.steps < WARM_UP + steps:
             raise ParameterError(
                 f"--profile must be at most {run.length.steps - WARM_UP}, {WARM_UP} less than the "
                 f"steps of the run, got {steps}"
             )
         network = update = waiting = 0.0
-        stream = batches(source, config, 0, WARM_UP + steps, processes)
-        clock = _Clock(processes.device)
+        stream = load_batches(source, config, 0, WARM_UP + steps, context)
+        clock = _Stopwatch(context.device)
         for number in range(WARM_UP + steps):
             batch = next(stream)
             waited = clock.lap()
@@ -83,7 +83,7 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
     return StepTimes(network / steps, update / steps, waiting / steps, config.batch)
 
 
-class _Clock:
+class _Stopwatch:
     """Seconds between two looks, with all work on the device done."""
 
     def __init__(self, device: torch.device) -> None:

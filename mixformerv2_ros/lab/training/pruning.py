@@ -4,7 +4,7 @@ Deep-to-shallow distillation fades a set of layers to the identity while the res
 trains (paper, section 3.3; SPEC 4.5), then takes them out. The order of calls:
 
     freeze_layers(model, removed)
-    each epoch: set_gain(model, removed, fade(epoch))
+    each epoch: set_gamma(model, removed, fade(epoch))
     smaller = extract_layers(model, kept_layers(depth, removed))
 
 After the gain has reached 0, the smaller network returns exactly what the faded one returned.
@@ -34,7 +34,7 @@ from mixformerv2_ros.network.backbone import Block
 from mixformerv2_ros.network.model import MixFormerV2
 from mixformerv2_ros.text import printable
 
-FADE_EPOCHS = 40
+PRUNING_EPOCHS = 40
 """Epochs of the published fade-out; its supplement also compares 30 and 50."""
 
 REMOVED_12_TO_8 = (0, 3, 6, 9)
@@ -53,7 +53,7 @@ _MAE_PARTS = ("patch_embed.", "blocks.")
 _RIDGE = 1e-3
 
 
-def fade(epoch: int, epochs: int = FADE_EPOCHS) -> float:
+def gamma(epoch: int, epochs: int = PRUNING_EPOCHS) -> float:
     """Gain of the layers to be removed in an epoch, on a cosine from 1 to 0.
 
     Args:
@@ -64,14 +64,14 @@ def fade(epoch: int, epochs: int = FADE_EPOCHS) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(epoch + 1, epochs) / epochs))
 
 
-def set_gain(model: MixFormerV2, removed: Collection[int], gain: float) -> None:
+def set_gamma(model: MixFormerV2, removed: Collection[int], gamma: float) -> None:
     """Set the gain of the residual branches of some layers; 1 makes them whole, 0 the identity.
 
     Raises:
         ParameterError: a layer does not exist.
     """
     for block in _blocks(model, removed):
-        block.gain = gain
+        block.gamma = gamma
 
 
 def freeze_layers(model: MixFormerV2, removed: Collection[int]) -> None:
@@ -295,7 +295,7 @@ def load_mae(path: str | Path) -> dict[str, Tensor]:
         path: A file that `network.checkpoints.load_checkpoint` reads; nothing in it is executed.
 
     Returns:
-        Patch embedding and blocks under the names of this project's networks; see `start_from_mae`.
+        Patch embedding and blocks under the names of this project's networks; see `init_from_mae`.
 
     Raises:
         CheckpointError: the file cannot be read or holds no vision transformer.
@@ -315,7 +315,7 @@ def load_mae(path: str | Path) -> dict[str, Tensor]:
     return parts
 
 
-def start_from_mae(model: MixFormerV2 | MixViT, state: Mapping[str, Tensor]) -> None:
+def init_from_mae(model: MixFormerV2 | MixViT, state: Mapping[str, Tensor]) -> None:
     """Put the weights that `load_mae` returned into a network; tokens, tables and heads stay.
 
     Raises:

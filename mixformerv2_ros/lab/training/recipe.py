@@ -25,9 +25,9 @@ from mixformerv2_ros.lab.training.config import (
     read_yaml,
     set_value,
 )
-from mixformerv2_ros.lab.training.distributed import join_processes
+from mixformerv2_ros.lab.training.distributed import distributed_context
 from mixformerv2_ros.lab.training.logs import last_row, replace_text
-from mixformerv2_ros.lab.training.optim import run_length
+from mixformerv2_ros.lab.training.optimizers import run_length
 from mixformerv2_ros.lab.training.stages import (
     check_settings,
     check_stage_teacher,
@@ -251,21 +251,21 @@ def run_recipe(
         MixFormerError: as `train`.
     """
     begin = time.monotonic()
-    with join_processes(runs[0].config.device) as processes:
+    with distributed_context(runs[0].config.device) as context:
         for number, run in enumerate(runs, start=1):
             left = seconds - (time.monotonic() - begin)
-            if processes.any(stop() or left <= 0):
+            if context.any(stop() or left <= 0):
                 return False
             log.info("stage %d of %d: %s", number, len(runs), run.name)
             try:
                 train(run.config, left, stop, watch(run, number, len(runs)))
             except MixFormerError as error:
                 raise type(error)(f"stage {run.name}: {error}") from None
-            processes.wait()  # until the leading process has written its checkpoint
-            steps = run_length(run.config, processes.count).steps
+            context.barrier()  # until the leading process has written its checkpoint
+            steps = run_length(run.config, context.world_size).steps
             if finished_steps(run.config, run.checkpoint) < steps:
                 return False
-            if processes.leads:
+            if context.is_main:
                 write_report(recipe, runs)
     return True
 

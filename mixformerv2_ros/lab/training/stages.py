@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError
-from mixformerv2_ros.lab.training import pruning as surgery
+from mixformerv2_ros.lab.training import pruning
 from mixformerv2_ros.lab.training.checkpoint_files import is_own, stage_of
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.criterion import LABELS
@@ -24,9 +24,9 @@ from mixformerv2_ros.lab.training.mixvit import HEADS, MixViT, TeacherSpec, load
 from mixformerv2_ros.lab.training.teachers import Pairs, Teacher, check_fit
 from mixformerv2_ros.lab.training.training_model import (
     Batch,
-    TeacherTrainee,
-    Trainee,
-    fresh_trainee,
+    TeacherTrainingModel,
+    TrainingModel,
+    new_training_model,
 )
 from mixformerv2_ros.model.checkpoints import describe, preset_name
 from mixformerv2_ros.model.presets import PRESETS
@@ -197,7 +197,7 @@ def teacher_spec(config: TrainConfig) -> TeacherSpec:
     )
 
 
-def build_trainee(config: TrainConfig, draw: Draw) -> Trainee | TeacherTrainee:
+def build_training_model(config: TrainConfig, draw: Draw) -> TrainingModel | TeacherTrainingModel:
     """Build a stage's network as it is before the first step, frozen where the stage says so.
 
     Args:
@@ -209,12 +209,12 @@ def build_trainee(config: TrainConfig, draw: Draw) -> Trainee | TeacherTrainee:
         ParameterError: a setting is impossible.
     """
     if config.stage == "teacher":
-        return fresh_trainee(
+        return new_training_model(
             teacher_spec(config), config.drop_path, config.seed, config.identity_start
         )
     spec = student_spec(config)
-    model = fresh_trainee(spec, config.drop_path, config.seed, config.identity_start)
-    assert isinstance(model, Trainee)
+    model = new_training_model(spec, config.drop_path, config.seed, config.identity_start)
+    assert isinstance(model, TrainingModel)
     if config.start:
         # Networks built on the way must not move the generator that training draws from.
         with torch.random.fork_rng():
@@ -223,7 +223,7 @@ def build_trainee(config: TrainConfig, draw: Draw) -> Trainee | TeacherTrainee:
     return model
 
 
-def _freeze(model: Trainee, config: TrainConfig) -> None:
+def _freeze(model: TrainingModel, config: TrainConfig) -> None:
     only = "score_head" if config.stage == "score" else config.only
     for name, parameter in model.named_parameters():
         if only not in name:
@@ -233,7 +233,7 @@ def _freeze(model: Trainee, config: TrainConfig) -> None:
         model.network.score_head.requires_grad_(False)
     if not config.loss.foreground:
         model.foreground.requires_grad_(False)
-    surgery.freeze_layers(model.network, config.removal.layers)
+    pruning.freeze_layers(model.network, config.removal.layers)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ParameterError(f"only must be part of a parameter's name, got {config.only!r}")
 
@@ -255,7 +255,7 @@ class Source:
     foreground: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def read_source(path: Path) -> Source:
+def read_network(path: Path) -> Source:
     """Read a MixFormerV2 from a checkpoint of this trainer, of the release, or a state_dict.
 
     Raises:
@@ -266,13 +266,13 @@ def read_source(path: Path) -> Source:
     except Exception:
         state = None  # an official container, which only `load_checkpoint` reads; or damaged
     if not is_own(state):
-        return Source(surgery.load_network(path).eval())
+        return Source(pruning.load_network(path).eval())
     stage = stage_of(state)
     if stage == "teacher":
         raise CheckpointError(f"{path}: expected a MixFormerV2, got a checkpoint of stage teacher")
     marker = "foreground."
     return Source(
-        network=surgery.load_network(path).eval(),
+        network=pruning.load_network(path).eval(),
         stage=stage,
         faded=tuple(state["config"].get("removal", {}).get("layers", ())),
         foreground={
@@ -283,24 +283,24 @@ def read_source(path: Path) -> Source:
     )
 
 
-def _start(model: Trainee, config: TrainConfig, draw: Draw) -> None:
+def _start(model: TrainingModel, config: TrainConfig, draw: Draw) -> None:
     path, wanted = Path(config.start), config.start_stage
     if wanted == MAE:
-        surgery.start_from_mae(model.network, surgery.load_mae(path))
+        pruning.init_from_mae(model.network, pruning.load_mae(path))
         return
     if wanted == "teacher":
         _start_from_teacher(model, path)
         return
-    source = read_source(path)
+    source = read_network(path)
     if source.stage:
         _check_stage_name(config, source.stage, str(path))
     _check_kept(config, source.network.spec.depth, source.faded, str(path))
     network = source.network
     if config.keep:
-        network = surgery.extract_layers(network, config.keep)
+        network = pruning.extract_layers(network, config.keep)
     if config.stage == "mlp-reduction":
         batch = draw(CALIBRATION_SAMPLES)
-        network = surgery.reduce_mlp(
+        network = pruning.reduce_mlp(
             network,
             model.network.spec.mlp_ratio,
             normalize(batch.templates),
@@ -330,12 +330,12 @@ def _check_kept(config: TrainConfig, depth: int, faded: Sequence[int], where: st
     """What was faded out must be left out, and nothing else."""
     if not faded:
         return
-    left = surgery.kept_layers(depth, faded)
+    left = pruning.kept_layers(depth, faded)
     if config.keep != left:
-        shown = surgery.printable_layers(config.keep) if config.keep else "all"
+        shown = pruning.printable_layers(config.keep) if config.keep else "all"
         raise CheckpointError(
-            f"{where}: layers {surgery.printable_layers(faded)} were faded out, expected keep "
-            f"{surgery.printable_layers(left)}, got {shown}"
+            f"{where}: layers {pruning.printable_layers(faded)} were faded out, expected keep "
+            f"{pruning.printable_layers(left)}, got {shown}"
         )
 
 
@@ -361,7 +361,7 @@ def _check_backbone(got: TeacherSpec, expected: ModelSpec, where: str) -> None:
         raise CheckpointError(f"{where}: expected a backbone of {wanted}, got {came}")
 
 
-def _start_from_teacher(model: Trainee, path: Path) -> None:
+def _start_from_teacher(model: TrainingModel, path: Path) -> None:
     """Take the backbone of a MixViT, which has all but the prediction tokens."""
     teacher = load_teacher(path)
     _check_backbone(teacher.spec, model.network.spec, str(path))
@@ -386,7 +386,7 @@ def load_stage_teacher(config: TrainConfig) -> Teacher | None:
     if config.stage == "dense-to-sparse":
         network = load_teacher(path)
     else:
-        source = read_source(path)
+        source = read_network(path)
         if source.faded:
             raise CheckpointError(_half_teacher(str(path), source.faded))
         network = source.network
@@ -404,7 +404,7 @@ def feature_pairs(config: TrainConfig, teacher_depth: int) -> Pairs:
     if not config.loss.features:
         return ()
     if not config.feature_pairs:
-        return surgery.feature_pairs(student_spec(config).depth, teacher_depth)
+        return pruning.feature_pairs(student_spec(config).depth, teacher_depth)
     if any(len(pair) != 2 for pair in config.feature_pairs):
         raise ParameterError(
             "feature_pairs must be pairs of a student's and a teacher's block, got "
@@ -460,5 +460,5 @@ def check_stage_teacher(config: TrainConfig, teacher: TrainConfig, where: str) -
 def _half_teacher(where: str, faded: Sequence[int]) -> str:
     return (
         f"{where}: expected a whole network as teacher, got one with layers "
-        f"{surgery.printable_layers(faded)} faded out"
+        f"{pruning.printable_layers(faded)} faded out"
     )

@@ -33,7 +33,7 @@ _SHARES = ("absent", "alike", "near", "grey", "template_surroundings", "twins", 
 
 
 @dataclass(frozen=True)
-class WorldConfig:
+class SyntheticConfig:
     """How samples are drawn.
 
     Attributes:
@@ -139,7 +139,7 @@ class _Cutout:
     mask: Image
 
 
-class World:
+class SyntheticDataset:
     """Draws samples. `sample(seed, index)` is a pure function of its arguments."""
 
     def __init__(
@@ -147,7 +147,7 @@ class World:
         stills: Sequence[Still],
         clips: Sequence[Clip],
         spec: ModelSpec,
-        config: WorldConfig,
+        config: SyntheticConfig,
     ) -> None:
         self.stills = [still for still in stills if len(still.boxes)]
         self.clips = [clip for clip in clips if len(clip.images) >= 2]

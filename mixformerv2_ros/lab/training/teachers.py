@@ -21,7 +21,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Targets:
+class DistillationTargets:
     """What a teacher says about a batch of B.
 
     Attributes:
@@ -44,7 +44,7 @@ class Teacher:
         self.dtype: torch.dtype | None = None
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Targets:
+    def __call__(self, batch: Batch) -> DistillationTargets:
         """Look at what the student looks at; a MixViT of another crop size at enlarged crops."""
         templates, search = normalize(batch.templates), normalize(batch.search)
         wanted = bool(self.pairs)
@@ -58,7 +58,9 @@ class Teacher:
                 sparse = self.network(templates, search, features=wanted)
                 edges = sparse.edge_logits.float().softmax(dim=-1)
                 features = sparse.features
-        return Targets(edges, tuple(feature.float() for feature in features), self.pairs)
+        return DistillationTargets(
+            edges, tuple(feature.float() for feature in features), self.pairs
+        )
 
 
 def check_fit(

@@ -31,7 +31,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelOutput:
     """What a trainee says about a batch of B, in float32.
 
     Attributes:
@@ -58,7 +58,7 @@ def mixed_precision(
     return torch.autocast(device.type, dtype)
 
 
-class Trainee(nn.Module):
+class TrainingModel(nn.Module):
     """MixFormerV2 with a foreground classifier on its search tokens."""
 
     def __init__(self, spec: ModelSpec, drop_path: float) -> None:
@@ -67,7 +67,7 @@ class Trainee(nn.Module):
         self.foreground = nn.Linear(spec.width, 1)
         self.dtype: torch.dtype | None = None
 
-    def forward(self, batch: Batch, features: bool = False) -> Answer:
+    def forward(self, batch: Batch, features: bool = False) -> ModelOutput:
         """Look at a batch; `features` asks for what every block returns."""
         outputs: list[Tensor] | None = [] if features else None
         with mixed_precision(batch.search.device, self.dtype):
@@ -78,7 +78,7 @@ class Trainee(nn.Module):
         tokens = tokens.float()
         search_tokens = tokens[:, :-PREDICTION_TOKENS]
         output = self.network.heads(tokens[:, -PREDICTION_TOKENS:], search_tokens)
-        return Answer(
+        return ModelOutput(
             boxes=output.boxes,
             edge_logits=output.edge_logits,
             score_logits=output.score_logits,
@@ -87,7 +87,7 @@ class Trainee(nn.Module):
         )
 
 
-class TeacherTrainee(nn.Module):
+class TeacherTrainingModel(nn.Module):
     """MixViT, for the stage that makes a teacher."""
 
     def __init__(self, spec: TeacherSpec, drop_path: float) -> None:
@@ -95,12 +95,12 @@ class TeacherTrainee(nn.Module):
         self.network = MixViT(spec, drop_path)
         self.dtype: torch.dtype | None = None
 
-    def forward(self, batch: Batch, features: bool = False) -> Answer:
+    def forward(self, batch: Batch, features: bool = False) -> ModelOutput:
         """Look at a batch; `features` asks for what every block returns."""
         with mixed_precision(batch.search.device, self.dtype):
             output = self.network(normalize(batch.templates), normalize(batch.search), features)
         marginals = corner_marginals(output.top_left.float(), output.bottom_right.float())
-        return Answer(
+        return ModelOutput(
             boxes=output.boxes.float(),
             # Logits of which the marginals are the softmax.
             edge_logits=marginals.clamp(min=1e-12).log(),
@@ -108,23 +108,23 @@ class TeacherTrainee(nn.Module):
         )
 
 
-def fresh_trainee(
+def new_training_model(
     spec: ModelSpec | TeacherSpec, drop_path: float, seed: int, identity_start: float
-) -> Trainee | TeacherTrainee:
+) -> TrainingModel | TeacherTrainingModel:
     """Draw a network from a seed."""
     torch.manual_seed(seed)
     model = (
-        TeacherTrainee(spec, drop_path)
+        TeacherTrainingModel(spec, drop_path)
         if isinstance(spec, TeacherSpec)
-        else Trainee(spec, drop_path)
+        else TrainingModel(spec, drop_path)
     )
     model.network.backbone.reset_parameters()
     if identity_start > 0:
-        start_near_identity(model.network, identity_start)
+        init_mimetic(model.network, identity_start)
     return model
 
 
-def start_near_identity(network: MixFormerV2 | MixViT, strength: float) -> None:
+def init_mimetic(network: MixFormerV2 | MixViT, strength: float) -> None:
     """Let attention begin by comparing like with like.
 
     Queries and keys of a head start from the same random projection, so that a token attends to

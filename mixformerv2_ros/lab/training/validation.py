@@ -19,9 +19,9 @@ from mixformerv2_ros.lab.evaluation.run import run_sequence
 from mixformerv2_ros.lab.evaluation.trackers import MixFormerTracker
 from mixformerv2_ros.lab.training.config import ClipsConfig, TrainConfig
 from mixformerv2_ros.lab.training.criterion import total_loss
-from mixformerv2_ros.lab.training.data_loaders import SampleSource, SampleStream
-from mixformerv2_ros.lab.training.distributed import Processes
-from mixformerv2_ros.lab.training.training_model import TeacherTrainee, Trainee
+from mixformerv2_ros.lab.training.data_loaders import SampleDataset, SampleSource
+from mixformerv2_ros.lab.training.distributed import DistributedContext
+from mixformerv2_ros.lab.training.training_model import TeacherTrainingModel, TrainingModel
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
 _SEED = 2**31
@@ -31,10 +31,10 @@ _NEVER = 2**31
 
 @torch.no_grad()
 def validate(
-    model: Trainee | TeacherTrainee,
+    model: TrainingModel | TeacherTrainingModel,
     source: SampleSource,
     config: TrainConfig,
-    processes: Processes | None = None,
+    context: DistributedContext | None = None,
 ) -> dict[str, float]:
     """Mean loss terms, IoU, and median scores over a fixed stream, shared out among processes.
 
@@ -44,19 +44,19 @@ def validate(
         model: What to look at, in evaluation mode.
         source: Where samples come from.
         config: Number of samples, factors of the terms.
-        processes: Those that share the work; all get the same report.
+        context: Those that share the work; all get the same report.
     """
-    processes = processes or Processes()
-    stream = SampleStream(source, _SEED)
+    context = context or DistributedContext()
+    stream = SampleDataset(source, _SEED)
     starts = range(0, config.validation_samples, _BATCH)
     parts = []
-    for start in starts[processes.rank :: processes.count]:
+    for start in starts[context.rank :: context.world_size]:
         indices = range(start, min(start + _BATCH, config.validation_samples))
-        batch = stream.batch(indices).to(processes.device)
-        answer = model(batch)
-        _, values = total_loss(answer, batch, config.loss, config.score_label)
-        scored = answer.score_logits is not None and config.loss.score > 0
-        scores = answer.score_logits.sigmoid().tolist() if scored else []
+        batch = stream.batch(indices).to(context.device)
+        output = model(batch)
+        _, values = total_loss(output, batch, config.loss, config.score_label)
+        scored = output.score_logits is not None and config.loss.score > 0
+        scores = output.score_logits.sigmoid().tolist() if scored else []
         parts.append(
             (
                 len(indices),
@@ -64,7 +64,7 @@ def validate(
                 list(zip(scores, (batch.present > 0.5).tolist(), strict=False)),
             )
         )
-    parts = [part for one in processes.gather(parts) for part in one]
+    parts = [part for one in context.all_gather(parts) for part in one]
     total = sum(count for count, _, _ in parts)
     report = {
         name: sum(count * values[name] for count, values, _ in parts) / total
@@ -99,20 +99,20 @@ def load_clips(config: ClipsConfig) -> list[AnnotatedSequence]:
 
 
 def validate_clips(
-    model: Trainee | TeacherTrainee,
+    model: TrainingModel | TeacherTrainingModel,
     clips: list[AnnotatedSequence],
     config: TrainConfig,
-    processes: Processes | None = None,
+    context: DistributedContext | None = None,
 ) -> dict[str, float]:
     """Mean overlap of a one-pass tracker with the truth, frames after the first, over all clips.
 
     A network whose score is not trained in this stage keeps its first template: an untrained score
     would choose templates at random. A MixViT is no tracker here and gives nothing.
     """
-    processes = processes or Processes()
-    if not clips or isinstance(model, TeacherTrainee):
+    context = context or DistributedContext()
+    if not clips or isinstance(model, TeacherTrainingModel):
         return {}
-    engine = TorchEngine(copy.deepcopy(model.network), str(processes.device))
+    engine = TorchEngine(copy.deepcopy(model.network), str(context.device))
     factors = config.sampling if config.sets else config.world
     settings = TrackerSettings(
         search_factor=factors.search_factor,
@@ -121,8 +121,8 @@ def validate_clips(
         update_interval=TrackerSettings.update_interval if config.loss.score else _NEVER,
     )
     found = []
-    for clip in clips[processes.rank :: processes.count]:
+    for clip in clips[context.rank :: context.world_size]:
         result = run_sequence(MixFormerTracker(engine, settings), clip)
         found.append(float(np.nanmean(overlaps(result.boxes, clip.boxes)[1:])))
-    every = [one for part in processes.gather(found) for one in part]
+    every = [one for part in context.all_gather(found) for one in part]
     return {"clips_iou": float(np.mean(every))}

@@ -10,8 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
-from mixformerv2_ros.lab.training import losses  # noqa: E402
-from mixformerv2_ros.lab.training import pruning as surgery  # noqa: E402
+from mixformerv2_ros.lab.training import losses, pruning  # noqa: E402
 from mixformerv2_ros.lab.training.mixvit import MIXVIT_B, MixViT  # noqa: E402
 from mixformerv2_ros.model.spec import ModelSpec  # noqa: E402
 from mixformerv2_ros.network.backbone import sincos_position_table  # noqa: E402
@@ -49,12 +48,12 @@ def same(a, b) -> bool:
 def test_fade_is_the_released_schedule(shared_vectors):
     with np.load(shared_vectors / "training.npz", allow_pickle=False) as file:
         expected = file["remove_rate_by_epoch"]
-    assert [surgery.fade(int(epoch)) for epoch in expected[:, 0]] == list(expected[:, 1])
+    assert [pruning.gamma(int(epoch)) for epoch in expected[:, 0]] == list(expected[:, 1])
 
 
 @pytest.mark.parametrize("epochs", [30, 40, 50])
 def test_fade_falls_from_one_to_nothing(epochs):
-    gains = [surgery.fade(epoch, epochs) for epoch in range(epochs + 5)]
+    gains = [pruning.gamma(epoch, epochs) for epoch in range(epochs + 5)]
     assert gains[0] > 0.99
     assert all(np.diff(gains[:epochs]) < 0)
     assert gains[epochs - 1 :] == [0.0] * 6
@@ -63,25 +62,25 @@ def test_fade_falls_from_one_to_nothing(epochs):
 @pytest.mark.parametrize(
     ("depth", "removed", "kept"),
     [
-        (12, surgery.REMOVED_12_TO_8, (1, 2, 4, 5, 7, 8, 10, 11)),
-        (8, surgery.REMOVED_8_TO_4, (1, 3, 5, 7)),
+        (12, pruning.REMOVED_12_TO_8, (1, 2, 4, 5, 7, 8, 10, 11)),
+        (8, pruning.REMOVED_8_TO_4, (1, 3, 5, 7)),
     ],
 )
 @torch.no_grad()
 def test_extraction_equals_the_faded_network_exactly(depth, removed, kept):
     model = fresh(replace(DEEP, depth=depth))
     whole = model(*inputs())
-    surgery.set_gain(model, removed, 0.0)
+    pruning.set_gamma(model, removed, 0.0)
     faded = model(*inputs())
     assert not same(faded, whole)
-    assert surgery.kept_layers(depth, removed) == kept
-    smaller = surgery.extract_layers(model, kept)
+    assert pruning.kept_layers(depth, removed) == kept
+    smaller = pruning.extract_layers(model, kept)
     assert smaller.spec.depth == len(kept)
     assert same(smaller(*inputs()), faded)
     templates, search = inputs()
     cached = [m.search(search, *m.encode_templates(templates)) for m in (smaller, model)]
     assert same(*cached)
-    surgery.set_gain(model, removed, 1.0)
+    pruning.set_gamma(model, removed, 1.0)
     assert same(model(*inputs()), whole)
 
 
@@ -89,21 +88,21 @@ def test_extraction_equals_the_faded_network_exactly(depth, removed, kept):
 def test_gain_scales_both_branches_of_its_block():
     model = fresh()
     block, tokens = model.backbone.blocks[3], torch.randn(2, 20, 64)
-    surgery.set_gain(model, [3], 0.3)
+    pruning.set_gamma(model, [3], 0.3)
     q, k, v = block.attn.queries_keys_values(block.norm1(tokens))
     templates = block.attn.attend(q[:, :, :8], k[:, :, :8], v[:, :, :8])
     mixed = torch.cat([templates, block.attn.attend(q[:, :, 8:], k, v)], dim=1)
     expected = tokens + 0.3 * block.attn.proj(mixed)
     expected = expected + 0.3 * block.mlp(block.norm2(expected))
     torch.testing.assert_close(block.joint(tokens, 8), expected)
-    assert {b.gain for i, b in enumerate(model.backbone.blocks) if i != 3} == {1.0}
+    assert {b.gamma for i, b in enumerate(model.backbone.blocks) if i != 3} == {1.0}
 
 
 def test_frozen_layers_do_not_learn_and_pass_gradients_on():
     model = fresh().train()
-    removed = surgery.REMOVED_12_TO_8
-    surgery.freeze_layers(model, removed)
-    surgery.set_gain(model, removed, 0.5)
+    removed = pruning.REMOVED_12_TO_8
+    pruning.freeze_layers(model, removed)
+    pruning.set_gamma(model, removed, 0.5)
     model(*inputs()).boxes.sum().backward()
     for index, block in enumerate(model.backbone.blocks):
         learns = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in block.parameters()]
@@ -113,12 +112,12 @@ def test_frozen_layers_do_not_learn_and_pass_gradients_on():
 
 def test_an_extracted_network_is_independent_trainable_and_has_its_own_tables():
     model = fresh()
-    surgery.freeze_layers(model, surgery.REMOVED_12_TO_8)
+    pruning.freeze_layers(model, pruning.REMOVED_12_TO_8)
     with torch.no_grad():
         model.backbone.pos_embed_s += 1
-    smaller = surgery.extract_layers(model, (0, 5, 11), drop_path=0.1)
+    smaller = pruning.extract_layers(model, (0, 5, 11), drop_path=0.1)
     assert [block.drop_path for block in smaller.backbone.blocks] == pytest.approx([0, 0.05, 0.1])
-    assert {block.gain for block in smaller.backbone.blocks} == {1.0}
+    assert {block.gamma for block in smaller.backbone.blocks} == {1.0}
     frozen = [n for n, p in smaller.named_parameters() if not p.requires_grad]
     assert sorted(frozen) == ["backbone.pos_embed_s", "backbone.pos_embed_t"]
     np.testing.assert_array_equal(smaller.backbone.pos_embed_s, sincos_position_table(64, 4))
@@ -128,23 +127,23 @@ def test_an_extracted_network_is_independent_trainable_and_has_its_own_tables():
         assert a.attn.qkv.weight.data_ptr() != b.attn.qkv.weight.data_ptr()
     assert torch.equal(smaller.box_head.layers[0][0].weight, model.box_head.layers[0][0].weight)
     assert not smaller.training
-    assert surgery.extract_layers(model.train(), (0,)).training
+    assert pruning.extract_layers(model.train(), (0,)).training
 
 
 def test_layers_of_the_supplements_comparison():
-    assert surgery.first_layers(12, 4) == (0, 1, 2, 3)
-    assert surgery.skipped_layers(12, 4) == (2, 5, 8, 11)
-    assert surgery.skipped_layers(8, 4) == (1, 3, 5, 7)
+    assert pruning.first_layers(12, 4) == (0, 1, 2, 3)
+    assert pruning.skipped_layers(12, 4) == (2, 5, 8, 11)
+    assert pruning.skipped_layers(8, 4) == (1, 3, 5, 7)
     # Both removals one after the other leave the layers that were skipped to.
-    eight = surgery.kept_layers(12, surgery.REMOVED_12_TO_8)
-    four = surgery.kept_layers(8, surgery.REMOVED_8_TO_4)
-    assert tuple(eight[layer] for layer in four) == surgery.skipped_layers(12, 4)
+    eight = pruning.kept_layers(12, pruning.REMOVED_12_TO_8)
+    four = pruning.kept_layers(8, pruning.REMOVED_8_TO_4)
+    assert tuple(eight[layer] for layer in four) == pruning.skipped_layers(12, 4)
 
 
 def test_feature_pairs_are_the_published_ones():
-    assert surgery.feature_pairs(12, 12) == ((2, 2), (5, 5), (8, 8), (11, 11))
-    assert surgery.feature_pairs(8, 12) == ((1, 2), (3, 5), (5, 8), (7, 11))
-    assert surgery.feature_pairs(4, 8) == ((0, 1), (1, 3), (2, 5), (3, 7))
+    assert pruning.feature_pairs(12, 12) == ((2, 2), (5, 5), (8, 8), (11, 11))
+    assert pruning.feature_pairs(8, 12) == ((1, 2), (3, 5), (5, 8), (7, 11))
+    assert pruning.feature_pairs(4, 8) == ((0, 1), (1, 3), (2, 5), (3, 7))
 
 
 @torch.no_grad()
@@ -157,8 +156,8 @@ def test_features_of_student_and_teacher_fit_and_vanish_for_the_same_network():
     plain = model(*inputs())
     assert plain.features == ()
     torch.testing.assert_close(output.boxes, plain.boxes)
-    student = surgery.extract_layers(model, range(8))(*inputs(), features=True)
-    pairs = surgery.feature_pairs(8, 12)
+    student = pruning.extract_layers(model, range(8))(*inputs(), features=True)
+    pairs = pruning.feature_pairs(8, 12)
     assert losses.feature_loss(student.features, output.features, pairs) > 0
     assert losses.feature_loss(output.features, output.features, [(2, 2), (11, 11)]) == 0
 
@@ -166,21 +165,21 @@ def test_features_of_student_and_teacher_fit_and_vanish_for_the_same_network():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: surgery.set_gain(m, [12], 0.0), "from 0 to 11, got 12"),
-        (lambda m: surgery.freeze_layers(m, [3, -1]), "from 0 to 11, got 3, -1"),
-        (lambda m: surgery.extract_layers(m, [1, 1]), "different numbers from 0 to 11, got 1, 1"),
-        (lambda m: surgery.extract_layers(m, []), "from 1 to 12 layers, got 0"),
-        (lambda _: surgery.kept_layers(8, range(8)), "at least one of 8 layers"),
-        (lambda _: surgery.kept_layers(8, [8]), "from 0 to 7, got 8"),
-        (lambda _: surgery.first_layers(8, 9), "from 1 to 8 layers, got 9"),
-        (lambda _: surgery.skipped_layers(12, 5), "divisor of 12 layers, got 5"),
-        (lambda _: surgery.feature_pairs(6, 12), "divisor of 6 layers, got 4"),
-        (lambda m: surgery.reduce_mlp(m, 5.0, *inputs()), "at most 256 hidden units .* got 5"),
-        (lambda m: surgery.reduce_mlp(m, 0.3, *inputs()), "whole number .* got 0.3"),
-        (lambda m: surgery.reduce_mlp(m, 0.0, *inputs()), "whole number .* got 0"),
-        (lambda m: surgery.reduce_mlp(m, 1.0, *inputs(1)), "more tokens, got 28"),
+        (lambda m: pruning.set_gamma(m, [12], 0.0), "from 0 to 11, got 12"),
+        (lambda m: pruning.freeze_layers(m, [3, -1]), "from 0 to 11, got 3, -1"),
+        (lambda m: pruning.extract_layers(m, [1, 1]), "different numbers from 0 to 11, got 1, 1"),
+        (lambda m: pruning.extract_layers(m, []), "from 1 to 12 layers, got 0"),
+        (lambda _: pruning.kept_layers(8, range(8)), "at least one of 8 layers"),
+        (lambda _: pruning.kept_layers(8, [8]), "from 0 to 7, got 8"),
+        (lambda _: pruning.first_layers(8, 9), "from 1 to 8 layers, got 9"),
+        (lambda _: pruning.skipped_layers(12, 5), "divisor of 12 layers, got 5"),
+        (lambda _: pruning.feature_pairs(6, 12), "divisor of 6 layers, got 4"),
+        (lambda m: pruning.reduce_mlp(m, 5.0, *inputs()), "at most 256 hidden units .* got 5"),
+        (lambda m: pruning.reduce_mlp(m, 0.3, *inputs()), "whole number .* got 0.3"),
+        (lambda m: pruning.reduce_mlp(m, 0.0, *inputs()), "whole number .* got 0"),
+        (lambda m: pruning.reduce_mlp(m, 1.0, *inputs(1)), "more tokens, got 28"),
         (
-            lambda m: surgery.reduce_mlp(m, 1.0, *inputs(9, spec=replace(DEEP, search_size=80))),
+            lambda m: pruning.reduce_mlp(m, 1.0, *inputs(9, spec=replace(DEEP, search_size=80))),
             "search crops of 64 px, got 32 and 80",
         ),
     ],
@@ -199,7 +198,7 @@ SHALLOW = replace(DEEP, depth=4)
 @torch.no_grad()
 def test_reduction_without_loss_is_a_copy():
     model = fresh(SHALLOW)
-    copy = surgery.reduce_mlp(model, 4.0, *inputs(12))
+    copy = pruning.reduce_mlp(model, 4.0, *inputs(12))
     assert copy.spec == model.spec
     torch.testing.assert_close(copy(*inputs()).edge_logits, model(*inputs()).edge_logits)
 
@@ -213,7 +212,7 @@ def test_units_that_never_move_or_that_others_repeat_cost_nothing():
         fc1.weight[1::4] = 0  # Constants, whose mean belongs into the bias.
         fc1.weight[3::4], fc1.bias[3::4] = fc1.weight[2::4].clone(), fc1.bias[2::4].clone()
         block.mlp.fc2.weight[:, 3::4] *= 0.1  # Of two equal units, this one matters less.
-    smaller = surgery.reduce_mlp(model, 2.0, *inputs(64))
+    smaller = pruning.reduce_mlp(model, 2.0, *inputs(64))
     assert smaller.spec.mlp_ratio == 2.0
     assert smaller.backbone.blocks[0].mlp.fc1.weight.shape == (128, 64)
     exact, ours = model(*inputs(4, 9)), smaller(*inputs(4, 9))
@@ -243,7 +242,7 @@ def test_reduction_is_closer_than_cutting():
     def divergence(smaller):
         return losses.edge_kl(smaller(*inputs(8, 9)).edge_logits, teacher).item()
 
-    ours = divergence(surgery.reduce_mlp(model, 1.0, templates, search))
+    ours = divergence(pruning.reduce_mlp(model, 1.0, templates, search))
     generator = torch.Generator().manual_seed(0)
     random = [
         divergence(cut(model, torch.randperm(256, generator=generator)[:64])) for _ in range(5)
@@ -254,7 +253,7 @@ def test_reduction_is_closer_than_cutting():
 def test_reduction_leaves_the_network_as_it_was():
     model = fresh(SHALLOW).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    smaller = surgery.reduce_mlp(model, 1.0, *inputs(12), drop_path=0.1)
+    smaller = pruning.reduce_mlp(model, 1.0, *inputs(12), drop_path=0.1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert smaller.training
@@ -294,7 +293,7 @@ def test_a_network_starts_from_a_masked_autoencoder(build, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     mae = mae_state()
     torch.save({"model": mae}, tmp_path / "mae.pth")
-    surgery.start_from_mae(model, surgery.load_mae(tmp_path / "mae.pth"))
+    pruning.init_from_mae(model, pruning.load_mae(tmp_path / "mae.pth"))
     changed = set()
     for name, value in model.state_dict().items():
         source = mae.get(name.removeprefix("backbone."))
@@ -320,7 +319,7 @@ def test_initial_weights_that_do_not_fit_are_refused(state, message, tmp_path):
     model = fresh()
     before = model.backbone.blocks[0].norm1.weight.clone()
     with pytest.raises(CheckpointError, match=message) as caught:
-        surgery.start_from_mae(model, surgery.load_mae(tmp_path / "mae.pth"))
+        pruning.init_from_mae(model, pruning.load_mae(tmp_path / "mae.pth"))
     assert "\n" not in str(caught.value)
     assert torch.equal(model.backbone.blocks[0].norm1.weight, before)
 
@@ -328,7 +327,7 @@ def test_initial_weights_that_do_not_fit_are_refused(state, message, tmp_path):
 def test_other_files_are_no_masked_autoencoders(tmp_path):
     torch.save({"net": fresh().state_dict()}, tmp_path / "student.pth")
     with pytest.raises(CheckpointError, match=r"^student\.pth: .* holds no patch_embed\.\*"):
-        surgery.load_mae(tmp_path / "student.pth")
+        pruning.load_mae(tmp_path / "student.pth")
 
 
 @pytest.mark.parametrize("scored", [True, False])
@@ -337,7 +336,7 @@ def test_a_checkpoint_of_any_stage_becomes_a_network(scored, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if scored or "score_head" not in k}
     noted = {"heads": 4, "score_pooling": "mean"}
     torch.save({"net": state, "spec": noted}, tmp_path / "stage.pth.tar")
-    loaded = surgery.load_network(tmp_path / "stage.pth.tar", drop_path=0.1)
+    loaded = pruning.load_network(tmp_path / "stage.pth.tar", drop_path=0.1)
     assert loaded.spec == model.spec
     assert loaded.training
     assert loaded.backbone.blocks[-1].drop_path == pytest.approx(0.1)
@@ -352,8 +351,8 @@ def test_a_stage_checkpoint_that_lacks_more_is_refused(tmp_path):
     del state["backbone.blocks.2.norm1.bias"]
     torch.save({"net": state, "spec": {"heads": 4}}, tmp_path / "stage.pth.tar")
     with pytest.raises(CheckpointError, match=r"^stage\.pth\.tar: .*missing .*blocks\.2\.norm1"):
-        surgery.load_network(tmp_path / "stage.pth.tar")
+        pruning.load_network(tmp_path / "stage.pth.tar")
     state["score_head.layers.1.bias"] = torch.zeros(1)
     torch.save({"net": state, "spec": {"heads": 4}}, tmp_path / "stage.pth.tar")
     with pytest.raises(CheckpointError, match=r"missing .*score_head.* and 1 more"):
-        surgery.load_network(tmp_path / "stage.pth.tar")
+        pruning.load_network(tmp_path / "stage.pth.tar")

@@ -1,4 +1,4 @@
-"""Optimisers and their rates over the steps of a run."""
+"""Optimisers and learning-rate schedule of a training run."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mixformerv2_ros.lab.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Rated:
-    """An optimiser and the learning rates of its groups, before the schedule's factor."""
+class ScheduledOptimizer:
+    """An optimiser and the base learning rates of its parameter groups."""
 
     optimizer: torch.optim.Optimizer
-    rates: tuple[float, ...]
+    base_rates: tuple[float, ...]
 
-    def set_factor(self, factor: float) -> None:
-        """Let the groups learn with `factor` times their rates."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+    def scale_learning_rates(self, factor: float) -> None:
+        """Set the learning rate of every group to `factor` times its base rate."""
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
 
 
 @dataclass(frozen=True)
-class Length:
-    """A run in steps.
+class RunLength:
+    """Length of a training run.
 
     Attributes:
-        steps: All of them.
-        epoch: Steps of one epoch.
+        steps: Total number of optimisation steps.
+        epoch: Steps per epoch.
         validate_every: Steps between validations.
     """
 
@@ -39,18 +39,18 @@ class Length:
     validate_every: int
 
 
-def run_length(config: TrainConfig, processes: int = 1) -> Length:
-    """Turn epochs into steps; what is left over of an epoch is dropped, as published."""
-    epoch = max(1, config.epoch_samples // (config.batch * processes))
-    return Length(
+def run_length(config: TrainConfig, world_size: int = 1) -> RunLength:
+    """Convert epochs to steps; an incomplete last batch of an epoch is dropped, as published."""
+    epoch = max(1, config.epoch_samples // (config.batch * world_size))
+    return RunLength(
         steps=config.epochs * epoch or config.steps,
         epoch=epoch,
         validate_every=config.validate_epochs * epoch or config.validate_every,
     )
 
 
-def learning_rate_factor(step: int, config: TrainConfig, length: Length) -> float:
-    """Linear warm-up, then constant or falling in steps, then linear cool-down to zero."""
+def learning_rate_factor(step: int, config: TrainConfig, length: RunLength) -> float:
+    """Linear warm-up, then constant with step decay, then linear cool-down to zero."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     drops = step // length.epoch // config.drop_epoch if config.drop_epoch else 0
@@ -59,8 +59,8 @@ def learning_rate_factor(step: int, config: TrainConfig, length: Length) -> floa
     return float(end * 0.1**drops)
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Rated]:
-    """The optimisers of a model's trainable parameters; see `TrainConfig.groups`.
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[ScheduledOptimizer]:
+    """Build the optimisers of a model's trainable parameters; see `TrainConfig.groups`.
 
     Raises:
         ParameterError: this torch has no Muon.
@@ -84,19 +84,21 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Rated]:
         {"params": plain, "weight_decay": 0.0},
     ]
     rate = config.learning_rate
-    rated = [Rated(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), (rate, rate))]
+    scheduled = [
+        ScheduledOptimizer(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), (rate, rate))
+    ]
     if matrices:
         if not hasattr(torch.optim, "Muon"):
             raise ParameterError(
-                f"matrix_learning_rate needs torch 2.9, which brings Muon, got {torch.__version__}"
+                f"matrix_learning_rate needs torch.optim.Muon (torch 2.9), got {torch.__version__}"
             )
         rate = config.matrix_learning_rate
         muon = torch.optim.Muon(matrices, lr=rate, weight_decay=config.weight_decay)
-        rated.append(Rated(muon, (rate,)))
-    return rated
+        scheduled.append(ScheduledOptimizer(muon, (rate,)))
+    return scheduled
 
 
-def _published_adamw(model: nn.Module, config: TrainConfig) -> Rated:
+def _published_adamw(model: nn.Module, config: TrainConfig) -> ScheduledOptimizer:
     """AdamW as released: a lower rate for the backbone, weight decay on norms and biases too.
 
     The prediction tokens lie in the backbone, so they get the low rate (SPEC 4.4).
@@ -110,4 +112,4 @@ def _published_adamw(model: nn.Module, config: TrainConfig) -> Rated:
     optimizer = torch.optim.AdamW(
         [{"params": groups[inside]} for inside in present], weight_decay=config.weight_decay
     )
-    return Rated(optimizer, tuple(rates[inside] for inside in present))
+    return ScheduledOptimizer(optimizer, tuple(rates[inside] for inside in present))

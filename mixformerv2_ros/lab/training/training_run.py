@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mixformerv2_ros.errors import CheckpointError, TrainingError
-from mixformerv2_ros.lab.training import pruning as surgery
+from mixformerv2_ros.lab.training import pruning
 from mixformerv2_ros.lab.training.checkpoint_files import (
     read_checkpoint,
     stage_of,
@@ -22,26 +22,30 @@ from mixformerv2_ros.lab.training.checkpoint_files import (
 )
 from mixformerv2_ros.lab.training.config import TrainConfig, changed_settings
 from mixformerv2_ros.lab.training.criterion import total_loss
-from mixformerv2_ros.lab.training.distributed import Processes
-from mixformerv2_ros.lab.training.optim import build_optimizers, learning_rate_factor, run_length
+from mixformerv2_ros.lab.training.distributed import DistributedContext
+from mixformerv2_ros.lab.training.optimizers import (
+    build_optimizers,
+    learning_rate_factor,
+    run_length,
+)
 from mixformerv2_ros.lab.training.stages import (
     PRECISIONS,
     Draw,
-    build_trainee,
+    build_training_model,
     check_settings,
     load_stage_teacher,
 )
-from mixformerv2_ros.lab.training.training_model import Answer, Batch, Trainee
+from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput, TrainingModel
 
 _MOST_SKIPPED = 20
 """Steps in a row whose half precision gradients may overflow while their scale is being found."""
 
 
 def _no_samples(_: int) -> Batch:
-    raise TrainingError("this stage begins with surgery that needs samples, got none")
+    raise TrainingError("stage mlp-reduction needs calibration samples, got none")
 
 
-class Run:
+class TrainingRun:
     """One run of one stage.
 
     Attributes:
@@ -55,13 +59,16 @@ class Run:
     """
 
     def __init__(
-        self, config: TrainConfig, processes: Processes | None = None, draw: Draw = _no_samples
+        self,
+        config: TrainConfig,
+        context: DistributedContext | None = None,
+        draw: Draw = _no_samples,
     ) -> None:
         """Build network, teacher and optimisers as they are before the first step.
 
         Args:
             config: The stage.
-            processes: Those that train together.
+            context: Those that train together.
             draw: Gives samples of the stage's data; only stage `mlp-reduction` asks.
 
         Raises:
@@ -70,14 +77,14 @@ class Run:
         """
         check_settings(config)
         self.config = config
-        self.processes = processes or Processes()
-        self.length = run_length(config, self.processes.count)
+        self.context = context or DistributedContext()
+        self.length = run_length(config, self.context.world_size)
         self.step = 0
         self.samples = 0
         self.best = -math.inf
         self.changed: list[str] = []
-        device = self.processes.device
-        self.model = build_trainee(config, draw).to(device)
+        device = self.context.device
+        self.model = build_training_model(config, draw).to(device)
         self.teacher = load_stage_teacher(config)
         if self.teacher is not None:
             self.teacher.network.to(device)
@@ -90,10 +97,10 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self._skipped = 0
         # Stochastic depth must not skip the same samples' branches in every process.
-        if self.processes.rank:
-            torch.manual_seed(config.seed + self.processes.rank)
+        if self.context.rank:
+            torch.manual_seed(config.seed + self.context.rank)
         self._forward: nn.Module = self.model
-        if self.processes.count > 1:
+        if self.context.world_size > 1:
             self._forward = DistributedDataParallel(self.model)
         set_training_mode(self.model)
         self._fade()
@@ -118,23 +125,23 @@ class Run:
         """Set what depends on the step: learning rates, gain of layers that fade."""
         self._fade()
         factor = learning_rate_factor(self.step, self.config, self.length)
-        for rated in self.optimizers:
-            rated.set_factor(factor)
+        for scheduled in self.optimizers:
+            scheduled.scale_learning_rates(factor)
 
     def compute_gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Run network and teacher on a batch, forward and backward."""
         targets = self.teacher(batch) if self.teacher is not None else None
-        answer: Answer = self._forward(batch, bool(targets and targets.pairs))
+        output: ModelOutput = self._forward(batch, bool(targets and targets.pairs))
         loss, values = total_loss(
-            answer,
+            output,
             batch,
             self.config.loss,
             self.config.score_label,
             targets,
             self._share(batch),
         )
-        for rated in self.optimizers:
-            rated.optimizer.zero_grad(set_to_none=True)
+        for scheduled in self.optimizers:
+            scheduled.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         return values
 
@@ -144,15 +151,15 @@ class Run:
         Raises:
             TrainingError: loss or gradient is not finite; weights are as they were.
         """
-        for rated in self.optimizers:
-            self.scaler.unscale_(rated.optimizer)
+        for scheduled in self.optimizers:
+            self.scaler.unscale_(scheduled.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self._check_finite(loss, norm)
-        for rated in self.optimizers:
-            self.scaler.step(rated.optimizer)
+        for scheduled in self.optimizers:
+            self.scaler.step(scheduled.optimizer)
         self.scaler.update()
         self.step += 1
-        self.samples += self.config.batch * self.processes.count
+        self.samples += self.config.batch * self.context.world_size
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -163,10 +170,10 @@ class Run:
         return norm
 
     def _share(self, batch: Batch) -> Tensor | None:
-        if self.processes.count == 1:
+        if self.context.world_size == 1:
             return None
         count = (batch.present > 0.5).sum().float()
-        return count / self.processes.mean(count).clamp(min=1e-6)
+        return count / self.context.mean(count).clamp(min=1e-6)
 
     def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
         """Stop before a step that would spoil the weights.
@@ -179,7 +186,7 @@ class Run:
             bad = self._skipped > _MOST_SKIPPED
         else:
             bad = bad or not bool(torch.isfinite(loss))
-        if self.processes.any(bad):
+        if self.context.any(bad):
             raise TrainingError(
                 f"training diverged at step {self.step + 1}: loss is {float(loss):g}, "
                 f"gradient norm {float(norm):g}"
@@ -191,10 +198,10 @@ class Run:
         if not removal.layers:
             return
         epoch = 1 + min(self.step, self.length.steps - 1) // self.length.epoch
-        gain = surgery.fade(epoch, removal.epochs)
+        gamma = pruning.gamma(epoch, removal.epochs)
         for model in (self.model, self.averaged):
-            assert isinstance(model, Trainee)
-            surgery.set_gain(model.network, removal.layers, gain)
+            assert isinstance(model, TrainingModel)
+            pruning.set_gamma(model.network, removal.layers, gamma)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all; every process must call it.
@@ -204,8 +211,8 @@ class Run:
         Raises:
             TrainingError: it cannot be written.
         """
-        generators = self.processes.gather(_generator_states(self.processes.device))
-        if not self.processes.leads:
+        generators = self.context.all_gather(_generator_states(self.context.device))
+        if not self.context.is_main:
             return
         net = self.averaged.network.state_dict()
         if not self.config.loss.score:
@@ -220,7 +227,7 @@ class Run:
             "best": self.best,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimizers": [rated.optimizer.state_dict() for rated in self.optimizers],
+            "optimizers": [scheduled.optimizer.state_dict() for scheduled in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "rng": generators,
         }
@@ -240,7 +247,7 @@ class Run:
         spec = dataclasses.asdict(self.model.network.spec)
         if state["spec"] != spec:
             raise CheckpointError(f"{path}: expected architecture {spec}, got {state['spec']}")
-        groups = [len(rated.rates) for rated in self.optimizers]
+        groups = [len(scheduled.base_rates) for scheduled in self.optimizers]
         saved = [len(one["param_groups"]) for one in state["optimizers"]]
         if groups != saved:
             raise CheckpointError(
@@ -249,15 +256,15 @@ class Run:
             )
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
-        for rated, one in zip(self.optimizers, state["optimizers"], strict=True):
-            rated.optimizer.load_state_dict(one)
+        for scheduled, one in zip(self.optimizers, state["optimizers"], strict=True):
+            scheduled.optimizer.load_state_dict(one)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.changed = changed_settings(state["config"], self.config)
         self.step = state["step"]
         self.samples = state.get("samples", self.step * self.config.batch)
         self.best = state.get("best", -math.inf)
-        _restore_generators(state["rng"], self.processes)
+        _restore_generators(state["rng"], self.context)
         self._fade()
 
 
@@ -292,12 +299,14 @@ def _generator_states(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def _restore_generators(saved: Tensor | list[Mapping[str, Any]], processes: Processes) -> None:
+def _restore_generators(
+    saved: Tensor | list[Mapping[str, Any]], context: DistributedContext
+) -> None:
     if isinstance(saved, Tensor):  # from before there were several processes
         saved = [{"cpu": saved}]
-    if len(saved) != processes.count:
+    if len(saved) != context.world_size:
         return
-    states = saved[processes.rank]
+    states = saved[context.rank]
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and processes.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], processes.device)
+    if "cuda" in states and context.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], context.device)
