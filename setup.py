@@ -1,5 +1,10 @@
-"""The pip project. `colcon build` uses CMakeLists.txt instead; both install the same modules."""
+"""The pip project. `colcon build` uses CMakeLists.txt instead; both install the same modules.
 
+MIXFORMERV2_ROS_LAB=OFF in the environment builds a wheel without the laboratory, like the CMake
+option of that name.
+"""
+
+import os
 import re
 from pathlib import Path
 
@@ -8,10 +13,16 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_text()).group(1)
 
-TORCH = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.1"]
+LAB_SWITCH = os.environ.get("MIXFORMERV2_ROS_LAB", "ON")
+if LAB_SWITCH not in ("ON", "OFF"):
+    raise SystemExit(f"MIXFORMERV2_ROS_LAB must be ON or OFF, got {LAB_SWITCH!r}")
+WITHOUT_LAB = LAB_SWITCH == "OFF"
+
+TORCH = ["torch>=2.6"]
 DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
 REPORT = ["bokeh>=3.4", "jinja2>=3.1"]
-LAB = [*TORCH, *REPORT, "matplotlib>=3.8", "tensorboard>=2.11"]
+EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
+LAB = [*TORCH, *EXPORT, *REPORT, "matplotlib>=3.8", "tensorboard>=2.11"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -20,10 +31,24 @@ setup(
     description="ROS 2 package that tracks one chosen object in a camera stream with MixFormerV2",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="mixformerv2_ros developers",
+    author_email="mixformerv2_ros@example.org",
     license="MIT",
+    keywords=["ROS 2", "visual object tracking", "single object tracking", "MixFormerV2"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 15)),
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=[
-        *find_packages(include=["mixformerv2_ros*"]),
+        *find_packages(
+            include=["mixformerv2_ros*"], exclude=["mixformerv2_ros.lab*"] if WITHOUT_LAB else []
+        ),
         "mixformerv2_ros.interfaces.mixformerv2_ros",
         "mixformerv2_ros.models",
     ],
@@ -78,5 +103,7 @@ setup(
         "console_scripts": ["mixformerv2 = mixformerv2_ros.cli:main"],
         "pytest11": ["mixformerv2_ros = mixformerv2_ros.pytest_plugin"],
     },
+    # setuptools packs all that it finds in its build folder, also what an earlier build left there.
+    options={"build": {"build_base": "build/without_lab" if WITHOUT_LAB else "build/with_lab"}},
     zip_safe=False,
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from packages import build_sdist, build_wheel, copy_sources
 
 from mixformerv2_ros import __version__
 
@@ -70,21 +70,20 @@ def test_no_registry_is_written_down():
         assert not names.search(path.read_text("utf-8", errors="ignore")), name
 
 
-def test_a_wheel_carries_interfaces_model_and_pages(tmp_path):
-    # A copy: setuptools leaves its build folder behind, and would take stale files from it.
-    source = tmp_path / "source"
-    skipped = shutil.ignore_patterns(".*", "build", "runs", "demo_out", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=skipped)
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-            "--wheel-dir", str(tmp_path), str(source),
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, set[str]]:
+    """Sources, and what is in their wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = copy_sources(folder)
+    return source, contents(build_wheel(source, folder))
+
+
+def contents(wheel: Path) -> set[str]:
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_a_wheel_carries_interfaces_model_and_pages(built):
+    _, names = built
     for path in (
         "interfaces/mixformerv2_ros/Track.msg",
         "interfaces/vision_msgs/Detection2DArray.msg",
@@ -99,6 +98,25 @@ def test_a_wheel_carries_interfaces_model_and_pages(tmp_path):
         "py.typed",
     ):
         assert f"mixformerv2_ros/{path}" in names, path
+
+
+def test_a_source_distribution_builds_the_same_wheel(built, tmp_path):
+    source, names = built
+    archive = build_sdist(source, tmp_path)
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
+    assert contents(build_wheel(unpacked, tmp_path)) == names
+
+
+def test_a_wheel_without_the_laboratory_lacks_nothing_else(built, tmp_path):
+    # From the same sources: what an earlier build left behind must not come along.
+    source, names = built
+    wheel = build_wheel(source, tmp_path, MIXFORMERV2_ROS_LAB="OFF")
+    left_out = names - contents(wheel)
+    assert contents(wheel) < names
+    assert left_out
+    assert all(name.startswith("mixformerv2_ros/lab/") for name in left_out)
 
 
 def test_contrib_opencv_is_the_one_that_development_uses():

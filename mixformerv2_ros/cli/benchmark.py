@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise ParameterError(f"--rounds must be at least 1, got {args.rounds}")
     if args.target == DATA:
-        lab: ModuleType = lab_module("cli.benchmark_data", "mixformerv2 benchmark data")
+        lab: ModuleType = lab_module("cli.benchmark_data", "benchmark data")
         code: int = lab.run(args)
         return code
     if args.config is not None:

@@ -84,7 +84,7 @@ def usage() -> str:
 
 def _module(name: str) -> ModuleType:
     if name in LABORATORY:
-        return lab_module(f"cli.{name}", f"mixformerv2 {name}")
+        return lab_module(f"cli.{name}", "this command")
     return importlib.import_module(f"mixformerv2_ros.cli.{name}")
 
 

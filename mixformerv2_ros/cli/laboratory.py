@@ -28,7 +28,7 @@ def lab_module(name: str, purpose: str, extra: str = "lab") -> ModuleType:
     if importlib.util.find_spec(PACKAGE) is None:
         raise InstallationError(
             f"{purpose} needs {PACKAGE}, which this installation was made without "
-            "(CMake option MIXFORMERV2_ROS_LAB)"
+            "(MIXFORMERV2_ROS_LAB=OFF)"
         )
     try:
         return importlib.import_module(f"{PACKAGE}.{name}")

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, verify, and print the differences."""
     for name in ("torch", "onnx", "onnxscript"):
         if find_spec(name) is None:
-            raise EngineError(f"export needs {name}: pip install 'mixformerv2_ros[torch]'")
+            raise EngineError(f"export needs {name}: pip install 'mixformerv2_ros[lab]'")
     from mixformerv2_ros.lab.export import TOLERANCE, export_bundle
     from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, open_bundle
 
