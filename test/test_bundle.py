@@ -213,7 +213,7 @@ def test_interrupted_writing_changes_nothing(tmp_path, monkeypatch, stop, exists
     def fail(*_: object) -> None:
         raise stop
 
-    monkeypatch.setattr(bundles, "_write_json", fail)
+    monkeypatch.setattr(bundles, "file_sha256", fail)
     with pytest.raises((BundleError, KeyboardInterrupt)) as caught:
         write(tmp_path / "b", overwrite=True)
     if isinstance(stop, OSError):

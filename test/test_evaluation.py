@@ -36,7 +36,6 @@ from mixformerv2_ros.lab.evaluation.results import (
     claim_folder,
     read_result,
     write_result,
-    write_text,
 )
 from mixformerv2_ros.lab.evaluation.summary import overall_table, summarise
 from mixformerv2_ros.lab.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
@@ -525,21 +524,6 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ParameterError, match=r"holds notes.txt but no config.json"):
         claim_folder(tmp_path, {})
-
-
-def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "walk.txt"
-    write_text(path, "old")
-
-    def full(self: Path, *args: object, **kwargs: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(SourceError, match="No space left"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
 
 
 # Runs on disk

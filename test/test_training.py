@@ -295,7 +295,7 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
     path = train(dataclasses.replace(parts, workers=1), seconds=0)
     assert torch.load(path, weights_only=True)["step"] == 1
     # What a kill in the middle of writing leaves behind.
-    (tmp_path / "parts" / "last.pth.partial").write_bytes(b"half a checkpoint")
+    (tmp_path / "parts" / ".last.pth.tar.1a2b3c4d.partial").write_bytes(b"half a checkpoint")
     assert train(parts) == tmp_path / "parts" / LAST
     first, second = weights_of(whole), weights_of(path)
     assert first.keys() == second.keys()

@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(miniature_data, tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert "\n" not in str(caught.value)
     assert (tmp_path / LAST).read_bytes() == good
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_a_checkpoint(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.shared import positive_number
 from mixformerv2_ros.errors import EngineError, ParameterError
+from mixformerv2_ros.files import write_json
 
 DATA = "data"
 
@@ -121,7 +121,7 @@ def _models(args: argparse.Namespace) -> int:
         result["cached_onnx_over_joint_torch"] = round(ratio, 3)
         print(f"\nengine time, cached ONNX Runtime over joint torch: {ratio:.2f}")
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
     return 0
 
 

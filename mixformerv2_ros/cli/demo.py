@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.files import write_file
 
 PACKAGE = "opencv-doc"
 CLIP = "vtest.avi"
@@ -137,9 +138,7 @@ def debian_clip(cache: Path) -> Path:
             if found is None:
                 raise SourceError(f"package {PACKAGE} holds no {CLIP}")
             content = found.read_bytes()
-            whole = Path(scratch) / CLIP
-            whole.write_bytes(gzip.decompress(content) if found.suffix == ".gz" else content)
-            whole.replace(clip)
+            write_file(clip, gzip.decompress(content) if found.suffix == ".gz" else content)
     except (OSError, ValueError) as error:
         raise SourceError(" ".join(str(error).split())) from None
     return clip

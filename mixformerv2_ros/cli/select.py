@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from mixformerv2_ros.cli.ros_graph import (
     write_log,
 )
 from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.files import write_json
 from mixformerv2_ros.interrupt import INTERRUPTED, node_stop
 from mixformerv2_ros.io.bag_reader import STORAGE_SUFFIXES, BagReader
 from mixformerv2_ros.io.paths import check_output
@@ -217,10 +217,7 @@ def _finish(args: argparse.Namespace, kind: str, drawn: list[tuple[Box, Shown]],
             "frame_id": shown.frame.frame_id,
             "target_id": args.target_id,
         }
-        try:
-            args.box_file.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SourceError(f"{args.box_file} cannot be written: {error.strerror}") from None
+        write_json(args.box_file, record)
     if kind == TOPIC:
         return code
     when = f"frame {shown.index} ({shown.frame.stamp_ns / NS:.3f} s)"

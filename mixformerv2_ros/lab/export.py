@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from mixformerv2_ros.engines.onnx_engine import OnnxEngine
 from mixformerv2_ros.engines.torch_engine import TorchEngine
 from mixformerv2_ros.errors import BundleError
+from mixformerv2_ros.files import write_file
 from mixformerv2_ros.model.bundle import (
     SEARCH,
     TEMPLATE_ENCODER,
@@ -163,10 +163,7 @@ def _write(
     model = program.model_proto
     _point_into_weights(model, bundle)
     _drop_traces(model)
-    path = bundle.path / name
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(model.SerializeToString(deterministic=True))
-    os.replace(partial, path)
+    write_file(bundle.path / name, model.SerializeToString(deterministic=True))
 
 
 def _point_into_weights(model: onnx.ModelProto, bundle: Bundle) -> None:

@@ -15,10 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
-import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -31,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import BundleError
+from mixformerv2_ros.files import write_folder_atomically
 from mixformerv2_ros.model.checkpoints import expected_shapes, preset_name
 from mixformerv2_ros.model.spec import POOLINGS, ModelSpec
 from mixformerv2_ros.text import printable, some
@@ -226,7 +225,9 @@ def write_bundle(
             "training": dict(training or {}),
             "notes": dict(notes or {}),
         }
-        with _new_folder(Path(folder).resolve(), overwrite) as temporary:
+        target = Path(folder).resolve()
+        _check_replaceable(target, overwrite)
+        with write_folder_atomically(target) as temporary:
             save_file(tensors, temporary / WEIGHTS)
             # safetensors makes files that nobody else can read; follow the folder.
             (temporary / WEIGHTS).chmod(temporary.stat().st_mode & 0o666)
@@ -273,32 +274,12 @@ def _named(folder: str | Path) -> Iterator[None]:
         raise BundleError(f"bundle {printable(folder, 200)}: {printable(what)}") from error
 
 
-@contextmanager
-def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes `folder` if all goes well, and vanishes otherwise."""
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not ((folder / MODEL).is_file() and (folder / WEIGHTS).is_file()):
             _fail("must be a new folder or a bundle to replace, but is something else")
         if not overwrite:
             _fail("exists already and is replaced only if told to (--force)")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    old = temporary.with_name(f"{temporary.name}.old")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists():
-            old.rename(folder)
-        for parent in new_parents:
-            with suppress(OSError):  # Somebody else may have put something there by now.
-                parent.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _stored(

@@ -6,12 +6,12 @@ The arguments are declared with those of `mixformerv2 benchmark`.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
 
+from mixformerv2_ros.files import write_json
 from mixformerv2_ros.lab.training import data_benchmark
 from mixformerv2_ros.lab.training.config import read_config
 from mixformerv2_ros.lab.training.data_loaders import load_datasets
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         result = {**about, "rounds": args.rounds, "samples": args.samples, "data": rows}
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
     return 0

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.files import write_atomically
 from mixformerv2_ros.lab.datasets.lru_cache import Recent
 from mixformerv2_ros.lab.datasets.source import Clip
 
@@ -228,17 +229,12 @@ def _signature(sources: Sequence[Path]) -> str:
 
 
 def _write(path: Path, rows: Rows) -> None:
-    """Write a file whole or not at all: other workers read the same folder."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            np.save(stream, rows, allow_pickle=False)
-        partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise SourceError(f"{path}: expected a place for an index file ({error})") from None
+        raise SourceError(f"{path.parent} cannot be created: {error.strerror}") from None
+    with write_atomically(path) as stream:  # other workers read the same folder
+        np.save(stream, rows, allow_pickle=False)
 
 
 def _escape(name: str) -> str:

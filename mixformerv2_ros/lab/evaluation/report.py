@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from mixformerv2_ros.errors import ImageError, ParameterError, SourceError
+from mixformerv2_ros.files import write_file
 from mixformerv2_ros.io.images import read_bgr
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.analysis import (
@@ -36,7 +37,7 @@ from mixformerv2_ros.lab.evaluation.metrics import (
     OverallScores,
     overlaps,
 )
-from mixformerv2_ros.lab.evaluation.results import Result, write_text
+from mixformerv2_ros.lab.evaluation.results import Result
 from mixformerv2_ros.lab.evaluation.summary import Summary, summarise
 from mixformerv2_ros.lab.reports.charts import (
     Bars,
@@ -193,7 +194,7 @@ def write_report(
             "</main>",
         ]
     )
-    write_text(
+    write_file(
         path,
         page(title, body, _own("report.css")),
     )

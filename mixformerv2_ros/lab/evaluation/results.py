@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.files import write_file, write_json
 from mixformerv2_ros.lab.datasets.sequences import read_boxes
 from mixformerv2_ros.text import printable
 
@@ -63,8 +63,8 @@ def write_result(folder: Path, name: str, result: Result) -> None:
     ):
         frames.append(f"{seconds:.6f},{float(confidence)!r},{int(lost)}")
     boxes = [",".join(repr(float(value)) for value in box) for box in result.boxes]
-    write_text(folder / f"{name}_frames.csv", "\n".join(frames) + "\n")
-    write_text(folder / f"{name}.txt", "\n".join(boxes) + "\n")
+    write_file(folder / f"{name}_frames.csv", "\n".join(frames) + "\n")
+    write_file(folder / f"{name}.txt", "\n".join(boxes) + "\n")
 
 
 def is_finished(folder: Path, name: str) -> bool:
@@ -132,29 +132,6 @@ def claim_folder(folder: Path, config: Mapping[str, Any]) -> None:
     write_json(path, config)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; NaN becomes null.
-
-    Raises:
-        SourceError: the file cannot be written.
-    """
-    write_text(path, json.dumps(_without_nan(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under another name first, then renamed.
-
-    Raises:
-        SourceError: the file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written ({error})") from None
-
-
 def _read_frames(path: Path, frames: int) -> npt.NDArray[np.float64]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -178,13 +155,3 @@ def _read_frames(path: Path, frames: int) -> npt.NDArray[np.float64]:
             ) from None
         rows.append((seconds, confidence, lost))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

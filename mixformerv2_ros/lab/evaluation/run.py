@@ -28,6 +28,7 @@ import numpy as np
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
+from mixformerv2_ros.files import write_json
 from mixformerv2_ros.io.images import read_bgr
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.results import (
@@ -35,7 +36,6 @@ from mixformerv2_ros.lab.evaluation.results import (
     claim_folder,
     is_finished,
     read_result,
-    write_json,
     write_result,
 )
 from mixformerv2_ros.lab.evaluation.summary import Summary, summarise

@@ -12,14 +12,14 @@ Boxes keep the origin of the ground truth that the tracker was started from.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.files import write_atomically
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.results import Result, read_result
 
@@ -47,18 +47,14 @@ def write_submission(
         SourceError: a result is missing or malformed, or the file cannot be written.
     """
     check_submission(path, dataset)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for sequence in sequences:
-                result = read_result(folder, sequence.name, len(sequence))
-                for name, text in _entries(dataset, label, sequence.name, result):
-                    archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED)
-        os.replace(partial, path)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written ({error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        write_atomically(path) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for sequence in sequences:
+            result = read_result(folder, sequence.name, len(sequence))
+            for name, text in _entries(dataset, label, sequence.name, result):
+                archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED)
 
 
 def check_submission(path: Path, dataset: str) -> None:

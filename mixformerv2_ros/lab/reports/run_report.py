@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.files import write_file
 from mixformerv2_ros.lab.reports.charts import (
     Axis,
     Bars,
@@ -144,10 +144,7 @@ class RunReport:
         Raises:
             SourceError: the file cannot be written.
         """
-        try:
-            self.path.write_text(self.html(), encoding="utf-8")
-        except OSError as error:
-            raise SourceError(f"report {self.path} cannot be written: {error.strerror}") from None
+        write_file(self.path, self.html())
 
     def html(self) -> str:
         """The page as text."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mixformerv2_ros.errors import CheckpointError, TrainingError
+from mixformerv2_ros.errors import CheckpointError, SourceError, TrainingError
+from mixformerv2_ros.files import write_atomically
 
 LAST = "last.pth.tar"
 BEST = "best.pth.tar"
@@ -21,49 +21,14 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     Raises:
         TrainingError: the file cannot be written, as on a full disk.
     """
-    partial = path.with_suffix(".partial")
     try:
-        with partial.open("wb") as stream:
+        with write_atomically(path) as stream:
             torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        _keep_folder(path.parent)
-    # What torch's writer makes of an error of the file below it.
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+    # RuntimeError: what torch's writer makes of an error of the file below it.
+    except (SourceError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         left = f"the one before it, {path}, is unharmed" if path.exists() else "there is none yet"
         raise TrainingError(f"cannot write a checkpoint ({reason}); {left}") from None
-
-
-def copy_checkpoint(source: Path, path: Path) -> None:
-    """Let `path` be the checkpoint that `source` is now, without a second copy where possible.
-
-    Raises:
-        TrainingError: it cannot be written.
-    """
-    partial = path.with_suffix(".partial")
-    try:
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(source, partial)
-        except OSError:  # a file system without hard links
-            partial.write_bytes(source.read_bytes())
-        partial.replace(path)
-        _keep_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write {path} ({error})") from None
-
-
-def _keep_folder(folder: Path) -> None:
-    """Let the new name survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

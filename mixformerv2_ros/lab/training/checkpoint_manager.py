@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mixformerv2_ros.errors import TrainingError
-from mixformerv2_ros.lab.training.checkpoint_files import BEST, LAST, copy_checkpoint
+from mixformerv2_ros.files import copy_file
+from mixformerv2_ros.lab.training.checkpoint_files import BEST, LAST
 from mixformerv2_ros.lab.training.logs import Scalars, write_row
 from mixformerv2_ros.lab.training.training_run import TrainingRun
 
@@ -39,7 +39,8 @@ class CheckpointManager:
         """Log a validation and write `last`; copy it to `best` if validation has improved.
 
         Raises:
-            TrainingError: one of them cannot be written.
+            TrainingError: the checkpoint cannot be written.
+            SourceError: the log or the copy cannot be written.
         """
         run, is_main = self._run, self._run.context.is_main
         span = time.monotonic() - self._clock
@@ -54,13 +55,10 @@ class CheckpointManager:
             row: dict[str, float] = {"step": run.step, "samples_per_second": round(speed, 1)}
             row |= {f"train_{name}": round(value, 5) for name, value in mean.items()}
             row |= {f"validation_{name}": round(value, 5) for name, value in report.items()}
-            try:
-                write_row(self._output, row)
-            except OSError as error:
-                raise TrainingError(f"cannot write the log ({error})") from None
+            write_row(self._output, row)
         run.save(self._output / LAST)
         if is_main and better:
-            copy_checkpoint(self._output / LAST, self._output / BEST)
+            copy_file(self._output / LAST, self._output / BEST)
         if self._scalars is not None:
             self._scalars.write("validation", report, run.step)
             self._scalars.write("speed", {"samples_per_second": speed}, run.step)

@@ -6,10 +6,11 @@ import csv
 import importlib.util
 import io
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mixformerv2_ros.files import write_file
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def write_row(folder: Path, row: Mapping[str, float]) -> None:
     checkpoint was written. The file is replaced as a whole.
 
     Raises:
-        OSError: it cannot be written.
+        SourceError: it cannot be written.
     """
     path = folder / CSV
     rows: list[dict[str, Any]] = []
@@ -37,25 +38,7 @@ def write_row(folder: Path, row: Mapping[str, float]) -> None:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    replace_text(path, text.getvalue())
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    write_file(path, text.getvalue())
 
 
 def last_row(folder: Path) -> dict[str, float] | None:

@@ -7,7 +7,6 @@ the first step, and a recipe that was stopped continues where it was.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixformerv2_ros.errors import CheckpointError, MixFormerError, ParameterError, TrainingError
+from mixformerv2_ros.errors import CheckpointError, MixFormerError, ParameterError
+from mixformerv2_ros.files import write_file, write_json
 from mixformerv2_ros.lab.training.checkpoint_files import LAST
 from mixformerv2_ros.lab.training.config import (
     TrainConfig,
@@ -26,7 +26,7 @@ from mixformerv2_ros.lab.training.config import (
     set_value,
 )
 from mixformerv2_ros.lab.training.distributed import distributed_context
-from mixformerv2_ros.lab.training.logs import last_row, replace_text
+from mixformerv2_ros.lab.training.logs import last_row
 from mixformerv2_ros.lab.training.optimizers import run_length
 from mixformerv2_ros.lab.training.stages import (
     check_settings,
@@ -274,7 +274,7 @@ def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
     """Write what validation said after every stage that has run: `report.json`, `report.md`.
 
     Raises:
-        TrainingError: the files cannot be written.
+        SourceError: the files cannot be written.
     """
     folder = Path(recipe.output)
     rows = [
@@ -282,11 +282,8 @@ def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
         for run in runs
         if (row := last_row(Path(run.config.output))) is not None
     ]
-    try:
-        replace_text(folder / "report.json", json.dumps({"stages": rows}, indent=1) + "\n")
-        replace_text(folder / "report.md", report_text(recipe, rows))
-    except OSError as error:
-        raise TrainingError(f"cannot write the report ({error})") from None
+    write_json(folder / "report.json", {"stages": rows})
+    write_file(folder / "report.md", report_text(recipe, rows))
 
 
 _FIGURES = ("step", "validation_iou", "validation_clips_iou")

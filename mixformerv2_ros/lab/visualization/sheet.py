@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.files import write_file
 from mixformerv2_ros.model.engine import EDGES
 from mixformerv2_ros.text import printable
 
@@ -217,7 +218,4 @@ def write_picture(path: Path, picture: Picture) -> None:
     ok, data = cv2.imencode(".png", picture)
     if not ok:
         raise SourceError(f"picture {path} cannot be encoded")
-    try:
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise SourceError(f"picture {path} cannot be written: {error.strerror}") from error
+    write_file(path, data.tobytes())
