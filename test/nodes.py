@@ -12,9 +12,9 @@ from recordings import PERIOD_NS, START_NS, RedEngine, picture
 
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
-from mixformerv2_ros.ros.live.middleware import TRACK
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import Level, header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.topics import TRACK
 
 TYPES = typestore().types
 BUNDLE = SimpleNamespace(

@@ -10,9 +10,11 @@ from typing import Any
 from waiting import wait_for
 
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
-from mixformerv2_ros.ros.cyclonedds.node import Node, Publisher
-from mixformerv2_ros.ros.cyclonedds.qos import reliable
+from mixformerv2_ros.ros.cyclonedds.node import Node
+from mixformerv2_ros.ros.cyclonedds.publisher import Publisher
+from mixformerv2_ros.ros.cyclonedds.qos_profiles import profile_of, reliable
 from mixformerv2_ros.ros.messages import Level, stamp_ns
+from mixformerv2_ros.ros.qos import Reliability
 
 
 class Peer:
@@ -40,7 +42,7 @@ class Peer:
             self.times[topic].append(time.perf_counter())
             self.heard[topic].append(message)
 
-        return self.node.subscribe(topic, msgtype, keep, qos or reliable(100), auto=auto)
+        return self.node.create_subscription(topic, msgtype, keep, qos or reliable(100), auto=auto)
 
     def stamps(self, topic: str) -> list[int]:
         return [stamp_ns(message) for message in self.heard[topic]]
@@ -51,12 +53,23 @@ class Peer:
         assert camera.publish(message)
         wait_for(lambda: stamp in self.stamps(answers), f"an answer to the image of {stamp}")
 
+    def requested(self, topic: str) -> list[Reliability]:
+        """Reliability of every subscription to a topic."""
+        endpoints = self.node.participant.subscriptions_of(topic)
+        return [profile_of(endpoint.qos).reliability for endpoint in endpoints]
+
+    def wait_best_effort(self, topic: str) -> None:
+        """Wait until the subscriptions to a topic of ours are best effort."""
+        wait_for(
+            lambda: set(self.requested(topic)) == {Reliability.BEST_EFFORT},
+            f"a best-effort subscription to {topic}",
+        )
+
     def wait_reliable(self, topic: str) -> None:
         """Wait until somebody subscribes to a topic of ours reliably, as `auto` ends up."""
-        from mixformerv2_ros.ros.cyclonedds.qos import is_reliable
 
         def found() -> bool:
-            return any(is_reliable(e.qos) for e in self.node.subscriptions_of(topic))
+            return Reliability.RELIABLE in self.requested(topic)
 
         wait_for(found, f"a reliable subscription to {topic}")
 

@@ -15,9 +15,9 @@ from processes import Command
 from tqdm import tqdm
 from waiting import wait_for
 
-from mixformerv2_ros.ros.cyclonedds import qos as profiles
-from mixformerv2_ros.ros.live.middleware import INITS, OUTPUTS
+from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.messages import image_message
+from mixformerv2_ros.ros.topics import INITS, OUTPUTS
 
 HEIGHT, WIDTH = 480, 640
 WARM_UP_S = 15.0
@@ -55,12 +55,12 @@ def main() -> int:
     words = ("-p", "buffer.frames:=10")
     with own_domain(), Peer() as peer, Command("node", *words) as node:
         node.wait_for_line("ready: model")
-        camera = peer.node.advertise("/image", "sensor_msgs/msg/Image", profiles.reliable(2))
-        starter = peer.node.advertise("/init_box", INITS["init_box"], profiles.reliable())
+        camera = peer.node.create_publisher("/image", "sensor_msgs/msg/Image", profiles.reliable(2))
+        starter = peer.node.create_publisher("/init_box", INITS["init_box"], profiles.reliable())
         peer.listen("/track", OUTPUTS["track"])
         peer.listen("/diagnostics", OUTPUTS["/diagnostics"])
         peer.wait_reliable("/image")
-        wait_for(lambda: starter.subscribers, "a subscription to init_box")
+        wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         starter.publish(init_box((150, 150, 120, 90)))
         weights: list[tuple[float, float]] = []
         begin = time.monotonic()

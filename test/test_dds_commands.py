@@ -22,9 +22,9 @@ from mixformerv2_ros.cli import main
 from mixformerv2_ros.cli.echo import as_yaml
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.bag_writer import BagWriter
-from mixformerv2_ros.ros.cyclonedds import qos as profiles
-from mixformerv2_ros.ros.live.middleware import INITS, OUTPUTS
+from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.messages import detections_message, stamp_ns, track_message
+from mixformerv2_ros.ros.topics import INITS, OUTPUTS
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
 
@@ -78,7 +78,10 @@ def test_a_recording_goes_through_the_node_to_the_listener(tmp_path: Path, peer:
     words = ("-p", "use_sim_time:=true", "-r", f"image:={TOPIC}")
     with Command("node", *words) as node, Command("echo", "/track", "--timeout", 60) as echo:
         node.wait_for_line("ready: model")
-        wait_for(lambda: peer.node.subscriptions_of("/init_box"), "a subscription to init_box")
+        wait_for(
+            lambda: peer.node.participant.subscriptions_of("/init_box"),
+            "a subscription to init_box",
+        )
         with Command("play", bag, "--clock", "--rate", 0.5, "--wait", 30) as player:
             player.wait_for_line("played 31 messages")
         wait_for(lambda: frame_stamp(29) in peer.stamps("/track"), "the last track")
@@ -146,9 +149,9 @@ def make_track(index: int) -> Track:
 
 
 def test_echo_prints_what_is_published(peer: Peer) -> None:
-    publisher = peer.node.advertise("/drone/track", OUTPUTS["track"], profiles.reliable())
+    publisher = peer.node.create_publisher("/drone/track", OUTPUTS["track"], profiles.reliable())
     with Command("echo", "track", "--namespace", "/drone", "-n", 2) as echo:
-        wait_for(lambda: publisher.subscribers, "the listener")
+        wait_for(lambda: publisher.subscription_count, "the listener")
         time.sleep(0.3)
         for i in range(3):
             publisher.publish(track_message(TYPES, make_track(i), 7_000_000))
@@ -168,9 +171,9 @@ def test_echo_prints_what_is_published(peer: Peer) -> None:
 def test_echo_names_what_is_published_instead(
     peer: Peer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    peer.node.advertise("/there", IMAGE, profiles.reliable())
+    peer.node.create_publisher("/there", IMAGE, profiles.reliable())
     assert main(["echo", "/nowhere", "--timeout", "0.5"]) == 2
-    assert "nobody publishes /nowhere; topics are /there" in capsys.readouterr().err
+    assert "no publisher on /nowhere; topics found: /there" in capsys.readouterr().err
     assert main(["echo", "/there", "--type", "no/msg/Type"]) == 2
     assert "messages of type no/msg/Type are not known" in capsys.readouterr().err
 

@@ -29,10 +29,10 @@ from waiting import wait_for
 from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.bag_writer import BagWriter
-from mixformerv2_ros.ros.cyclonedds import qos as profiles
+from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
-from mixformerv2_ros.ros.cyclonedds.node import Node
-from mixformerv2_ros.ros.cyclonedds.tracker_node import TrackerNode
+from mixformerv2_ros.ros.cyclonedds.node import CHECK_S, GRAPH_TOPIC, GRAPH_TYPE, Node
+from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
 from mixformerv2_ros.ros.cyclonedds.types import (
     dds_type,
     from_cdr,
@@ -42,10 +42,11 @@ from mixformerv2_ros.ros.cyclonedds.types import (
     type_hash,
     type_name,
 )
-from mixformerv2_ros.ros.live.middleware import IMAGES, INITS, OUTPUTS
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.qos import Reliability
 from mixformerv2_ros.ros.replay import images
+from mixformerv2_ros.ros.topics import IMAGES, INITS, OUTPUTS
 from mixformerv2_ros.tracking.session import State
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -74,7 +75,7 @@ class Local:
         self.node = Node(names or NodeNames("tracker"), self._log, sim_time=sim_time)
         values = {name.replace("__", "."): value for name, value in values.items()}
         model = Model(BUNDLE, RedEngine())  # type: ignore[arg-type]
-        self.tracking = TrackerNode(model, values, self.node)
+        self.tracking = DdsTrackerNode(model, values, self.node)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self.node.spin, args=(self._ended.is_set,))
 
@@ -88,6 +89,12 @@ class Local:
         self._thread.join()
         self.tracking.__exit__(None, None, None)
         self.node.close()
+
+    def wait_for_checks(self, count: int = 4) -> None:
+        """Wait while the node checks the QoS of its endpoints that many times."""
+        ticks: list[int] = []
+        self.node.create_timer(CHECK_S, lambda: ticks.append(1))
+        wait_for(lambda: len(ticks) >= count, "checks of the QoS")
 
     def _log(self, level: Any, text: str) -> None:
         self.lines.append(text)
@@ -114,14 +121,14 @@ def test_a_process_tracks_what_a_replay_tracks(
     assert run_command("replay", bag, "-o", tmp_path / "out", "--box", box) == 0
     with BagReader(tmp_path / "out") as reader:
         expected = [content(reader.deserialize(message)) for message in reader.messages(["/track"])]
-    camera = peer.node.advertise("/camera/image_raw", IMAGE, profiles.reliable())
-    starter = peer.node.advertise("/init_box", INIT_BOX, profiles.reliable())
+    camera = peer.node.create_publisher("/camera/image_raw", IMAGE, profiles.reliable())
+    starter = peer.node.create_publisher("/init_box", INIT_BOX, profiles.reliable())
     peer.listen("/track", TRACK)
     peer.listen("/detections", OUTPUTS["detections"])
     with Command("node", "-r", "image:=/camera/image_raw", "-p", "num_threads:=1") as node:
         node.wait_for_line("ready: model")
         peer.wait_reliable("/camera/image_raw")
-        wait_for(lambda: starter.subscribers, "a subscription to init_box")
+        wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         with BagReader(bag) as reader:
             messages = [
                 entry.content for entry in images(reader, reader.topics["/camera/image_raw"])
@@ -147,18 +154,18 @@ def camera(peer: Peer) -> Any:
     peer.listen("/track", TRACK)
     peer.listen("/detections", OUTPUTS["detections"])
     peer.listen("/diagnostics", DIAGNOSTICS)
-    return peer.node.advertise("/image", IMAGE, profiles.reliable())
+    return peer.node.create_publisher("/image", IMAGE, profiles.reliable())
 
 
 def ready(peer: Peer, local: Local) -> None:
     peer.wait_reliable("/image")
-    wait_for(lambda: local.tracking._outputs["track"].subscribers, "the listener")
-    wait_for(lambda: local.tracking._outputs["detections"].subscribers, "the listener")
+    wait_for(lambda: local.tracking.has_subscribers("track"), "the listener")
+    wait_for(lambda: local.tracking.has_subscribers("detections"), "the listener")
 
 
 def test_boxes_come_on_three_topics(peer: Peer, camera: Any) -> None:
     starters = {
-        name: peer.node.advertise(f"/{name}", msgtype, profiles.reliable())
+        name: peer.node.create_publisher(f"/{name}", msgtype, profiles.reliable())
         for name, msgtype in INITS.items()
     }
     x, y, w, h = red_box(0)
@@ -175,7 +182,7 @@ def test_boxes_come_on_three_topics(peer: Peer, camera: Any) -> None:
     )
     with Local() as local:
         ready(peer, local)
-        wait_for(lambda: all(s.subscribers for s in starters.values()), "subscriptions")
+        wait_for(lambda: all(s.subscription_count for s in starters.values()), "subscriptions")
         feed(peer, camera, 0)
         starters["init_box"].publish(init_box(red_box(0), frame_stamp(0), "boxed"))
         starters["init_detection"].publish(detection)
@@ -189,15 +196,15 @@ def test_boxes_come_on_three_topics(peer: Peer, camera: Any) -> None:
 
 def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:
     """Texts that are no UTF-8, images whose fields contradict each other, impossible boxes."""
-    starter = peer.node.advertise("/init_box", INIT_BOX, profiles.reliable())
+    starter = peer.node.create_publisher("/init_box", INIT_BOX, profiles.reliable())
     with Local() as local:
         ready(peer, local)
-        wait_for(lambda: starter.subscribers, "a subscription to init_box")
+        wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         starter.publish(init_box(red_box(0)))
         wait_for(lambda: local.tracking.tracker._waiting, "the box")
         feed(peer, camera, 0)
         # DDS lets nobody publish bytes that are no message; a text may hold anything, though.
-        with pytest.raises(MiddlewareError, match="message on /image cannot be published"):
+        with pytest.raises(MiddlewareError, match="cannot publish message on /image"):
             camera.publish_cdr(b"\0\1\0\0" + b"\xff" * 40)
         latin = to_cdr(init_box(red_box(0), 0, "ABCDE"), INIT_BOX).replace(b"ABCDE", b"\xe9BCDE")
         for _ in range(3):
@@ -218,17 +225,17 @@ def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:
         feed(peer, camera, 2)
         assert [m.state for m in peer.heard["/track"]] == [State.TRACKING] * 2
         said = "\n".join(local.lines)
-        assert said.count("a message on /init_box is malformed") == 1
+        assert said.count("malformed message on /init_box") == 1
         for words in ("step of at least", "encoding must be one of", "at least one pixel"):
             assert said.count(words) == 1
         assert "box of bad refused: box must be four finite numbers" in said
 
 
 def test_a_recording_that_loops(peer: Peer, camera: Any) -> None:
-    starter = peer.node.advertise("/init_box", INIT_BOX, profiles.reliable())
+    starter = peer.node.create_publisher("/init_box", INIT_BOX, profiles.reliable())
     with Local() as local:
         ready(peer, local)
-        wait_for(lambda: starter.subscribers, "a subscription to init_box")
+        wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         starter.publish(init_box(red_box(0)))
         wait_for(lambda: local.tracking.tracker._waiting, "the box")
         feed(peer, camera, 3, 4, 5)
@@ -252,54 +259,53 @@ def test_the_overlay_comes_when_somebody_listens(peer: Peer, camera: Any) -> Non
         assert peer.stamps("/debug_image") == [frame_stamp(1)]
 
 
-def test_a_best_effort_camera_is_heard_by_auto(peer: Peer) -> None:
-    sensor = peer.node.advertise("/image", IMAGE, profiles.sensor_data())
+def test_auto_follows_the_reliability_of_the_cameras(peer: Peer) -> None:
     peer.listen("/detections", OUTPUTS["detections"])
     with Local() as local:
-        wait_for(lambda: sensor.subscribers, "the subscription")
-        wait_for(lambda: local.tracking._outputs["detections"].subscribers, "the listener")
-        time.sleep(0.3)
-        feed(peer, sensor, 0, 1)
-        subscription = local.node._subscriptions[-1]
-        assert not profiles.is_reliable(subscription.reader.get_qos())
-        # A reliable camera beside it changes nothing; alone, it makes the subscription reliable.
-        other = peer.node.advertise("/image", IMAGE, profiles.reliable())
-        wait_for(lambda: other.subscribers, "the subscription")
-        time.sleep(0.3)
-        assert not profiles.is_reliable(subscription.reader.get_qos())
-        feed(peer, sensor, 2)
-        peer.node.withdraw(sensor)
+        with Peer("camera") as other_peer:
+            sensor = other_peer.node.create_publisher("/image", IMAGE, profiles.sensor_data())
+            peer.wait_best_effort("/image")
+            wait_for(lambda: sensor.subscription_count, "the subscription")
+            wait_for(lambda: local.tracking.has_subscribers("detections"), "the listener")
+            feed(peer, sensor, 0, 1)
+            # A reliable camera beside it changes nothing.
+            other = peer.node.create_publisher("/image", IMAGE, profiles.reliable())
+            wait_for(lambda: other.subscription_count, "the subscription")
+            local.wait_for_checks()
+            assert peer.requested("/image") == [Reliability.BEST_EFFORT]
+            feed(peer, sensor, 2)
+        # Alone, it makes the subscription reliable.
         peer.wait_reliable("/image")
-        wait_for(lambda: other.subscribers, "the subscription")
+        wait_for(lambda: other.subscription_count, "the subscription")
         feed(peer, other, 3)
-        assert not [line for line in local.lines if "offers" in line]
-        # And back: a best effort camera comes while the subscription is reliable.
-        third = peer.node.advertise("/image", IMAGE, profiles.sensor_data())
-        wait_for(lambda: third.subscribers, "the subscription")
-        time.sleep(0.2)
+        assert not [line for line in local.lines if "QoS" in line]
+        # And back: a best-effort camera comes while the subscription is reliable.
+        third = peer.node.create_publisher("/image", IMAGE, profiles.sensor_data())
+        peer.wait_best_effort("/image")
+        wait_for(lambda: third.subscription_count, "the subscription")
         feed(peer, third, 4)
 
 
-def test_qualities_that_do_not_fit_are_named_once(peer: Peer) -> None:
-    peer.node.advertise("/image", IMAGE, profiles.sensor_data())
+def test_incompatible_qos_is_logged_once(peer: Peer) -> None:
+    peer.node.create_publisher("/image", IMAGE, profiles.sensor_data())
     with Local(image_qos="reliable") as local:
-        peer.listen("/track", TRACK, profiles.latched())
+        peer.listen("/track", TRACK, profiles.transient_local())
         wait_for(lambda: len(local.lines) > 1, "two warnings")
-        time.sleep(0.5)
+        local.wait_for_checks()
         assert sorted(local.lines) == [
-            "a publisher of /image offers best effort, volatile, but the subscription asks for "
-            "reliable, volatile: it gets no messages from it",
-            "a subscription to /track asks for reliable, transient local, but it is published "
-            "reliable, volatile: it gets no messages",
+            "incompatible QoS on /image: a publisher offers best effort, volatile, this "
+            "subscription requests reliable, volatile; no messages will be received from it",
+            "incompatible QoS on /track: a subscription requests reliable, transient local, this "
+            "publisher offers reliable, volatile; no messages will be sent to it",
         ]
 
 
 def test_simulated_time(peer: Peer, camera: Any) -> None:
-    clock = peer.node.advertise("/clock", "rosgraph_msgs/msg/Clock", profiles.reliable())
+    clock = peer.node.create_publisher("/clock", "rosgraph_msgs/msg/Clock", profiles.reliable())
     now = TYPES["builtin_interfaces/msg/Time"](sec=1234, nanosec=500)
     with Local(sim_time=True, diagnostics__period=0.1) as local:
         ready(peer, local)
-        wait_for(lambda: clock.subscribers, "a subscription to /clock")
+        wait_for(lambda: clock.subscription_count, "a subscription to /clock")
         clock.publish(TYPES["rosgraph_msgs/msg/Clock"](clock=now))
         wait_for(lambda: local.node.now_ns() == 1234 * 10**9 + 500, "the time")
         feed(peer, camera, 0)
@@ -315,35 +321,37 @@ def test_ros_sees_the_node(peer: Peer) -> None:
     """What `ros2 node list`, `ros2 node info` and `ros2 topic info -v` are made of."""
     names = NodeNames("eye", "/drone", {"image": "/camera/image_raw"})
     heard: list[Any] = []
-    graph_type = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+    domain = peer.node.participant
     with Local(names=names, image_transport="compressed") as local:
         reader = DataReader(
-            peer.node.subscriber, peer.node.dds_topic("", graph_type), qos=profiles.latched(10)
+            domain.subscriber,
+            domain.topic(GRAPH_TOPIC, GRAPH_TYPE),
+            qos=profiles.transient_local(10),
         )
-        gid = local.node.participant.get_guid().bytes
+        gid = local.node.participant.participant.get_guid().bytes
         end = time.monotonic() + 10
         while time.monotonic() < end and not heard:
             for taken in reader.take_iter(timeout=duration(milliseconds=200)):
-                message = from_cdr(taken.cdr, graph_type)
+                message = from_cdr(taken.cdr, GRAPH_TYPE)
                 if bytes(message.gid.data) == gid:
                     heard.append(message)
         (node,) = heard[-1].node_entities_info_seq
         assert (node.node_namespace, node.node_name) == ("/drone", "eye")
-        wait_for(lambda: "/drone/track" in peer.node.topics(), "the topics")
+        wait_for(lambda: "/drone/track" in domain.published_topics(), "the topics")
         wait_for(
-            lambda: peer.node.subscriptions_of("/camera/image_raw/compressed"), "the subscription"
+            lambda: peer.node.participant.subscriptions_of("/camera/image_raw/compressed"),
+            "the subscription",
         )
-        topics = peer.node.topics()
+        topics = peer.node.participant.published_topics()
         assert topics["/drone/track"] == TRACK
         assert topics["/drone/detections"] == OUTPUTS["detections"]
         assert topics["/diagnostics"] == DIAGNOSTICS
-        (endpoint,) = peer.node.subscriptions_of("/camera/image_raw/compressed")
+        (endpoint,) = domain.subscriptions_of("/camera/image_raw/compressed")
         assert endpoint.msgtype == IMAGES["compressed"][1]
         hash_ = type_hash(endpoint.msgtype)
         assert hash_.startswith("RIHS01_")
         assert endpoint.qos[Policy.Userdata].data == f"typehash={hash_};".encode()
         written = {bytes(g.data) for g in node.writer_gid_seq}
-        assert local.tracking._outputs["track"].writer.get_guid().bytes in written
         assert len(written) == len(OUTPUTS)
         assert len(node.reader_gid_seq) == len(INITS) + 1
 
@@ -377,7 +385,7 @@ def test_parameters_and_names_of_the_process(tmp_path: Path, peer: Peer) -> None
     ) as node:
         node.wait_for_line("[INFO]")
         assert "[drone.eye]: ready: model" in node.lines[0]
-        wait_for(lambda: peer.node.subscriptions_of("/cam/image_raw/compressed"), "it")
+        wait_for(lambda: peer.node.participant.subscriptions_of("/cam/image_raw/compressed"), "it")
         wait_for(lambda: peer.heard["/drone/diagnostics_of_eye"], "diagnostics")
         (report,) = peer.heard["/drone/diagnostics_of_eye"][0].status
         assert report.name == "drone/eye: tracker"
@@ -388,14 +396,14 @@ def test_parameters_and_names_of_the_process(tmp_path: Path, peer: Peer) -> None
 
 def test_an_image_of_640x480_takes_less_than_5_ms(peer: Peer) -> None:
     """From publishing to the callback, through another process and back: two ways."""
-    camera = peer.node.advertise("/there", IMAGE, profiles.reliable(1))
-    peer.listen("/back", IMAGE, profiles.reliable(1))
+    camera = peer.node.create_publisher("/there", IMAGE, profiles.reliable(1))
+    back = peer.listen("/back", IMAGE, profiles.reliable(1))
     message = image_message(TYPES, np.full((480, 640, 3), 7, np.uint8), "bgr8", 0, "cam")
     script = Path(__file__).with_name("mirror.py")
     mirror = subprocess.Popen([sys.executable, script], cwd=script.parents[1])
     try:
-        wait_for(lambda: camera.subscribers, "the mirror")
-        wait_for(lambda: peer.node._subscriptions[-1].publishers, "the mirror")
+        wait_for(lambda: camera.subscription_count, "the mirror")
+        wait_for(lambda: back.publisher_count, "the mirror")
         times = []
         for index in range(60):
             message.header = header_message(TYPES, index + 1, "cam")

@@ -15,7 +15,6 @@ from recordings import HEIGHT, PERIOD_NS, WIDTH, RedEngine, picture, red_box, wr
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.model.engine import Prediction
-from mixformerv2_ros.ros.live.middleware import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
 from mixformerv2_ros.ros.live.statistics import Timing
 from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages, spread
 from mixformerv2_ros.ros.messages import (
@@ -27,6 +26,7 @@ from mixformerv2_ros.ros.messages import (
     track_message,
 )
 from mixformerv2_ros.ros.replay import Start, choose_image_topic, images, replay
+from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
 from mixformerv2_ros.tracking.session import Session, State
 from mixformerv2_ros.tracking.settings import TrackerSettings
 

@@ -13,8 +13,6 @@ import pytest
 import yaml
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.ros.live.live_target_pose import POSE_OUTPUTS
-from mixformerv2_ros.ros.live.middleware import OUTPUTS
 from mixformerv2_ros.ros.parameters import (
     BY_NAME,
     NODE_PARAMETERS,
@@ -27,6 +25,7 @@ from mixformerv2_ros.ros.parameters import (
     settings_from_arguments,
     tracker_settings,
 )
+from mixformerv2_ros.ros.topics import OUTPUTS, POSE_OUTPUTS
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
 BUNDLE = SimpleNamespace(search_factor=4.25, template_factor=2.5, template_background_contrast=0.75)

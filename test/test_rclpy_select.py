@@ -18,9 +18,9 @@ from rosidl_runtime_py.utilities import get_message
 from screen import DRAWN, Screen, Session, where
 from waiting import wait_for
 
-from mixformerv2_ros.ros.live.middleware import INIT_BOX, INITS, TRACK
 from mixformerv2_ros.ros.messages import image_message, stamp_ns, track_message
 from mixformerv2_ros.ros.rclpy.message_types import message_types
+from mixformerv2_ros.ros.topics import INIT_BOX, INITS, TRACK
 
 TOPIC = "/camera/image_raw"
 

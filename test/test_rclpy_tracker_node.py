@@ -188,8 +188,8 @@ def test_compressed_images(peer: Peer, red: None) -> None:
         ("auto", BEST_EFFORT, ""),
         ("auto", RELIABLE, ""),
         ("sensor_data", RELIABLE, ""),
-        ("reliable", BEST_EFFORT, "offers best effort, volatile, but the subscription asks for "
-                                  "reliable, volatile"),
+        ("reliable", BEST_EFFORT, "a publisher offers best effort, volatile, this subscription "
+                                  "requests reliable, volatile"),
     ],
 )  # fmt: skip
 def test_quality_of_the_images(
@@ -236,7 +236,7 @@ def test_lifecycle(peer: Peer, red: None) -> None:
         made.go("configure")
         assert not peer.node.get_subscriptions_info_by_topic("/image")
         answer = peer.call(Trigger, "/tracker/stop", Trigger.Request())
-        assert (answer.success, answer.message) == (False, "the node is not active")
+        assert (answer.success, answer.message) == (False, "node is not active")
         for _ in range(2):
             made.go("activate")
             camera = peer.camera()
@@ -557,7 +557,7 @@ def test_simulated_time(peer: Peer, red: None) -> None:
 
 def test_the_process_ends_in_order(peer: Peer) -> None:
     with Command(program=[ROOT / "scripts" / "tracker_node"]) as node:
-        node.wait_for_line("active: images from /image")
+        node.wait_for_line("active: subscribed to /image")
         goal = Goal(peer)
         node.process.send_signal(signal.SIGINT)
         status, result = goal.result()
@@ -575,7 +575,7 @@ def test_a_defect_ends_the_process(peer: Peer) -> None:
         "sys.exit(tracker_node.main())"
     )
     with Command(program=["-c", code]) as node:
-        node.wait_for_line("active: images from /image")
+        node.wait_for_line("active: subscribed to /image")
         peer.camera().publish(image(0))
         assert node.process.wait(30) == 1
     assert any("ZeroDivisionError" in line for line in node.lines)

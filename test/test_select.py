@@ -33,24 +33,24 @@ from waiting import wait_for
 from mixformerv2_ros.cli import select
 from mixformerv2_ros.errors import ImageError, MiddlewareError, SourceError, WindowError
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.ros.box_selection.images import FileImages, ShownImage
+from mixformerv2_ros.ros.box_selection.selector import Selector
+from mixformerv2_ros.ros.box_selection.topic_images import TopicImages
+from mixformerv2_ros.ros.box_selection.track_monitor import TIMEOUT_S, TrackMonitor
+from mixformerv2_ros.ros.box_selection.viewport import Viewport
 from mixformerv2_ros.ros.messages import image_message, stamp_ns, track_message
-from mixformerv2_ros.ros.selection.images import FileImages, Shown
-from mixformerv2_ros.ros.selection.selector import Selector
-from mixformerv2_ros.ros.selection.topic_images import TopicImages
-from mixformerv2_ros.ros.selection.track_monitor import PATIENCE_S, Answers
-from mixformerv2_ros.ros.selection.view import View
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import State
 
 
-def shown(index: int) -> Shown:
+def shown(index: int) -> ShownImage:
     stamp = START_NS + index * PERIOD_NS
-    return Shown(Frame(Pixels.from_array(picture(index)), stamp, "cam"), index)
+    return ShownImage(Frame(Pixels.from_array(picture(index)), stamp, "cam"), index)
 
 
-# The view
+# The viewport
 
 
 @given(
@@ -61,15 +61,15 @@ def shown(index: int) -> Shown:
 def test_places_in_the_window_are_pixels_of_the_image(
     width: int, height: int, area: tuple[int, int], x: float, y: float
 ) -> None:
-    view = View.fit(width, height, *area)
-    column, row = view.to_image(x, y)
+    viewport = Viewport.fit(width, height, *area)
+    column, row = viewport.to_image(x, y)
     assert 0 <= column <= width
     assert 0 <= row <= height
-    left, top, right, bottom = view.to_window(Box(0, 0, width, height))
+    left, top, right, bottom = viewport.to_window(Box(0, 0, width, height))
     assert -0.01 <= left <= right <= area[0] + 0.01
     assert -0.01 <= top <= bottom <= area[1] + 0.01
     if left <= x <= right and top <= y <= bottom:
-        again = view.to_window(Box(column, row, 0, 0))[:2]
+        again = viewport.to_window(Box(column, row, 0, 0))[:2]
         assert again == pytest.approx((x, y), abs=0.01)
 
 
@@ -77,8 +77,8 @@ def test_places_in_the_window_are_pixels_of_the_image(
 def test_the_picture_is_the_image_in_the_size_of_the_window(
     area: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    view = View.fit(WIDTH, HEIGHT, *area)
-    ppm = view.picture(Pixels.from_array(picture(3)))
+    viewport = Viewport.fit(WIDTH, HEIGHT, *area)
+    ppm = viewport.picture(Pixels.from_array(picture(3)))
     image = cv2.imdecode(np.frombuffer(ppm, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert image.shape[1::-1] == size
     expected = cv2.resize(picture(3), size, interpolation=cv2.INTER_AREA)
@@ -99,7 +99,7 @@ class Tape:
         self.held: list[bool] = []
         self.steps = 0
 
-    def take(self) -> Shown | None:
+    def take(self) -> ShownImage | None:
         item = self.next.pop() if self.next else None
         if isinstance(item, Exception):
             raise item
@@ -120,10 +120,10 @@ class Desk:
 
     def __init__(self, live: bool = True, once: bool = False, confirm: bool = True) -> None:
         self.tape = Tape(live)
-        self.chosen: list[tuple[Box, Shown]] = []
+        self.chosen: list[tuple[Box, ShownImage]] = []
         self.selector = Selector(self.tape, self.choose, once=once, confirm=confirm)
 
-    def choose(self, box: Box, image: Shown) -> str:
+    def choose(self, box: Box, image: ShownImage) -> str:
         self.chosen.append((box, image))
         return "sent"
 
@@ -273,15 +273,15 @@ def test_an_image_that_cannot_be_decoded_is_told_of() -> None:
 # Files
 
 
-def take(images: FileImages) -> Shown:
-    found: list[Shown | None] = []
+def take(images: FileImages) -> ShownImage:
+    found: list[ShownImage | None] = []
     wait_for(lambda: found.append(images.take()) or found[-1] is not None, "an image", 10)
     assert found[-1] is not None
     return found[-1]
 
 
 def test_a_file_is_read_at_the_speed_of_its_stamps_and_waits_when_held() -> None:
-    def read() -> Iterator[Shown]:
+    def read() -> Iterator[ShownImage]:
         yield from map(shown, range(12))
 
     with FileImages("file", False, read) as images:
@@ -299,7 +299,7 @@ def test_a_file_is_read_at_the_speed_of_its_stamps_and_waits_when_held() -> None
 
 
 def test_a_camera_does_not_wait() -> None:
-    def read() -> Iterator[Shown]:
+    def read() -> Iterator[ShownImage]:
         yield from map(shown, range(5))
 
     with FileImages("camera", True, read) as images:
@@ -309,7 +309,7 @@ def test_a_camera_does_not_wait() -> None:
 
 
 def test_what_is_wrong_with_a_file_is_told_where_its_images_are_taken() -> None:
-    def read() -> Iterator[Shown]:
+    def read() -> Iterator[ShownImage]:
         yield shown(0)
         raise SourceError("recording is cut off")
 
@@ -322,7 +322,7 @@ def test_what_is_wrong_with_a_file_is_told_where_its_images_are_taken() -> None:
 def test_closing_does_not_wait_for_a_camera_that_gives_no_image() -> None:
     never = threading.Event()
 
-    def read() -> Iterator[Shown]:
+    def read() -> Iterator[ShownImage]:
         never.wait()
         yield shown(0)
 
@@ -387,41 +387,41 @@ def test_tk_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_command("select", write_video(tmp_path / "v.avi", 2))
 
 
-class Sender:
-    """Keeps the boxes that are sent, for so many who listen."""
+class Publisher:
+    """Keeps the boxes that are published, with a number of subscriptions."""
 
     types = typestore().types
 
-    def __init__(self, listening: int) -> None:
-        self.listening = listening
+    def __init__(self, subscriptions: int) -> None:
+        self.subscriptions = subscriptions
         self.boxes: list[Any] = []
 
-    def send(self, message: Any) -> tuple[str, int]:
+    def publish(self, message: Any) -> tuple[str, int]:
         self.boxes.append(message)
-        return "/init_box", self.listening
+        return "/init_box", self.subscriptions
 
 
 def test_a_topic_is_found_by_its_publisher() -> None:
-    images = TopicImages("/c", Sender(1))
-    assert images.status() == "nobody publishes /c, nor any other image"
+    images = TopicImages("/c", Publisher(1))
+    assert images.status() == "no publisher on /c; no other image topics found"
     published = {"/a": "sensor_msgs/msg/Image", "/b": "std_msgs/msg/String"}
-    assert images.look(published) is None
-    assert images.status() == "nobody publishes /c; images are on /a"
-    assert images.look({**published, "/c": "sensor_msgs/msg/CompressedImage"}) == (
+    assert images.set_published_topics(published) is None
+    assert images.status() == "no publisher on /c; image topics: /a"
+    assert images.set_published_topics({**published, "/c": "sensor_msgs/msg/CompressedImage"}) == (
         "sensor_msgs/msg/CompressedImage"
     )
-    assert images.look({"/c": "sensor_msgs/msg/Image"}) is None
+    assert images.set_published_topics({"/c": "sensor_msgs/msg/Image"}) is None
     assert images.status() == ""
     with pytest.raises(MiddlewareError, match="topic /b must be of type sensor_msgs/msg/Image or"):
-        TopicImages("/b", Sender(1)).look(published)
+        TopicImages("/b", Publisher(1)).set_published_topics(published)
 
 
 def test_the_newest_message_of_a_topic_is_shown() -> None:
-    images = TopicImages("/c", Sender(1))
+    images = TopicImages("/c", Publisher(1))
     assert images.take() is None
     for index in range(3):
         stamp = START_NS + index
-        images.receive(image_message(Sender.types, picture(index), "rgb8", stamp, "cam"))
+        images.receive(image_message(Publisher.types, picture(index), "rgb8", stamp, "cam"))
     newest = images.take()
     assert newest is not None
     assert (newest.frame.stamp_ns, newest.frame.frame_id) == (START_NS + 2, "cam")
@@ -432,17 +432,17 @@ def test_the_newest_message_of_a_topic_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listening", "line"),
+    ("subscriptions", "line"),
     [
         (1, "box 1.5,2,30,40 published on /init_box"),
-        (0, "box 1.5,2,30,40 published, but nobody listens on /init_box: is the tracker running?"),
+        (0, "box 1.5,2,30,40 published, but /init_box has no subscribers; is the tracker running?"),
     ],
 )
-def test_a_sent_box_carries_stamp_and_frame_of_its_image(listening: int, line: str) -> None:
-    sender = Sender(listening)
-    images = TopicImages("/c", sender)
-    assert images.send(Box(1.5, 2, 30, 40), "x", shown(4)) == line
-    (message,) = sender.boxes
+def test_a_sent_box_carries_stamp_and_frame_of_its_image(subscriptions: int, line: str) -> None:
+    publisher = Publisher(subscriptions)
+    images = TopicImages("/c", publisher)
+    assert images.publish_box(Box(1.5, 2, 30, 40), "x", shown(4)) == line
+    (message,) = publisher.boxes
     assert stamp_ns(message) == START_NS + 4 * PERIOD_NS
     assert (message.header.frame_id, message.target_id) == ("cam", "x")
     assert (message.x, message.y, message.w, message.h) == (1.5, 2, 30, 40)
@@ -450,19 +450,19 @@ def test_a_sent_box_carries_stamp_and_frame_of_its_image(listening: int, line: s
 
 def test_the_tracker_answers_or_not() -> None:
     now = 0.0
-    answers = Answers(lambda: now)
+    monitor = TrackMonitor(lambda: now)
     types = typestore().types
-    answers.hear(track_message(types, a_track(target_id="target")))
-    assert answers.line() == ""
-    answers.ask("")
-    assert answers.line() == ""
-    answers.hear(track_message(types, a_track(target_id="other")))
-    answers.hear(track_message(types, a_track(target_id="target", state=State.LOST)))
-    assert answers.line() == "target: LOST 0.90"
-    now = PATIENCE_S + 0.1
-    assert answers.line() == "no track of target comes: the tracker's log says why"
-    answers.hear(track_message(types, a_track(target_id="target")))
-    assert answers.line() == "target: TRACKING 0.90"
+    monitor.receive_track(track_message(types, a_track(target_id="target")))
+    assert monitor.status() == ""
+    monitor.start("")
+    assert monitor.status() == ""
+    monitor.receive_track(track_message(types, a_track(target_id="other")))
+    monitor.receive_track(track_message(types, a_track(target_id="target", state=State.LOST)))
+    assert monitor.status() == "target: LOST 0.90"
+    now = TIMEOUT_S + 0.1
+    assert monitor.status() == "no track received for target; see the tracker's log"
+    monitor.receive_track(track_message(types, a_track(target_id="target")))
+    assert monitor.status() == "target: TRACKING 0.90"
 
 
 # In a window

@@ -17,13 +17,13 @@ from screen import DRAWING, DRAWN, Screen, Session, where
 from waiting import wait_for
 
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.ros.cyclonedds.box_drawing import BoxDrawing
+from mixformerv2_ros.ros.box_selection.images import ShownImage
+from mixformerv2_ros.ros.cyclonedds.box_selection_node import DdsBoxSelectionNode
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
 from mixformerv2_ros.ros.cyclonedds.node import Node
-from mixformerv2_ros.ros.cyclonedds.qos import reliable, sensor_data
-from mixformerv2_ros.ros.live.middleware import INITS
+from mixformerv2_ros.ros.cyclonedds.qos_profiles import reliable, sensor_data
 from mixformerv2_ros.ros.messages import image_message, stamp_ns, track_message
-from mixformerv2_ros.ros.selection.images import Shown
+from mixformerv2_ros.ros.topics import INITS
 from mixformerv2_ros.tracking.boxes import Box
 
 INIT_BOX = "/init_box"
@@ -50,7 +50,7 @@ def test_a_box_on_a_topic_carries_the_stamp_of_the_image_on_the_screen(
     types = typestore().types
     qos = reliable(5) if quality == "reliable" else sensor_data(5)
     with own_domain(), Peer() as peer:
-        camera = peer.node.advertise(IMAGE_TOPIC, "sensor_msgs/msg/Image", qos)
+        camera = peer.node.create_publisher(IMAGE_TOPIC, "sensor_msgs/msg/Image", qos)
         peer.listen(INIT_BOX, INITS["init_box"])
         with Session(screen, IMAGE_TOPIC, "--dds", "--once", "--target-id", "x") as session:
             stop = threading.Event()
@@ -99,8 +99,8 @@ def test_a_topic_may_come_late_and_its_absence_is_shown(screen: Screen) -> None:
     words = ["image", "--dds", "-r", "init_box:=/eye/box"]
     with own_domain(), Peer() as peer, Session(screen, *words) as session:
         session.see(lambda image: bright_pixels(image) > 50, "a line about the topic")
-        camera = peer.node.advertise("/image", "sensor_msgs/msg/Image", reliable())
-        wait_for(lambda: camera.subscribers, "a subscription", 20)
+        camera = peer.node.create_publisher("/image", "sensor_msgs/msg/Image", reliable())
+        wait_for(lambda: camera.subscription_count, "a subscription", 20)
         camera.publish(image_message(typestore().types, numbered(77), "rgb8", 5, "cam"))
         session.see(lambda image: number_on(image) == 77, "the image")
         screen.drag(50, 100, 150, 200)
@@ -110,12 +110,12 @@ def test_a_topic_may_come_late_and_its_absence_is_shown(screen: Screen) -> None:
         session.process.terminate()
         code, output, _ = session.ended()
     assert code == 130
-    assert "nobody listens on /eye/box: is the tracker running?" in output
+    assert "/eye/box has no subscribers; is the tracker running?" in output
 
 
 def test_a_topic_of_something_else_ends_the_command(screen: Screen) -> None:
     with own_domain(), Peer() as peer:
-        peer.node.advertise("/talk", "std_msgs/msg/String", reliable())
+        peer.node.create_publisher("/talk", "std_msgs/msg/String", reliable())
         with Session(screen, "/talk", "--dds") as session:
             code, _, errors = session.ended()
     assert code == 2
@@ -125,17 +125,21 @@ def test_a_topic_of_something_else_ends_the_command(screen: Screen) -> None:
 def test_the_tracker_answers_on_its_topic() -> None:
     types = typestore().types
     with own_domain(), Peer() as peer:
-        tracks = peer.node.advertise("/track", "mixformerv2_ros/msg/Track", reliable())
+        tracks = peer.node.create_publisher("/track", "mixformerv2_ros/msg/Track", reliable())
         peer.listen(INIT_BOX, INITS["init_box"])
-        drawing = BoxDrawing(Node(NodeNames("selector"), lambda level, text: None), "/image")
+        drawing = DdsBoxSelectionNode(
+            Node(NodeNames("selector"), lambda level, text: None), "/image"
+        )
         with drawing as images:
-            camera = peer.node.advertise("/image", "sensor_msgs/msg/Image", reliable())
-            wait_for(lambda: camera.subscribers and tracks.subscribers, "subscriptions")
+            camera = peer.node.create_publisher("/image", "sensor_msgs/msg/Image", reliable())
+            wait_for(
+                lambda: camera.subscription_count and tracks.subscription_count, "subscriptions"
+            )
             camera.publish(image_message(types, numbered(1), "rgb8", 9, "cam"))
-            taken: list[Shown | None] = []
+            taken: list[ShownImage | None] = []
             wait_for(lambda: taken.append(images.take()) or taken[-1], "the image")
             assert taken[-1] is not None
-            images.send(Box(10, 20, 30, 40), "x", taken[-1])
+            images.publish_box(Box(10, 20, 30, 40), "x", taken[-1])
             wait_for(lambda: peer.heard[INIT_BOX], "the box")
             tracks.publish(track_message(types, a_track(target_id="x")))
             wait_for(lambda: images.status() == "x: TRACKING 0.90", "the answer")

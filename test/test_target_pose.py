@@ -26,16 +26,7 @@ from ranging import (
 
 from mixformerv2_ros.errors import ParameterError, PoseError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.ros.live.live_target_pose import (
-    BEARING,
-    BEARING_ANGLES,
-    GOAL_UPDATE,
-    POSE_OUTPUTS,
-    TARGET_POSE,
-    TARGET_POSE_WITH_COVARIANCE,
-    TF,
-    LiveTargetPose,
-)
+from mixformerv2_ros.ros.live.live_target_pose import LiveTargetPose
 from mixformerv2_ros.ros.messages import Level, image_message, read_track, stamp_ns, track_message
 from mixformerv2_ros.ros.parameters import (
     POSE_PARAMETERS,
@@ -54,6 +45,15 @@ from mixformerv2_ros.ros.pose.estimate import (
     quaternion,
 )
 from mixformerv2_ros.ros.pose.target_pose import PoseSettings, TargetPose, ground_goal, transformed
+from mixformerv2_ros.ros.topics import (
+    BEARING,
+    BEARING_ANGLES,
+    GOAL_UPDATE,
+    POSE_OUTPUTS,
+    TARGET_POSE,
+    TARGET_POSE_WITH_COVARIANCE,
+    TF,
+)
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State
 

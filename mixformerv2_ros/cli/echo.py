@@ -21,7 +21,7 @@ from mixformerv2_ros.cli.shared import positive_number
 from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
-from mixformerv2_ros.text import printable
+from mixformerv2_ros.text import printable, some
 
 MOST_VALUES = 40
 """Longest array that is printed whole."""
@@ -56,18 +56,21 @@ def run(args: argparse.Namespace) -> int:
     topic = names.topic(args.topic)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import Node
-        from mixformerv2_ros.ros.cyclonedds.qos import reliable
+        from mixformerv2_ros.ros.cyclonedds.qos_profiles import reliable
 
     with node_stop() as stopped, Node(names, write_log(names.full)) as node:
         msgtype = args.type
         if msgtype is None:
-            node.spin(lambda: stopped() or topic in node.topics(), time.monotonic() + args.timeout)
-            msgtype = node.topics().get(topic)
+            node.spin(
+                lambda: stopped() or topic in node.participant.published_topics(),
+                time.monotonic() + args.timeout,
+            )
+            msgtype = node.participant.published_topics().get(topic)
             if stopped():
                 return 0
         if msgtype is None:
-            seen = ", ".join(map(printable, sorted(node.topics()))) or "none"
-            raise MiddlewareError(f"nobody publishes {printable(topic)}; topics are {seen}")
+            topics = some(sorted(node.participant.published_topics()), 20) or "none"
+            raise MiddlewareError(f"no publisher on {printable(topic)}; topics found: {topics}")
         left = args.count if args.count is not None else -1
 
         def show(message: Any) -> None:
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
                 print(as_yaml(message), end="---\n")
                 sys.stdout.flush()
 
-        node.subscribe(topic, msgtype, show, reliable(), auto=True)
+        node.create_subscription(topic, msgtype, show, reliable(), auto=True)
         node.spin(lambda: stopped() or left == 0)
     return 0
 

@@ -75,14 +75,13 @@ def run(args: argparse.Namespace) -> int:
     values = check_values(given, NODE_PARAMETERS)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import Node
-        from mixformerv2_ros.ros.cyclonedds.tracker_node import TrackerNode
+        from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
 
     model = load_model(values)
     log = write_log(names.full)
     with node_stop() as stopped, Node(names, log, sim_time=sim_time) as node:
-        with TrackerNode(model, values, node) as tracking:
-            facts = ", ".join(f"{key} {value}" for key, value in model.info.items())
-            log(Level.OK, f"ready: {facts}")
+        with DdsTrackerNode(model, values, node) as tracking:
+            log(Level.OK, f"ready: {model.summary}")
             node.spin(lambda: stopped() or tracking.tracker.failure is not None)
         if tracking.tracker.failure is not None:
             raise tracking.tracker.failure

@@ -19,11 +19,13 @@ from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.io.bag_reader import BagReader, Topic
 from mixformerv2_ros.ros.messages import NS, Level
-from mixformerv2_ros.ros.replay import IMAGE_TYPES
+from mixformerv2_ros.ros.qos import DEPTH
+from mixformerv2_ros.ros.topics import IMAGE_TYPES
 from mixformerv2_ros.text import printable, some
 
 if TYPE_CHECKING:
-    from mixformerv2_ros.ros.cyclonedds.node import Node, Publisher
+    from mixformerv2_ros.ros.cyclonedds.node import Node
+    from mixformerv2_ros.ros.cyclonedds.publisher import Publisher
 
 CLOCK_HZ = 40.0
 
@@ -71,24 +73,26 @@ def run(args: argparse.Namespace) -> int:
     names = names_from_arguments(args)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import CLOCK, CLOCK_TYPE, Node
-        from mixformerv2_ros.ros.cyclonedds.qos import latched, reliable
+        from mixformerv2_ros.ros.cyclonedds.qos_profiles import reliable, transient_local
 
     log = write_log(names.full)
     with BagReader(args.bag) as reader, node_stop() as stopped, Node(names, log) as node:
         publishers = {
-            topic.name: node.advertise(
-                names.topic(topic.name), topic.msgtype, latched(10) if _kept(topic) else reliable()
+            topic.name: node.create_publisher(
+                names.topic(topic.name),
+                topic.msgtype,
+                transient_local(DEPTH) if _is_transient_local(topic) else reliable(),
             )
             for topic in _topics(args, reader, log)
         }
         clock = None
         if args.clock is not None:
-            clock = _Clock(node.advertise(CLOCK, CLOCK_TYPE, reliable(1)), args.rate)
-            node.every(1 / args.clock, clock.tick)
+            clock = _Clock(node.create_publisher(CLOCK, CLOCK_TYPE, reliable(1)), args.rate)
+            node.create_timer(1 / args.clock, clock.tick)
         cameras = [p for p in publishers.values() if p.msgtype in IMAGE_TYPES]
         awaited = cameras or list(publishers.values())
         node.spin(
-            lambda: stopped() or all(publisher.subscribers for publisher in awaited),
+            lambda: stopped() or all(publisher.subscription_count for publisher in awaited),
             time.monotonic() + args.wait,
         )
         log(Level.OK, f"playing {some(sorted(publishers))}")
@@ -99,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
             if not count:
                 raise SourceError(f"recording {args.bag} holds no message to play")
         log(Level.OK, f"played {count} messages")
-        # What subscriptions still ask for would be lost if this node vanished at once.
+        # Messages not yet acknowledged would be lost with the node.
         for publisher in publishers.values():
-            publisher.flush()
+            publisher.wait_for_all_acked()
     return 0
 
 
@@ -189,6 +193,6 @@ def _topics(
     return chosen
 
 
-def _kept(topic: Topic) -> bool:
-    """Whether the publisher kept its last messages for those who come later, as tf_static does."""
+def _is_transient_local(topic: Topic) -> bool:
+    """Whether the recorded publisher was transient local, as that of /tf_static."""
     return any(qos.durability.name == "TRANSIENT_LOCAL" for qos in topic.qos)

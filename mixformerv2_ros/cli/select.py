@@ -24,12 +24,12 @@ from mixformerv2_ros.interrupt import INTERRUPTED, node_stop
 from mixformerv2_ros.io.bag_reader import STORAGE_SUFFIXES, BagReader
 from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.ros.box_selection.images import FileImages, ShownImage
+from mixformerv2_ros.ros.box_selection.selector import Selector
+from mixformerv2_ros.ros.box_selection.topic_images import TopicImages
+from mixformerv2_ros.ros.box_selection.window import SelectionWindow
 from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.ros.replay import choose_image_topic, images
-from mixformerv2_ros.ros.selection.images import FileImages, Shown
-from mixformerv2_ros.ros.selection.selector import Selector
-from mixformerv2_ros.ros.selection.topic_images import TopicImages
-from mixformerv2_ros.ros.selection.window import Window
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 
@@ -91,17 +91,17 @@ def run(args: argparse.Namespace) -> int:
             raise SourceError(f"folder of output {args.box_file} does not exist")
     if args.track is not None:
         _next_command(args, kind, Box(0, 0, 1, 1), 0)  # before any drawing is done in vain
-    drawn: list[tuple[Box, Shown]] = []
+    drawn: list[tuple[Box, ShownImage]] = []
     with ExitStack() as stack:
         stopped = stack.enter_context(node_stop())
-        window = Window(f"mixformerv2 select {args.source}")
+        window = SelectionWindow(f"mixformerv2 select {args.source}")
         stack.callback(window.close)
         if kind == TOPIC:
             topic = stack.enter_context(_topic(args))
 
-            def choose(box: Box, shown: Shown) -> str:
+            def choose(box: Box, shown: ShownImage) -> str:
                 drawn.append((box, shown))
-                line = topic.send(box, args.target_id, shown)
+                line = topic.publish_box(box, args.target_id, shown)
                 print(line, flush=True)
                 return line
 
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             file = stack.enter_context(_file(args, kind))
 
-            def keep(box: Box, shown: Shown) -> str:
+            def keep(box: Box, shown: ShownImage) -> str:
                 drawn.append((box, shown))
                 return ""
 
@@ -145,14 +145,14 @@ def _topic(args: argparse.Namespace) -> AbstractContextManager[TopicImages]:
     topic = names.expand(args.source)
     built = all(_importable(name) for name in ("rclpy", "mixformerv2_ros.msg"))
     if built and not args.dds:
-        from mixformerv2_ros.ros.rclpy.box_drawing import BoxDrawing as RosDrawing
+        from mixformerv2_ros.ros.rclpy.box_selection_node import BoxSelectionNode
 
-        return RosDrawing(names.node, names.namespace, args.remap, topic)
+        return BoxSelectionNode(names.node, names.namespace, args.remap, topic)
     with cyclone():
-        from mixformerv2_ros.ros.cyclonedds.box_drawing import BoxDrawing
+        from mixformerv2_ros.ros.cyclonedds.box_selection_node import DdsBoxSelectionNode
         from mixformerv2_ros.ros.cyclonedds.node import Node
 
-    return BoxDrawing(Node(names, write_log(names.full)), topic)
+    return DdsBoxSelectionNode(Node(names, write_log(names.full)), topic)
 
 
 def _importable(name: str) -> bool:
@@ -170,19 +170,19 @@ def _file(args: argparse.Namespace, kind: str) -> FileImages:
     return FileImages(args.source, kind == CAMERA, lambda: read(args))
 
 
-def _bag_images(args: argparse.Namespace) -> Iterator[Shown]:
+def _bag_images(args: argparse.Namespace) -> Iterator[ShownImage]:
     with BagReader(Path(args.source)) as reader:
         for image in images(reader, choose_image_topic(reader, args.image_topic)):
             try:
-                yield Shown(image.frame(), image.index)
+                yield ShownImage(image.frame(), image.index)
             except ImageError as error:
                 print(f"mixformerv2 select: {error}", file=sys.stderr)
 
 
-def _video_images(args: argparse.Namespace) -> Iterator[Shown]:
+def _video_images(args: argparse.Namespace) -> Iterator[ShownImage]:
     with VideoSource(args.source) as source:
         for item in source.frames():
-            yield Shown(item.frame, item.index)
+            yield ShownImage(item.frame, item.index)
 
 
 def _next_command(
@@ -202,7 +202,9 @@ def _next_command(
     return module, parsed
 
 
-def _finish(args: argparse.Namespace, kind: str, drawn: list[tuple[Box, Shown]], code: int) -> int:
+def _finish(
+    args: argparse.Namespace, kind: str, drawn: list[tuple[Box, ShownImage]], code: int
+) -> int:
     """Print and store the last box, and track it if that was asked for."""
     if not drawn:
         print("no box was drawn", file=sys.stderr)

@@ -19,17 +19,14 @@ from mixformerv2_ros.ros.messages import (
     stamp_ns,
     track_message,
 )
+from mixformerv2_ros.ros.topics import DETECTIONS, IMAGE_TYPES, INIT_BOX, INITS, TRACK
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Session, Track
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-INIT_TYPE = "mixformerv2_ros/msg/InitBox"
-INIT_TYPES = (INIT_TYPE, "vision_msgs/msg/Detection2D", "sensor_msgs/msg/RegionOfInterest")
-
-TRACK_TOPIC = "/track"
-DETECTIONS_TOPIC = "/detections"
+TRACK_TOPIC = f"/{TRACK}"
+DETECTIONS_TOPIC = f"/{DETECTIONS}"
 
 
 @dataclass(frozen=True)
@@ -161,13 +158,13 @@ def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
     Raises:
         SourceError: a topic is missing or of another type.
     """
-    names = {topic.name for topic in reader.of_types(INIT_TYPE)}
+    names = {topic.name for topic in reader.of_types(INITS[INIT_BOX])}
     for name in topics:
         topic = reader.topics.get(name) or reader.topics.get(f"/{name}")
-        if topic is None or topic.msgtype not in INIT_TYPES:
-            known = ", ".join(printable(t.name) for t in reader.of_types(*INIT_TYPES))
+        if topic is None or topic.msgtype not in INITS.values():
+            known = ", ".join(printable(t.name) for t in reader.of_types(*INITS.values()))
             raise SourceError(
-                f"recording {reader.path} has no boxes ({', '.join(INIT_TYPES)}) on "
+                f"recording {reader.path} has no boxes ({', '.join(INITS.values())}) on "
                 f"{printable(name)}, but on {known or 'no topic'}"
             )
         names.add(topic.name)

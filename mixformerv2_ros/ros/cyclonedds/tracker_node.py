@@ -1,4 +1,4 @@
-"""The tracker node on DDS: which topics there are, and nothing of how a target is found."""
+"""The tracker node on DDS."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from types import TracebackType
 from typing import Any
 
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.ros.cyclonedds import qos as profiles
 from mixformerv2_ros.ros.cyclonedds.node import Node
+from mixformerv2_ros.ros.cyclonedds.qos_profiles import make_qos, reliable
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
-from mixformerv2_ros.ros.live.middleware import DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import Level, Types
+from mixformerv2_ros.ros.qos import AUTO, DEPTH, SENSOR_DEPTH, QosProfile, initial_reliability
+from mixformerv2_ros.ros.topics import DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
 
-IMAGE_DEPTH = 5
-"""Images that may wait in DDS; the tracker takes them out at once."""
 
-
-class TrackerNode:
+class DdsTrackerNode:
     """Connects a `LiveTracker` with a node; use it as a context manager.
 
     Attributes:
@@ -26,16 +24,16 @@ class TrackerNode:
     """
 
     def __init__(self, model: Model, values: Mapping[str, Any], node: Node) -> None:
-        """Make publishers and subscriptions.
+        """Create publishers and subscriptions.
 
         Args:
             model: The model to track with.
             values: Parameters by name.
-            node: The node to track as.
+            node: The node.
 
         Raises:
-            ParameterError: a value is out of range, or values contradict each other.
-            MiddlewareError: a topic cannot be made.
+            ParameterError: a value is out of range, or values are inconsistent.
+            MiddlewareError: a topic cannot be created.
         """
         self._node = node
         self.types: Types = typestore().types
@@ -43,25 +41,25 @@ class TrackerNode:
         values = self.tracker.values
         topic = node.names.topic
         self._outputs = {
-            name: node.advertise(
-                topic(name), msgtype, profiles.reliable(1 if name == DEBUG_IMAGE else 10)
+            name: node.create_publisher(
+                topic(name), msgtype, reliable(1 if name == DEBUG_IMAGE else DEPTH)
             )
             for name, msgtype in OUTPUTS.items()
         }
         for name, msgtype in INITS.items():
-            node.subscribe(topic(name), msgtype, self.tracker.receive_init, profiles.reliable(10))
-        transport, wanted = str(values["image_transport"]), str(values["image_qos"])
-        node.subscribe(
+            node.create_subscription(topic(name), msgtype, self.tracker.receive_init, reliable())
+        transport, choice = str(values["image_transport"]), str(values["image_qos"])
+        node.create_subscription(
             node.names.image_topic(IMAGE, transport),
             IMAGES[transport][1],
             self.tracker.receive_image,
-            (profiles.sensor_data if wanted == "sensor_data" else profiles.reliable)(IMAGE_DEPTH),
-            auto=wanted == "auto",
+            make_qos(QosProfile(initial_reliability(choice)), SENSOR_DEPTH),
+            auto=choice == AUTO,
         )
-        node.every(float(values["diagnostics.period"]), self.tracker.publish_diagnostics)
+        node.create_timer(float(values["diagnostics.period"]), self.tracker.publish_diagnostics)
 
-    def __enter__(self) -> TrackerNode:
-        """Set the tracker to work."""
+    def __enter__(self) -> DdsTrackerNode:
+        """Start the tracker."""
         self.tracker.start()
         return self
 
@@ -83,8 +81,8 @@ class TrackerNode:
         self._outputs[topic].publish(message)
 
     def has_subscribers(self, topic: str) -> bool:
-        """Whether anybody subscribes to an output."""
-        return self._outputs[topic].subscribers > 0
+        """Whether one of the outputs has subscribers."""
+        return self._outputs[topic].subscription_count > 0
 
     def log(self, level: Level, text: str) -> None:
         """Write to the node's log."""

@@ -35,41 +35,21 @@ from mixformerv2_ros.ros.pose.target_pose import (
     ground_goal,
     transformed,
 )
+from mixformerv2_ros.ros.topics import (
+    BEARING,
+    BEARING_ANGLES,
+    DEPTH_IMAGE,
+    GOAL_UPDATE,
+    POINTS,
+    TARGET_POSE,
+    TARGET_POSE_WITH_COVARIANCE,
+    TF,
+)
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.session import Track
 
-TRACK = ("track", "mixformerv2_ros/msg/Track")
-CAMERA_INFO = ("camera_info", "sensor_msgs/msg/CameraInfo")
-RANGES = {
-    DEPTH: ("depth", "sensor_msgs/msg/Image"),
-    CLOUD: ("points", "sensor_msgs/msg/PointCloud2"),
-}
-"""Topic and type of the distances by the parameter `source`; the others need none."""
-
-TARGET_POSE = "target_pose"
-TARGET_POSE_WITH_COVARIANCE = "target_pose_with_covariance"
-GOAL_UPDATE = "goal_update"
-BEARING = "bearing"
-BEARING_ANGLES = "bearing_angles"
-TF = "/tf"
-
-POSE_OUTPUTS = {
-    TARGET_POSE: "geometry_msgs/msg/PoseStamped",
-    TARGET_POSE_WITH_COVARIANCE: "geometry_msgs/msg/PoseWithCovarianceStamped",
-    GOAL_UPDATE: "geometry_msgs/msg/PoseStamped",
-    BEARING: "geometry_msgs/msg/Vector3Stamped",
-    BEARING_ANGLES: "geometry_msgs/msg/Vector3Stamped",
-    TF: "tf2_msgs/msg/TFMessage",
-}
-"""Topics that the node publishes and their types, all reliable; nothing while the target is lost.
-
-- `target_pose`: for Nav2's FollowObject and for servoing, in `target_frame` or the camera's frame.
-- `target_pose_with_covariance`: the same with its covariance.
-- `goal_update`: for the GoalUpdater of Nav2's behaviour trees; on the ground of `target_frame`.
-- `bearing`: unit ray in the optical frame (x right, y down, z forward).
-- `bearing_angles`: x azimuth to the right, y elevation upwards, in radians; z is 0.
-- `/tf`: the frame `tf_frame`, where it is named.
-"""
+RANGE_TOPICS = {DEPTH: DEPTH_IMAGE, CLOUD: POINTS}
+"""Topic and type of the distances by the parameter `source`; other sources need none."""
 
 
 class PoseMiddleware(Middleware, Protocol):

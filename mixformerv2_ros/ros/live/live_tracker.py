@@ -30,13 +30,7 @@ from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.overlay import draw_tracks
 from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
 from mixformerv2_ros.ros.live.log_throttle import LogThrottle
-from mixformerv2_ros.ros.live.middleware import (
-    DEBUG_IMAGE,
-    DETECTIONS,
-    DIAGNOSTICS,
-    TRACK,
-    Middleware,
-)
+from mixformerv2_ros.ros.live.middleware import Middleware
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.live.statistics import (
     Counts,
@@ -59,6 +53,7 @@ from mixformerv2_ros.ros.messages import (
     track_message,
 )
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value, check_changes, check_values
+from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, TRACK
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.frame import Frame

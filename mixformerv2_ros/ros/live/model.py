@@ -15,7 +15,7 @@ from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import search_shape
 
 WARM_UP_RUNS = 2
-"""The first run of a network allocates; the second one shows that it does no more."""
+"""The first run of a network allocates memory; a second one runs at full speed."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,21 @@ class Model:
     """A model that is ready to run.
 
     Attributes:
-        bundle: Where it comes from.
-        engine: What runs it.
+        bundle: Weights and metadata.
+        engine: Runs the network.
     """
 
     bundle: Bundle
     engine: Engine
 
     @property
+    def summary(self) -> str:
+        """Bundle, checksum and engine in one line."""
+        return ", ".join(f"{name} {value}" for name, value in self.info.items())
+
+    @property
     def info(self) -> dict[str, str]:
-        """What diagnostics say about it."""
+        """Entries of the diagnostics about it."""
         return {
             "model": self.bundle.name,
             "model checksum": self.bundle.checksum,
@@ -43,13 +48,13 @@ class Model:
         """The tracker's settings from parameter values, those of a node included.
 
         Raises:
-            ParameterError: a value out of range, or values that contradict each other.
+            ParameterError: a value out of range, or inconsistent values.
         """
         return tracker_settings({p.name: values[p.name] for p in PARAMETERS}, self.bundle)
 
 
 def load_model(values: Mapping[str, Value]) -> Model:
-    """Load and warm up what the parameters `model`, `engine`, `device`, `num_threads` name.
+    """Load and warm up the model of the parameters `model`, `engine`, `device`, `num_threads`.
 
     Raises:
         BundleError, EngineError: the bundle or the engine is not usable.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import ExitStack
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -18,24 +18,27 @@ from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameters import AUTOSTART, Parameter, Value, check_changes, check_values
 from mixformerv2_ros.ros.rclpy import parameters
 from mixformerv2_ros.ros.rclpy.message_types import message_types
-from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, reliable, subscribe
+from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, subscribe_reliably
 
 _FOLLOW_S = 0.2
-"""Time between two looks at the qualities that sensors offer."""
+"""Time between two checks of the QoS that sensors offer."""
 
 
 class ManagedNode(LifecycleNode, ABC):
-    """A lifecycle node and the middleware of `live`: declares, releases, publishes, logs.
+    """A lifecycle node that is the `Middleware` of a live node.
 
-    A child gives `table`, `set_up` and `work`. What they make is undone in reverse order, by
-    cleanup and deactivate.
+    A child defines `parameter_table`, `configure`, `activate` and `apply_parameters`.
+
+    Attributes:
+        until_cleanup: Callbacks for cleanup, in reverse order.
+        until_deactivate: Callbacks for deactivate, in reverse order.
     """
 
     types = staticmethod(message_types)
-    table: Sequence[Parameter]
+    parameter_table: Sequence[Parameter]
 
     def __init__(self, name: str, **options: Any) -> None:
-        """Make the node, unconfigured.
+        """Create the node, unconfigured.
 
         Args:
             name: Name of the node.
@@ -45,90 +48,90 @@ class ManagedNode(LifecycleNode, ABC):
             ParameterError: a parameter was given a wrong value.
         """
         super().__init__(name, **options)
-        parameters.declare(self, (*self.table, AUTOSTART))
-        parameters.on_change(self, self.table, self._check_changes, self.apply)
+        parameters.declare(self, (*self.parameter_table, AUTOSTART))
+        parameters.on_change(self, self.parameter_table, self._check_changes, self.apply_parameters)
         self._configured = False
         self._outputs: dict[str, Any] = {}
-        self._until_cleanup: list[Callable[[], Any]] = []
-        self._until_deactivate: list[Callable[[], Any]] = []
-        # Simulated time may stand still; watching publishers and reporting must not.
+        self.until_cleanup = ExitStack()
+        self.until_deactivate = ExitStack()
+        # Simulated time may stand still; QoS checks and diagnostics must go on.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
 
     @abstractmethod
-    def set_up(self, values: Mapping[str, Value]) -> None:
-        """Load and make what lives from configure to cleanup.
+    def configure(self, values: Mapping[str, Value]) -> None:
+        """Create what lives from configure to cleanup.
 
         Raises:
-            MixFormerError: that cannot be done; the node stays unconfigured and says why.
+            MixFormerError: logged; the node stays unconfigured.
         """
 
     @abstractmethod
-    def work(self, values: Mapping[str, Value]) -> None:
-        """Make what lives from activate to deactivate.
+    def activate(self, values: Mapping[str, Value]) -> None:
+        """Create what lives from activate to deactivate.
 
         Raises:
-            MixFormerError: that cannot be done; the node stays inactive and says why.
+            MixFormerError: logged; the node stays inactive.
         """
 
     @abstractmethod
-    def apply(self, changes: Mapping[str, Any]) -> None:
-        """Put accepted changes of parameters to work."""
+    def apply_parameters(self, changes: Mapping[str, Any]) -> None:
+        """Apply accepted parameter changes."""
 
     @property
     def failure(self) -> BaseException | None:
-        """The defect that ended a thread of the node; None while it is well."""
+        """The exception that ended a thread of the node; None while it runs."""
         return None
 
-    def values(self) -> dict[str, Value]:
-        """The parameters as they are set.
+    def parameter_values(self) -> dict[str, Value]:
+        """The current parameters by name.
 
         Raises:
-            ParameterError: they contradict each other.
+            ParameterError: values contradict each other.
         """
-        return check_values(parameters.values(self, self.table), self.table)
+        return check_values(parameters.values(self, self.parameter_table), self.parameter_table)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load; refuse with one line if that cannot be done."""
-        result = self._attempt(self.set_up, self._until_cleanup)
+        """Lifecycle transition configure."""
+        result = self._attempt(self.configure, self.until_cleanup)
         self._configured = result == TransitionCallbackReturn.SUCCESS
         return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and work."""
+        """Lifecycle transition activate."""
         super().on_activate(state)
-        result = self._attempt(self.work, self._until_deactivate)
+        result = self._attempt(self.activate, self.until_deactivate)
         if result != TransitionCallbackReturn.SUCCESS:
             super().on_deactivate(state)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe, keep what was loaded."""
-        _undo(self._until_deactivate)
+        """Lifecycle transition deactivate."""
+        self.until_deactivate.close()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free what was loaded."""
+        """Lifecycle transition cleanup."""
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop whatever is going on."""
+        """Lifecycle transition shutdown, from any state."""
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Go back to where the node can be configured again."""
+        """Error processing: back to unconfigured."""
         return self.on_shutdown(state)
 
     def close(self) -> None:
-        """Stop what runs and free everything."""
-        _undo(self._until_deactivate)
-        _undo(self._until_cleanup)
+        """Deactivate and clean up, whatever state the node is in."""
+        self.until_deactivate.close()
+        self.until_cleanup.close()
         self._outputs.clear()
         self._configured = False
 
     def now_ns(self) -> int:
-        """Time of the node's clock."""
+        """Time of the node's clock in nanoseconds."""
         return int(self.get_clock().now().nanoseconds)
 
     def publish(self, topic: str, message: Any) -> None:
@@ -136,12 +139,12 @@ class ManagedNode(LifecycleNode, ABC):
         self._outputs[topic].publish(message)
 
     def has_subscribers(self, topic: str) -> bool:
-        """Whether anybody subscribes to an output."""
+        """Whether one of the outputs has subscribers."""
         return bool(self._outputs[topic].get_subscription_count() > 0)
 
     def log(self, level: Level, text: str) -> None:
         """Write to the node's log."""
-        # rclpy wants every line of code to log at one severity for ever.
+        # rclpy allows one severity per line of code.
         if level is Level.OK:
             self.get_logger().info(text)
         elif level is Level.WARN:
@@ -149,63 +152,58 @@ class ManagedNode(LifecycleNode, ABC):
         else:
             self.get_logger().error(text)
 
-    def until_cleanup(self, undo: Callable[[], Any]) -> None:
-        """Have something undone when the node is cleaned up."""
-        self._until_cleanup.append(undo)
-
-    def until_deactivate(self, undo: Callable[[], Any]) -> None:
-        """Have something undone when the node is deactivated."""
-        self._until_deactivate.append(undo)
-
-    def advertise(self, topic: str, msgtype: str, qos: QoSProfile) -> None:
-        """Make an output, until cleanup; it is silent while the node is inactive."""
+    def create_output(self, topic: str, msgtype: str, qos: QoSProfile) -> None:
+        """Create a lifecycle publisher for `publish`, until cleanup."""
         publisher = self.create_lifecycle_publisher(get_message(msgtype), topic, qos)
         self._outputs[topic] = publisher
-        self.until_cleanup(partial(self.destroy_lifecycle_publisher, publisher))
+        self.until_cleanup.callback(self.destroy_lifecycle_publisher, publisher)
 
-    def hear(self, topic: str, msgtype: str, callback: Callable[[Any], None]) -> None:
-        """Subscribe reliably, until deactivation."""
-        subscription = subscribe(self, topic, msgtype, callback, reliable())
-        self.until_deactivate(partial(self.destroy_subscription, subscription))
-
-    def sense(
-        self, topic: str, msgtype: str, callback: Callable[[Any], None], quality: str
+    def create_reliable_subscription(
+        self, topic: str, msgtype: str, callback: Callable[[Any], None]
     ) -> None:
-        """Subscribe to a sensor at the quality `auto`, `sensor_data` or `reliable`.
+        """Create a reliable subscription, until deactivate."""
+        subscription = subscribe_reliably(self, topic, msgtype, callback)
+        self.until_deactivate.callback(self.destroy_subscription, subscription)
+
+    def create_sensor_subscription(
+        self, topic: str, msgtype: str, callback: Callable[[Any], None], choice: str
+    ) -> None:
+        """Create a subscription to sensor data, until deactivate.
+
+        Args:
+            topic: Full name of the topic.
+            msgtype: Type of its messages.
+            callback: Gets the messages.
+            choice: One of `qos.QOS_CHOICES`.
 
         Raises:
-            ParameterError: `qos_overrides` name a reliability that there is not.
+            ParameterError: `qos_overrides` have an unknown reliability.
         """
-        subscription = SensorSubscription(self, topic, msgtype, callback, quality)
-        self.until_deactivate(subscription.close)
-        self.every(_FOLLOW_S, subscription.follow)
+        subscription = SensorSubscription(self, topic, msgtype, callback, choice)
+        self.until_deactivate.callback(subscription.close)
+        self.create_steady_timer(_FOLLOW_S, subscription.follow)
 
-    def every(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call something again and again, in real time, until deactivation."""
+    def create_steady_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Create a timer on the steady clock, until deactivate."""
         timer = self.create_timer(seconds, callback, clock=self._steady)
-        self.until_deactivate(partial(self.destroy_timer, timer))
+        self.until_deactivate.callback(self.destroy_timer, timer)
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
-        values = parameters.values(self, self.table)
-        check_changes(values, changes, self.table, running=self._configured)
+        values = parameters.values(self, self.parameter_table)
+        check_changes(values, changes, self.parameter_table, running=self._configured)
 
     def _attempt(
-        self, work: Callable[[Mapping[str, Value]], None], undo: list[Callable[[], Any]]
+        self, work: Callable[[Mapping[str, Value]], None], undo: ExitStack
     ) -> TransitionCallbackReturn:
-        """Do the work of a transition; where it fails, say why, which rclpy does not."""
+        """Do the work of a transition; log why it failed, which rclpy does not."""
         try:
-            work(self.values())
+            work(self.parameter_values())
         except MixFormerError as error:
             self.get_logger().error(str(error))
-            _undo(undo)
+            undo.close()
             return TransitionCallbackReturn.FAILURE
         except Exception:
             self.get_logger().error(traceback.format_exc())
-            _undo(undo)
+            undo.close()
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
-
-
-def _undo(steps: list[Callable[[], Any]]) -> None:
-    while steps:
-        steps.pop()()

@@ -1,4 +1,4 @@
-"""Subscriptions of rclpy that say why they hear nothing, and sensors at the quality they offer."""
+"""Subscriptions of rclpy that log incompatible publishers, and follow those of sensors."""
 
 from __future__ import annotations
 
@@ -8,113 +8,97 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    QoSCompatibility,
-    QoSPolicyKind,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_check_compatible,
-)
+from rclpy.qos import QoSPolicyKind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from rosidl_runtime_py.utilities import get_message
 
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.ros.qos import (
+    AUTO,
+    SENSOR_DEPTH,
+    QosProfile,
+    Reliability,
+    choose_reliability,
+    incompatible_publisher,
+    initial_reliability,
+)
+from mixformerv2_ros.ros.rclpy.qos_profiles import make_qos, profile_of, reliable
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-SENSOR_DEPTH = 5
-"""Messages that may wait in the middleware; nodes take them out at once."""
 _GRAPH_S = 1.0
-"""Time after which a publisher that was heard of is listed with its qualities."""
+"""Time after which an incompatible publisher is listed in the graph with its QoS."""
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)
 
 
-def reliable(depth: int = 10) -> QoSProfile:
-    """Reliable, volatile."""
-    return _profile(ReliabilityPolicy.RELIABLE, depth)
-
-
-def describe(qos: QoSProfile) -> str:
-    """Reliability and durability in words, such as `best effort, volatile`."""
-    words = (qos.reliability.name, qos.durability.name)
-    return ", ".join(word.lower().replace("_", " ") for word in words)
-
-
-def subscribe(
-    node: Node, topic: str, msgtype: str, callback: Callable[[Any], None], qos: QoSProfile
+def subscribe_reliably(
+    node: Node, topic: str, msgtype: str, callback: Callable[[Any], None]
 ) -> Subscription:
-    """Subscribe; `qos_overrides` are honoured, and a publisher that does not fit is named once."""
+    """Create a reliable subscription that logs incompatible publishers.
+
+    `qos_overrides` apply.
+    """
     kinds = (*_OVERRIDABLE, QoSPolicyKind.RELIABILITY)
-    return _subscribe(node, topic, msgtype, callback, qos, kinds, _explainer(node, topic, qos))
+    warn = _mismatch_logger(node, topic, QosProfile(Reliability.RELIABLE))
+    return _subscribe(node, topic, msgtype, callback, reliable(), kinds, warn)
 
 
 class SensorSubscription:
-    """A subscription to a sensor, which can follow the quality of its publishers.
+    """A subscription to sensor data, whose reliability can follow that of the publishers.
 
-    With `auto` it begins reliable, so that nothing is lost, and becomes best effort when a
-    publisher that is no better appears, so that every publisher is heard. `follow` is to be called
-    now and then.
+    See `qos.choose_reliability`. Call `follow` periodically.
     """
 
     def __init__(
-        self, node: Node, topic: str, msgtype: str, callback: Callable[[Any], None], quality: str
+        self, node: Node, topic: str, msgtype: str, callback: Callable[[Any], None], choice: str
     ) -> None:
-        """Subscribe.
+        """Create the subscription.
 
         Args:
             node: The node.
             topic: Full name of the topic.
             msgtype: Type of its messages.
             callback: Gets the messages.
-            quality: `auto`, `sensor_data` or `reliable`; `qos_overrides` win over it.
+            choice: One of `qos.QOS_CHOICES`; a reliability in `qos_overrides` takes precedence.
 
         Raises:
-            ParameterError: `qos_overrides` name a reliability that there is not.
+            ParameterError: `qos_overrides` have an unknown reliability.
         """
         self._node = node
         self._topic = topic
         self._source = (msgtype, callback)
         override = _override(node, topic)
-        self._auto = quality == "auto" and override is None
-        best_effort = quality == "sensor_data" and override is None
-        self._open(
-            ReliabilityPolicy.BEST_EFFORT if best_effort else override or ReliabilityPolicy.RELIABLE
-        )
+        self._auto = choice == AUTO and override is None
+        self._open(override or initial_reliability(choice))
 
     def follow(self) -> None:
-        """Look at the publishers, and change the reliability if that serves them better."""
+        """Change the reliability if the publishers require it."""
         if not self._auto:
             return
-        offers = [
-            info.qos_profile.reliability
-            for info in self._node.get_publishers_info_by_topic(self._topic)
-        ]
-        wanted = ReliabilityPolicy.RELIABLE
-        if ReliabilityPolicy.BEST_EFFORT in offers:
-            wanted = ReliabilityPolicy.BEST_EFFORT
-        if offers and wanted is not self._reliability:
+        infos = self._node.get_publishers_info_by_topic(self._topic)
+        offers = [profile_of(info.qos_profile).reliability for info in infos]
+        chosen = choose_reliability(offers, self._reliability)
+        if chosen is not self._reliability:
             self.close()
-            self._open(wanted)
+            self._open(chosen)
 
     def close(self) -> None:
-        """Leave the topic."""
+        """Destroy the subscription."""
         self._node.destroy_subscription(self._subscription)
 
-    def _open(self, reliability: ReliabilityPolicy) -> None:
+    def _open(self, reliability: Reliability) -> None:
         self._reliability = reliability
-        qos = _profile(reliability, SENSOR_DEPTH)
-        explain = _explainer(self._node, self._topic, qos)
+        profile = QosProfile(reliability)
+        warn = _mismatch_logger(self._node, self._topic, profile)
         self._subscription = _subscribe(
-            self._node, self._topic, *self._source, qos, _OVERRIDABLE,
-            # A mismatch that will be followed is nothing to warn of.
-            (lambda _: None) if self._auto else explain,
+            self._node, self._topic, *self._source, make_qos(profile, SENSOR_DEPTH), _OVERRIDABLE,
+            # With auto, the next `follow` ends a mismatch.
+            (lambda _: None) if self._auto else warn,
         )  # fmt: skip
 
 
@@ -123,7 +107,7 @@ def _subscribe(
     topic: str,
     msgtype: str,
     callback: Callable[[Any], None],
-    qos: QoSProfile,
+    qos: Any,
     overridable: tuple[QoSPolicyKind, ...],
     on_mismatch: Callable[[Any], None],
 ) -> Subscription:
@@ -139,43 +123,35 @@ def _subscribe(
     )
 
 
-def _explainer(node: Node, topic: str, qos: QoSProfile) -> Callable[[Any], None]:
-    """Warns of publishers that do not fit, a moment after the event: the graph knows them then."""
-    warned: set[str] = set()
+def _mismatch_logger(node: Node, topic: str, requested: QosProfile) -> Callable[[Any], None]:
+    """Logs incompatible publishers, a moment after the event: the graph lists them then."""
+    logged: set[str] = set()
     clock = Clock(clock_type=ClockType.STEADY_TIME)
 
-    def explain_later(_: Any) -> None:
-        timer: Timer = node.create_timer(_GRAPH_S, lambda: explain(timer), clock=clock)
+    def log_later(_: Any) -> None:
+        timer: Timer = node.create_timer(_GRAPH_S, lambda: log(timer), clock=clock)
 
-    def explain(timer: Timer) -> None:
+    def log(timer: Timer) -> None:
         node.destroy_timer(timer)
-        offered = {
-            describe(info.qos_profile)
-            for info in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
-            if qos_check_compatible(info.qos_profile, qos)[0] == QoSCompatibility.ERROR
-        }
-        text = (
-            f"a publisher of {topic} offers {' or '.join(sorted(offered)) or 'something else'}, "
-            f"but the subscription asks for {describe(qos)}: it gets no messages from it"
-        )
-        if text not in warned:
-            warned.add(text)
+        infos = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
+        offers = [profile_of(info.qos_profile) for info in infos]
+        text = incompatible_publisher(topic, offers, requested)
+        if text not in logged:
+            logged.add(text)
             node.get_logger().warning(text)
 
-    return explain_later
+    return log_later
 
 
-def _override(node: Node, topic: str) -> ReliabilityPolicy | None:
-    """The reliability that `qos_overrides` ask for.
+def _override(node: Node, topic: str) -> Reliability | None:
+    """The reliability in `qos_overrides`, if there is one.
 
-    rclpy would declare this parameter with the first reliability as its default, and so hold on to
-    that for ever.
+    rclpy would declare this parameter with the first reliability as its default, and so keep that
+    one for ever.
     """
     name = f"qos_overrides.{topic}.subscription.reliability"
     if not node.has_parameter(name):
-        text = (
-            f"{' or '.join(_RELIABILITIES)}; {_UNSET} means what the parameter for this topic says"
-        )
+        text = f"{' or '.join(_RELIABILITIES)}; {_UNSET}: as set by the parameter of this topic"
         node.declare_parameter(name, _UNSET, ParameterDescriptor(description=text, read_only=True))
     value = node.get_parameter(name).value
     if value == _UNSET:
@@ -186,17 +162,5 @@ def _override(node: Node, topic: str) -> ReliabilityPolicy | None:
     return _RELIABILITIES[value]
 
 
-def _profile(reliability: ReliabilityPolicy, depth: int) -> QoSProfile:
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=depth,
-        reliability=reliability,
-        durability=DurabilityPolicy.VOLATILE,
-    )
-
-
 _UNSET = "default"
-_RELIABILITIES = {
-    "reliable": ReliabilityPolicy.RELIABLE,
-    "best_effort": ReliabilityPolicy.BEST_EFFORT,
-}
+_RELIABILITIES = {member.name.lower(): member for member in Reliability}

@@ -1,4 +1,4 @@
-"""Where the target is in space: bearing and position from tracks, as a lifecycle node of ROS 2."""
+"""The target pose node as a lifecycle node of ROS 2: bearing and position from tracks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ from rclpy.node import Node
 from rclpy.time import Time
 from tf2_ros import Buffer, TransformException, TransformListener
 
-from mixformerv2_ros.ros.live.live_target_pose import (
-    CAMERA_INFO,
-    POSE_OUTPUTS,
-    RANGES,
-    TRACK,
-    LiveTargetPose,
-)
+from mixformerv2_ros.ros.live.live_target_pose import RANGE_TOPICS, LiveTargetPose
 from mixformerv2_ros.ros.messages import transform_matrix
 from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value
+from mixformerv2_ros.ros.qos import AUTO
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
+from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
-from mixformerv2_ros.ros.rclpy.subscriptions import reliable
+from mixformerv2_ros.ros.topics import CAMERA_INFO, OUTPUTS, POSE_OUTPUTS, TRACK
 
 _WAIT = Duration(seconds=0.1)
 """How long a transform may lag behind an image; odometry often does."""
@@ -35,53 +31,54 @@ _WAIT = Duration(seconds=0.1)
 class TargetPoseNode(ManagedNode):
     """Connects a `LiveTargetPose` with ROS 2."""
 
-    table = POSE_PARAMETERS
+    parameter_table = POSE_PARAMETERS
 
     def __init__(self, **options: Any) -> None:
-        """Make the node, unconfigured; see `ManagedNode`."""
+        """Create the node, unconfigured; see `ManagedNode`."""
         super().__init__("target_pose", **options)
         self._pose: LiveTargetPose | None = None
         self._frames: Buffer | None = None
 
-    def set_up(self, values: Mapping[str, Value]) -> None:
-        """Make publishers and listen to transforms."""
+    def configure(self, values: Mapping[str, Value]) -> None:
+        """Create publishers and the transform buffer."""
         for name, msgtype in POSE_OUTPUTS.items():
-            self.advertise(name, msgtype, reliable())
-        self._frames, leave = _listen(self)
-        self.until_cleanup(leave)
+            self.create_output(name, msgtype, reliable())
+        self._frames, close = _transform_buffer(self)
+        self.until_cleanup.callback(close)
 
-    def work(self, values: Mapping[str, Value]) -> None:
-        """Subscribe and locate.
+    def activate(self, values: Mapping[str, Value]) -> None:
+        """Subscribe and estimate poses.
 
         Raises:
-            ParameterError: `qos_overrides` name a reliability that there is not.
+            ParameterError: `qos_overrides` have an unknown reliability.
         """
         self._pose = pose = LiveTargetPose(values, self)
-        self.until_deactivate(self._drop_pose)
-        self.hear(*TRACK, pose.receive_track)
-        quality = str(values["range_qos"])
+        self.until_deactivate.callback(self._drop_pose)
+        self.create_reliable_subscription(TRACK, OUTPUTS[TRACK], pose.receive_track)
         topic, msgtype = CAMERA_INFO
-        self.sense(self.resolve_topic_name(topic), msgtype, pose.receive_camera_info, "auto")
+        topic = self.resolve_topic_name(topic)
+        self.create_sensor_subscription(topic, msgtype, pose.receive_camera_info, AUTO)
         source = str(values["source"])
-        if source in RANGES:
-            topic, msgtype = RANGES[source]
-            self.sense(self.resolve_topic_name(topic), msgtype, pose.receive_range, quality)
-        self.get_logger().info(f"active: distances from {source}")
+        if source in RANGE_TOPICS:
+            topic, msgtype = RANGE_TOPICS[source]
+            topic, choice = self.resolve_topic_name(topic), str(values["range_qos"])
+            self.create_sensor_subscription(topic, msgtype, pose.receive_range, choice)
+        self.get_logger().info(f"active: distance from {source}")
 
-    def apply(self, changes: Mapping[str, Any]) -> None:
-        """Put accepted changes to work before the next message."""
+    def apply_parameters(self, changes: Mapping[str, Any]) -> None:
+        """Apply accepted changes before the next message."""
         if self._pose is not None and changes:
             self._pose.set_values(changes)
 
     def transform(
         self, target_frame: str, source_frame: str, stamp_ns: int
     ) -> npt.NDArray[np.float64] | None:
-        """(4, 4) matrix from a frame to another at a time; None where tf does not know it."""
+        """(4, 4) matrix from a frame to another at a time; None where tf2 does not have it."""
         assert self._frames is not None
         try:
             time = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)
             newest = self._frames.get_latest_common_time(target_frame, source_frame)
-            # Who is far behind will not catch up while we wait.
+            # Transforms that lag further behind will not arrive in time.
             near = stamp_ns - newest.nanoseconds < _WAIT.nanoseconds * 5
             found = self._frames.lookup_transform(
                 target_frame, source_frame, time, _WAIT if near else Duration()
@@ -94,12 +91,11 @@ class TargetPoseNode(ManagedNode):
         self._pose = None
 
 
-def _listen(owner: Node) -> tuple[Buffer, Callable[[], None]]:
-    """A buffer of transforms that is filled from a thread of its own, and what ends that.
+def _transform_buffer(owner: Node) -> tuple[Buffer, Callable[[], None]]:
+    """A transform buffer that is filled in a thread of its own, and a function that closes it.
 
     The thread spins another node: transforms must arrive while a callback of this one waits. That
-    node listens to the topics, and has the clock, of the owner; a clock that jumps back empties the
-    buffer.
+    node has the remappings and the clock of the owner; a clock that jumps back clears the buffer.
     """
     remaps = [f"{topic}:={owner.resolve_topic_name(topic)}" for topic in ("/tf", "/tf_static")]
     sim_time = owner.get_parameter("use_sim_time")
@@ -119,13 +115,13 @@ def _listen(owner: Node) -> tuple[Buffer, Callable[[], None]]:
     thread = threading.Thread(target=executor.spin, name="transforms")
     thread.start()
 
-    def end() -> None:
+    def close() -> None:
         executor.shutdown()
         thread.join()
         listener.unregister()
         node.destroy_node()
 
-    return frames, end
+    return frames, close
 
 
 def main(args: list[str] | None = None) -> int:

@@ -7,7 +7,6 @@ forgets the targets and keeps the model; cleanup frees it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -16,41 +15,37 @@ from std_srvs.srv import Trigger
 from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
-from mixformerv2_ros.ros.live.middleware import (
-    COMPRESSED_IMAGE,
-    DEBUG_IMAGE,
-    IMAGE,
-    IMAGES,
-    INITS,
-    OUTPUTS,
-)
 from mixformerv2_ros.ros.live.model import Model, load_model
 from mixformerv2_ros.ros.messages import DEFAULT_TARGET, NS
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
+from mixformerv2_ros.ros.qos import DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
+from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
-from mixformerv2_ros.ros.rclpy.subscriptions import reliable
+from mixformerv2_ros.ros.topics import COMPRESSED_IMAGE, DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
+
+NOT_ACTIVE = "node is not active"
 
 
 class TrackerNode(ManagedNode):
     """Connects a `LiveTracker` with ROS 2."""
 
-    table = NODE_PARAMETERS
+    parameter_table = NODE_PARAMETERS
 
     def __init__(self, **options: Any) -> None:
-        """Make the node, unconfigured; see `ManagedNode`."""
+        """Create the node, unconfigured; see `ManagedNode`."""
         super().__init__("tracker", **options)
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
         self._goals: dict[bytes, TrackGoal] = {}
-        # It outlives the other entities: a goal's result is delivered after what has ended it.
+        # Not destroyed with the other entities: results of goals are sent after they have ended.
         self._server = ActionServer(
             self,
             TrackTarget,
             "track_target",
             execute_callback=_no_execution,
-            goal_callback=self._judge_goal,
+            goal_callback=self._accept_goal,
             handle_accepted_callback=self._start_goal,
             cancel_callback=self._cancel,
         )
@@ -62,48 +57,49 @@ class TrackerNode(ManagedNode):
 
     @property
     def failure(self) -> BaseException | None:
-        """The defect that ended the tracker's thread; None while it is well."""
+        """The exception that ended the tracker's thread; None while it runs."""
         return None if self._tracker is None else self._tracker.failure
 
-    def set_up(self, values: Mapping[str, Value]) -> None:
-        """Load the model, make publishers and services.
+    def configure(self, values: Mapping[str, Value]) -> None:
+        """Load the model, create publishers and services.
 
         Raises:
             BundleError, EngineError: the model cannot be loaded or run.
         """
         self._model = load_model(values)
-        self.until_cleanup(self._drop_model)
+        self.until_cleanup.callback(self._drop_model)
         for name, msgtype in OUTPUTS.items():
-            self.advertise(name, msgtype, reliable(1 if name == DEBUG_IMAGE else 10))
+            self.create_output(name, msgtype, reliable(1 if name == DEBUG_IMAGE else DEPTH))
         for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
             service = self.create_service(Trigger, name, callback)
-            self.until_cleanup(partial(self.destroy_service, service))
-        info = ", ".join(f"{key} {value}" for key, value in self._model.info.items())
-        self.get_logger().info(f"configured: {info}")
+            self.until_cleanup.callback(self.destroy_service, service)
+        self.get_logger().info(f"configured: {self._model.summary}")
 
-    def work(self, values: Mapping[str, Value]) -> None:
+    def activate(self, values: Mapping[str, Value]) -> None:
         """Subscribe and track.
 
         Raises:
-            ParameterError: `qos_overrides` name a reliability that there is not.
+            ParameterError: `qos_overrides` have an unknown reliability.
         """
         assert self._model is not None
         tracker = LiveTracker(
             self._model, values, self, self.get_fully_qualified_name(), open_image
         )
         self._tracker = tracker
-        self.until_deactivate(self._drop_tracker)
+        self.until_deactivate.callback(self._drop_tracker)
         tracker.start()
         transport = str(values["image_transport"])
         topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
-        self.sense(topic, msgtype, tracker.receive_image, str(values["image_qos"]))
+        self.create_sensor_subscription(
+            topic, msgtype, tracker.receive_image, str(values["image_qos"])
+        )
         for name, kind in INITS.items():
-            self.hear(name, kind, tracker.receive_init)
-        self.every(float(values["diagnostics.period"]), tracker.publish_diagnostics)
-        self.get_logger().info(f"active: images from {topic}")
+            self.create_reliable_subscription(name, kind, tracker.receive_init)
+        self.create_steady_timer(float(values["diagnostics.period"]), tracker.publish_diagnostics)
+        self.get_logger().info(f"active: subscribed to {topic}")
 
-    def apply(self, changes: Mapping[str, Any]) -> None:
-        """Put accepted changes to work before the next image."""
+    def apply_parameters(self, changes: Mapping[str, Any]) -> None:
+        """Apply accepted changes before the next image."""
         if self._tracker is not None and changes:
             self._tracker.set_values(changes)
 
@@ -126,60 +122,60 @@ class TrackerNode(ManagedNode):
 
     def _stop(self, _: Any, response: Any) -> Any:
         if self._tracker is None:
-            return _answer(response, False, "the node is not active")
-        return _answer(response, True, self._tracker.stop())
+            return _response(response, False, NOT_ACTIVE)
+        return _response(response, True, self._tracker.stop())
 
     def _reset(self, _: Any, response: Any) -> Any:
         if self._tracker is None:
-            return _answer(response, False, "the node is not active")
+            return _response(response, False, NOT_ACTIVE)
         self._tracker.reset()
-        return _answer(response, True, "as freshly started")
+        return _response(response, True, "tracker reset")
 
-    def _judge_goal(self, _: Any) -> GoalResponse:
+    def _accept_goal(self, _: Any) -> GoalResponse:
         if self._tracker is None:
-            self.get_logger().warning("goal of track_target refused: the node is not active")
+            self.get_logger().warning(f"goal of track_target rejected: {NOT_ACTIVE}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
     def _start_goal(self, handle: Any) -> None:
-        """Follow the target of a goal.
+        """Track the target of a goal.
 
         The goal is executed, in rclpy's sense, when it has ended: an execution that waits would
-        occupy a thread of the executor, or, as a coroutine, be asked without pause if it is done.
+        occupy a thread of the executor, or, as a coroutine, be polled without pause.
         """
         tracker, goal = self._tracker, handle.request
         assert tracker is not None
         name, key = goal.box.target_id or DEFAULT_TARGET, bytes(handle.goal_id.uuid)
 
-        def feed(message: Any) -> None:
+        def feedback(message: Any) -> None:
             handle.publish_feedback(TrackTarget.Feedback(track=message))
 
-        def finish(end: End, reason: str) -> None:
+        def done(end: End, reason: str) -> None:
             if end in (End.DURATION, End.CANCELED, End.LOST):
                 tracker.release(name, observer)
             last = self._goals.pop(key).last
             handle.execute(lambda _: _result(handle, end, reason, last))
 
         observer = TrackGoal(
-            _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feed, finish
+            _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feedback, done
         )
         self._goals[key] = observer
         tracker.start_goal(goal.box, observer)
 
     def _cancel(self, handle: Any) -> CancelResponse:
         if observer := self._goals.get(bytes(handle.goal_id.uuid)):
-            observer.on_end(End.CANCELED, "cancelled")
+            observer.on_end(End.CANCELED, "canceled")
         return CancelResponse.ACCEPT
 
 
-def _answer(response: Any, success: bool, message: str) -> Any:
+def _response(response: Any, success: bool, message: str) -> Any:
     response.success = success
     response.message = message
     return response
 
 
 def _no_execution(handle: Any) -> Any:
-    raise AssertionError("a goal is executed with what became of it")
+    raise AssertionError("a goal is executed with its result")
 
 
 def _result(handle: Any, end: End, reason: str, last: Any) -> Any:

@@ -14,7 +14,7 @@ from mixformerv2_ros.tracking.frame import Frame
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """An image to draw on.
 
     Attributes:
@@ -37,7 +37,7 @@ class ImageSource(Protocol):
     title: str
     live: bool
 
-    def take(self) -> Shown | None:
+    def take(self) -> ShownImage | None:
         """The newest image since the last call; None if there is none.
 
         Raises:
@@ -61,7 +61,7 @@ class FileImages:
     They are read and decoded in a thread of their own. Use it as a context manager.
     """
 
-    def __init__(self, title: str, live: bool, read: Callable[[], Iterator[Shown]]) -> None:
+    def __init__(self, title: str, live: bool, read: Callable[[], Iterator[ShownImage]]) -> None:
         """Begin to read; a source that is not live waits after its first image.
 
         Args:
@@ -72,7 +72,7 @@ class FileImages:
         self.title = title
         self.live = live
         self._read = read
-        self._newest: deque[Shown] = deque(maxlen=1)
+        self._newest: deque[ShownImage] = deque(maxlen=1)
         self._failure: BaseException | None = None
         self._ended = False
         self._changed = threading.Condition()
@@ -93,7 +93,7 @@ class FileImages:
             self._changed.notify()
         self._thread.join(1.0)
 
-    def take(self) -> Shown | None:
+    def take(self) -> ShownImage | None:
         """The newest image since the last call; see `ImageSource`."""
         try:
             return self._newest.pop()

@@ -1,4 +1,4 @@
-"""Images of a topic, and a tracker to send boxes to, whatever carries them."""
+"""Images of a topic, and the tracker that boxes are published to, for any middleware."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mixformerv2_ros.errors import MiddlewareError
-from mixformerv2_ros.ros.live.middleware import IMAGES
+from mixformerv2_ros.ros.box_selection.images import ShownImage
+from mixformerv2_ros.ros.box_selection.track_monitor import TrackMonitor
 from mixformerv2_ros.ros.messages import Types, image_frame, init_box_message
-from mixformerv2_ros.ros.selection.images import Shown
-from mixformerv2_ros.ros.selection.track_monitor import Answers
+from mixformerv2_ros.ros.topics import IMAGE_TYPES
 from mixformerv2_ros.text import printable, some
 from mixformerv2_ros.tracking.boxes import Box
 
-IMAGE_TYPES = tuple(msgtype for _, msgtype in IMAGES.values())
-
-LOOK_S = 0.2
-"""Time between two looks at who publishes what."""
+POLL_S = 0.2
+"""Time between two looks at the topics in the graph."""
 
 
-class BoxSender(Protocol):
+class BoxPublisher(Protocol):
     """Publishes boxes on `init_box`."""
 
     types: Types
 
-    def send(self, message: Any) -> tuple[str, int]:
-        """Publish an `InitBox`; returns the full name of the topic and its subscriptions."""
+    def publish(self, message: Any) -> tuple[str, int]:
+        """Publish an `InitBox`; returns the topic's full name and the number of subscriptions."""
 
 
 class TopicImages:
@@ -35,23 +33,23 @@ class TopicImages:
     Attributes:
         title: Full name of the topic.
         live: Images come by themselves.
-        answers: Gets the tracks of the tracker.
-        failure: What ended the node's thread.
+        track_monitor: Monitors the target of the last box.
+        failure: The exception that ended the node's thread.
     """
 
     live = True
 
-    def __init__(self, title: str, sender: BoxSender) -> None:
-        """Begin without an image.
+    def __init__(self, title: str, publisher: BoxPublisher) -> None:
+        """Wait for an image.
 
         Args:
             title: Full name of the topic.
-            sender: Publishes the boxes.
+            publisher: Publishes the boxes.
         """
         self.title = title
-        self.answers = Answers()
+        self.track_monitor = TrackMonitor()
         self.failure: BaseException | None = None
-        self._sender = sender
+        self._publisher = publisher
         self._newest: deque[Any] = deque(maxlen=1)
         self._published: Mapping[str, str] = {}
         self._found = False
@@ -60,8 +58,8 @@ class TopicImages:
         """Take a `sensor_msgs/Image` or `CompressedImage`; it is decoded when it is shown."""
         self._newest.append(message)
 
-    def look(self, published: Mapping[str, str]) -> str | None:
-        """Learn who publishes what.
+    def set_published_topics(self, published: Mapping[str, str]) -> str | None:
+        """Take the topics in the graph.
 
         Args:
             published: Types by topic.
@@ -70,7 +68,7 @@ class TopicImages:
             The type of the topic as soon as it has a publisher, once.
 
         Raises:
-            MiddlewareError: its messages are no images.
+            MiddlewareError: it is not a topic of images.
         """
         self._published = published
         msgtype = published.get(self.title)
@@ -84,37 +82,37 @@ class TopicImages:
         self._found = True
         return msgtype
 
-    def take(self) -> Shown | None:
+    def take(self) -> ShownImage | None:
         """The newest image since the last call; see `ImageSource`."""
         if self.failure is not None:
             raise self.failure
         try:
-            return Shown(image_frame(self._newest.pop()))
+            return ShownImage(image_frame(self._newest.pop()))
         except IndexError:
             return None
 
     def hold(self, held: bool) -> None:
-        """Nothing: a topic goes on."""
+        """No effect: images of a topic keep coming."""
 
     def step(self) -> None:
-        """Nothing: a topic goes on."""
+        """No effect: images of a topic keep coming."""
 
     def status(self) -> str:
-        """Whom the topic lacks, or what became of the last box."""
+        """That the topic has no publisher, or the state of the last box's target."""
         if self._found:
-            return self.answers.line()
+            return self.track_monitor.status()
         others = sorted(name for name, t in self._published.items() if t in IMAGE_TYPES)
-        known = f"; images are on {some(others)}" if others else ", nor any other image"
-        return f"nobody publishes {self.title}{known}"
+        known = f"image topics: {some(others)}" if others else "no other image topics found"
+        return f"no publisher on {self.title}; {known}"
 
-    def send(self, box: Box, target_id: str, shown: Shown) -> str:
-        """Publish a box that was drawn on an image; says in a line whom it reached."""
+    def publish_box(self, box: Box, target_id: str, shown: ShownImage) -> str:
+        """Publish a box that was drawn on an image; returns a line for the user."""
         frame = shown.frame
-        self.answers.ask(target_id)
-        topic, subscribers = self._sender.send(
-            init_box_message(self._sender.types, box, target_id, frame.stamp_ns, frame.frame_id)
+        self.track_monitor.start(target_id)
+        topic, subscribers = self._publisher.publish(
+            init_box_message(self._publisher.types, box, target_id, frame.stamp_ns, frame.frame_id)
         )
         named = ",".join(f"{value:g}" for value in box)
         if not subscribers:
-            return f"box {named} published, but nobody listens on {topic}: is the tracker running?"
+            return f"box {named} published, but {topic} has no subscribers; is the tracker running?"
         return f"box {named} published on {topic}"

@@ -1,4 +1,4 @@
-"""What the tracker says about a box that was sent to it."""
+"""Monitors the track of the target that a box was published for."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mixformerv2_ros.ros.messages import DEFAULT_TARGET, read_track
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.session import Track
 
-PATIENCE_S = 2.0
-"""A tracker that follows a target publishes a track of it more often."""
+TIMEOUT_S = 2.0
+"""Time without a track after which it is reported missing."""
 
 
-class Answers:
-    """The tracks of the target that was asked for last; messages may come in another thread."""
+class TrackMonitor:
+    """State of one target; messages may come in another thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without a question.
+        """Monitor no target yet.
 
         Args:
             clock: Time in seconds.
@@ -28,22 +28,22 @@ class Answers:
         self._since = 0.0
         self._track: Track | None = None
 
-    def ask(self, target_id: str) -> None:
-        """Wait for tracks of a target; an empty name is the default one."""
+    def start(self, target_id: str) -> None:
+        """Monitor a target from now on; an empty name is the default one."""
         self._track, self._since = None, self._clock()
         self._target = target_id or DEFAULT_TARGET
 
-    def hear(self, message: Any) -> None:
+    def receive_track(self, message: Any) -> None:
         """Take a `mixformerv2_ros/Track`."""
         if self._target and message.target_id == self._target:
             self._track, self._since = read_track(message), self._clock()
 
-    def line(self) -> str:
-        """How the target fares; empty before a box was sent and while its tracks are awaited."""
+    def status(self) -> str:
+        """The target's state; empty before `start` and while its first track is awaited."""
         track = self._track
         if not self._target:
             return ""
         name = printable(self._target)
-        if self._clock() - self._since > PATIENCE_S:
-            return f"no track of {name} comes: the tracker's log says why"
+        if self._clock() - self._since > TIMEOUT_S:
+            return f"no track received for {name}; see the tracker's log"
         return "" if track is None else f"{name}: {track.state.name} {track.confidence:.2f}"

@@ -15,7 +15,7 @@ MAX_SCALE = 8.0
 
 
 @dataclass(frozen=True)
-class View:
+class Viewport:
     """An image in the middle of an area of a window, as large as fits.
 
     Attributes:
@@ -31,7 +31,7 @@ class View:
     scale: float
 
     @classmethod
-    def fit(cls, width: int, height: int, area_width: int, area_height: int) -> View:
+    def fit(cls, width: int, height: int, area_width: int, area_height: int) -> Viewport:
         """Fit an image into an area; both of at least one pixel."""
         scale = min(area_width / width, area_height / height, MAX_SCALE)
         left, top = (area_width - width * scale) / 2, (area_height - height * scale) / 2

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mixformerv2_ros.errors import WindowError
-from mixformerv2_ros.ros.selection.selector import Selector
-from mixformerv2_ros.ros.selection.view import View
+from mixformerv2_ros.ros.box_selection.selector import Selector
+from mixformerv2_ros.ros.box_selection.viewport import Viewport
 from mixformerv2_ros.text import printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _DRAWING, _DRAWN = "#ffd23f", "#50d23c"
 _KEYS = {"Return": "enter", "KP_Enter": "enter", "Escape": "escape", "space": "space"}
 
 
-class Window:
+class SelectionWindow:
     """An image, a box on it, and two lines of text."""
 
     def __init__(self, title: str) -> None:
@@ -69,7 +69,7 @@ class Window:
         self._photo = tkinter.PhotoImage()
         self._picture = self._canvas.create_image(0, 0, anchor="nw", image=self._photo)
         self._rectangle = self._canvas.create_rectangle(0, 0, 0, 0, width=2, state="hidden")
-        self._view: View | None = None
+        self._viewport: Viewport | None = None
 
     def run(self, selector: Selector, stopped: Callable[[], bool]) -> None:
         """Show images until the selector is done, or the window is closed.
@@ -97,8 +97,8 @@ class Window:
 
         def place(action: Callable[[float, float], None]) -> Callable[..., None]:
             def act(event: Event) -> None:
-                if self._view is not None:
-                    action(*self._view.to_image(event.x, event.y))
+                if self._viewport is not None:
+                    action(*self._viewport.to_image(event.x, event.y))
                     self._draw(selector)
 
             return guarded(act)
@@ -139,15 +139,15 @@ class Window:
         if selector.shown is None:
             return
         pixels = selector.shown.frame.pixels
-        if self._view is None or (self._view.width, self._view.height) != (
+        if self._viewport is None or (self._viewport.width, self._viewport.height) != (
             pixels.width,
             pixels.height,
         ):
             self._grow(pixels.width, pixels.height)
         area = self._canvas.winfo_width(), self._canvas.winfo_height()
-        self._view = View.fit(pixels.width, pixels.height, *(max(1, side) for side in area))
-        self._photo.configure(data=self._view.picture(pixels))
-        self._canvas.coords(self._picture, self._view.left, self._view.top)
+        self._viewport = Viewport.fit(pixels.width, pixels.height, *(max(1, side) for side in area))
+        self._photo.configure(data=self._viewport.picture(pixels))
+        self._canvas.coords(self._picture, self._viewport.left, self._viewport.top)
 
     def _grow(self, width: int, height: int) -> None:
         """Make the window fit an image of a new size, as far as the screen allows."""
@@ -163,10 +163,10 @@ class Window:
 
     def _draw(self, selector: Selector) -> None:
         """Draw the box and the lines."""
-        if selector.box is None or self._view is None:
+        if selector.box is None or self._viewport is None:
             self._canvas.itemconfigure(self._rectangle, state="hidden")
         else:
-            self._canvas.coords(self._rectangle, *self._view.to_window(selector.box))
+            self._canvas.coords(self._rectangle, *self._viewport.to_window(selector.box))
             color = _DRAWING if selector.drawing else _DRAWN
             self._canvas.itemconfigure(self._rectangle, state="normal", outline=color)
         for label, text in ((self._help, selector.help), (self._status, selector.status)):

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mixformerv2_ros.errors import ImageError
+from mixformerv2_ros.ros.box_selection.images import ImageSource, ShownImage
 from mixformerv2_ros.ros.messages import NS
-from mixformerv2_ros.ros.selection.images import ImageSource, Shown
 from mixformerv2_ros.tracking.boxes import MARGIN, Box
 
 MIN_SIDE = MARGIN
 """Smallest side of a box in pixels of the image; smaller targets are tracked as if so large."""
 
-Choose = Callable[[Box, Shown], str]
+Choose = Callable[[Box, ShownImage], str]
 """Takes a box and the image that it was drawn on; says in a line what became of it."""
 
 
@@ -42,7 +42,7 @@ class Selector:
             once: Close the window after the first box.
             confirm: Wait for a key before a box is taken.
         """
-        self.shown: Shown | None = None
+        self.shown: ShownImage | None = None
         self.box: Box | None = None
         self.paused = not images.live
         self.message = ""

@@ -1,4 +1,4 @@
-"""A node on rclpy that shows a topic's images to somebody who draws boxes."""
+"""A node on rclpy that receives a topic's images and publishes the boxes drawn on them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rosidl_runtime_py.utilities import get_message
 
-from mixformerv2_ros.ros.live.middleware import INIT_BOX, INITS, OUTPUTS, TRACK
+from mixformerv2_ros.ros.box_selection.topic_images import POLL_S, TopicImages
 from mixformerv2_ros.ros.messages import Types
+from mixformerv2_ros.ros.qos import AUTO
 from mixformerv2_ros.ros.rclpy.message_types import message_types
-from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, reliable, subscribe
-from mixformerv2_ros.ros.selection.topic_images import LOOK_S, TopicImages
+from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
+from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, subscribe_reliably
+from mixformerv2_ros.ros.topics import INIT_BOX, INITS, OUTPUTS, TRACK
 
-_ARRIVAL_S = 1.0
+_ACK_S = 1.0
 
 
-class BoxDrawing:
+class BoxSelectionNode:
     """Connects `TopicImages` with a node, which spins in a thread of its own.
 
     Use it as a context manager.
@@ -31,7 +33,7 @@ class BoxDrawing:
     """
 
     def __init__(self, name: str, namespace: str, remaps: Sequence[str], topic: str) -> None:
-        """Wait for a topic, whose type its publisher tells.
+        """Wait for a publisher of a topic; it determines the type.
 
         Args:
             name: Name of the node.
@@ -53,27 +55,28 @@ class BoxDrawing:
         self._boxes = self._node.create_publisher(
             get_message(INITS[INIT_BOX]), INIT_BOX, reliable()
         )
-        subscribe(self._node, TRACK, OUTPUTS[TRACK], self.images.answers.hear, reliable())
-        self._node.create_timer(LOOK_S, self._look)
+        monitor = self.images.track_monitor
+        subscribe_reliably(self._node, TRACK, OUTPUTS[TRACK], monitor.receive_track)
+        self._node.create_timer(POLL_S, self._poll)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="images")
 
     def __enter__(self) -> TopicImages:
-        """Begin to listen."""
+        """Start spinning."""
         self._thread.start()
         return self.images
 
     def __exit__(self, *error: object) -> None:
-        """Leave the graph when the last box has arrived."""
-        self._boxes.wait_for_all_acked(Duration(seconds=_ARRIVAL_S))
+        """Destroy the node once the last box has been acknowledged."""
+        self._boxes.wait_for_all_acked(Duration(seconds=_ACK_S))
         self._executor.shutdown()
         self._thread.join()
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def send(self, message: Any) -> tuple[str, int]:
-        """Publish a box; returns its topic and how many listen."""
+    def publish(self, message: Any) -> tuple[str, int]:
+        """Publish a box; returns its topic and the number of subscriptions."""
         self._boxes.publish(message)
         return self._boxes.topic_name, self._boxes.get_subscription_count()
 
@@ -85,12 +88,12 @@ class BoxDrawing:
         except BaseException as error:  # raised again where the images are taken
             self.images.failure = error
 
-    def _look(self) -> None:
-        """Subscribe as soon as somebody publishes the topic; then follow its quality."""
+    def _poll(self) -> None:
+        """Subscribe once the topic has a publisher; from then on follow its reliability."""
         if self._subscription is not None:
             self._subscription.follow()
             return
-        msgtype = self.images.look(
+        msgtype = self.images.set_published_topics(
             {
                 name: types[0]
                 for name, types in self._node.get_topic_names_and_types()
@@ -99,5 +102,5 @@ class BoxDrawing:
         )
         if msgtype is not None:
             self._subscription = SensorSubscription(
-                self._node, self.images.title, msgtype, self.images.receive, "auto"
+                self._node, self.images.title, msgtype, self.images.receive, AUTO
             )

@@ -1,0 +1,1 @@
+"""Box selection: drawing a box on an image, the logic and a Tk window."""

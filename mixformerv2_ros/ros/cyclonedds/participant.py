@@ -1,0 +1,183 @@
+"""A participant of a DDS domain: its entities, its topics, and the endpoints that it discovers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cyclonedds.builtin import (
+    BuiltinDataReader,
+    BuiltinTopicDcpsPublication,
+    BuiltinTopicDcpsSubscription,
+)
+from cyclonedds.core import (
+    DDSException,
+    InstanceState,
+    Policy,
+    Qos,
+    ReadCondition,
+    SampleState,
+    ViewState,
+    WaitSet,
+)
+from cyclonedds.domain import Domain, DomainParticipant
+from cyclonedds.pub import Publisher as DdsPublisher
+from cyclonedds.sub import Subscriber
+from cyclonedds.topic import Topic
+
+from mixformerv2_ros.errors import MiddlewareError, ParameterError
+from mixformerv2_ros.ros.cyclonedds.types import dds_type, message_type
+from mixformerv2_ros.ros.messages import Level
+from mixformerv2_ros.text import printable
+
+LARGE_MESSAGES = (
+    "<CycloneDDS><Domain><Internal>"
+    '<SocketReceiveBufferSize max="16MB"/>'
+    "</Internal></Domain></CycloneDDS>"
+)
+"""Configuration that comes before the user's: Cyclone's own megabyte is less than one image, and
+at 1280x720 and 30 Hz every second image was lost. The system may grant less (net.core.rmem_max)."""
+
+MAX_DOMAIN = 232
+"""Highest domain whose UDP ports exist."""
+
+_MAX_ENDPOINTS = 4096
+
+Log = Callable[[Level, str], None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A publisher or subscription in the domain.
+
+    Attributes:
+        topic: Full name of the topic.
+        msgtype: Type of its messages.
+        qos: What it offers or requests.
+    """
+
+    topic: str
+    msgtype: str
+    qos: Qos
+
+
+class Participant:
+    """The DDS entities that a node is made of.
+
+    Attributes:
+        log: Writes a line to the node's log.
+        participant, publisher, subscriber, waitset: DDS entities.
+    """
+
+    def __init__(self, log: Log, domain: int | None = None) -> None:
+        """Join a domain.
+
+        Args:
+            log: Writes a line to the node's log.
+            domain: The domain; None takes `ROS_DOMAIN_ID`, 0 if that is not set.
+
+        Raises:
+            MiddlewareError: the domain cannot be joined.
+            ParameterError: `ROS_DOMAIN_ID` is not a valid domain.
+        """
+        self.log = log
+        self._topics: dict[tuple[str, str], Topic[Any]] = {}
+        number = domain_from_environment() if domain is None else domain
+        try:
+            _configure(number)
+            self.participant = DomainParticipant(number, qos=Qos(Policy.Userdata(b"enclave=/;")))
+            self.publisher = DdsPublisher(self.participant)
+            self.subscriber = Subscriber(self.participant)
+            self.waitset = WaitSet(self.participant)
+            self._discovered_publishers = BuiltinDataReader(
+                self.participant, BuiltinTopicDcpsPublication
+            )
+            self._discovered_subscriptions = BuiltinDataReader(
+                self.participant, BuiltinTopicDcpsSubscription
+            )
+        except DDSException as error:
+            raise MiddlewareError(
+                f"cannot join DDS domain {number}; check CYCLONEDDS_URI "
+                f"({printable(os.environ.get('CYCLONEDDS_URI') or 'not set')})"
+            ) from error
+
+    def close(self) -> None:
+        """Leave the domain; all publishers and subscriptions must be closed before."""
+        self._topics.clear()
+        # DDS entities are deleted with their last reference, children before parents.
+        del self._discovered_publishers, self._discovered_subscriptions
+        del self.waitset, self.publisher, self.subscriber, self.participant
+
+    def topic(self, name: str, msgtype: str) -> Topic[Any]:
+        """The DDS topic of a name on the wire, such as `rt/image`.
+
+        Raises:
+            MiddlewareError: the type is not known, or the topic cannot be created.
+        """
+        key = (name, msgtype)
+        if key not in self._topics:
+            try:
+                self._topics[key] = Topic(self.participant, name, dds_type(msgtype))
+            except DDSException as error:
+                raise MiddlewareError(
+                    f"cannot create topic {name} of type {msgtype}: {printable(error)}"
+                ) from error
+        return self._topics[key]
+
+    def ros_topic(self, name: str, msgtype: str) -> Topic[Any]:
+        """The DDS topic of a ROS topic's full name; raises as `topic` does."""
+        return self.topic(f"rt{name}", msgtype)
+
+    def publishers_of(self, topic: str) -> list[Endpoint]:
+        """Publishers of a topic in the domain, as far as discovered."""
+        return [e for e in _endpoints(self._discovered_publishers) if e.topic == topic]
+
+    def subscriptions_of(self, topic: str) -> list[Endpoint]:
+        """Subscriptions to a topic in the domain, as far as discovered."""
+        return [e for e in _endpoints(self._discovered_subscriptions) if e.topic == topic]
+
+    def published_topics(self) -> dict[str, str]:
+        """Names and types of the topics that have publishers in the domain."""
+        return {e.topic: e.msgtype for e in _endpoints(self._discovered_publishers)}
+
+
+def domain_from_environment() -> int:
+    """The domain of `ROS_DOMAIN_ID`, 0 if that is not set.
+
+    Raises:
+        ParameterError: it is not a valid domain.
+    """
+    text = os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
+    if not text.isdecimal() or int(text) > MAX_DOMAIN:
+        raise ParameterError(f"ROS_DOMAIN_ID must be 0 to {MAX_DOMAIN}, got {printable(text)}")
+    return int(text)
+
+
+_configured: dict[int, Domain] = {}
+"""Domains of this process; a domain is shut down with the last reference to it."""
+
+
+def _configure(number: int) -> None:
+    """Configure a domain in this process, unless that has been done already."""
+    if number in _configured:
+        return
+    users = os.environ.get("CYCLONEDDS_URI", "")
+    try:
+        _configured[number] = Domain(number, f"{LARGE_MESSAGES},{users}".rstrip(","))
+    except DDSException as error:
+        if error.code != DDSException.DDS_RETCODE_PRECONDITION_NOT_MET:
+            raise
+
+
+def _endpoints(reader: BuiltinDataReader) -> list[Endpoint]:
+    found = []
+    alive = ReadCondition(reader, SampleState.Any | ViewState.Any | InstanceState.Alive)
+    for sample in reader.read(N=_MAX_ENDPOINTS, condition=alive):
+        if sample.topic_name is None or not sample.topic_name.startswith("rt/"):
+            continue
+        msgtype = message_type(sample.type_name)
+        if msgtype is not None:
+            found.append(Endpoint(sample.topic_name[2:], msgtype, sample.qos))
+    return found

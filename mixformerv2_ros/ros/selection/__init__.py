@@ -1,1 +1,0 @@
-"""Drawing a box: the logic, and a Tk window."""

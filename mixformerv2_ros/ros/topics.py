@@ -1,0 +1,69 @@
+"""Topics of the nodes: names, which can be remapped, and message types."""
+
+from __future__ import annotations
+
+IMAGE = "image"
+COMPRESSED_IMAGE = "image/compressed"
+
+IMAGES = {
+    "raw": (IMAGE, "sensor_msgs/msg/Image"),
+    "compressed": (COMPRESSED_IMAGE, "sensor_msgs/msg/CompressedImage"),
+}
+"""Topic and type of the images by the parameter `image_transport`."""
+
+IMAGE_TYPES = tuple(msgtype for _, msgtype in IMAGES.values())
+
+INIT_BOX = "init_box"
+INIT_DETECTION = "init_detection"
+INIT_ROI = "init_roi"
+
+INITS = {
+    INIT_BOX: "mixformerv2_ros/msg/InitBox",
+    INIT_DETECTION: "vision_msgs/msg/Detection2D",
+    INIT_ROI: "sensor_msgs/msg/RegionOfInterest",
+}
+"""Topics of init boxes and their types."""
+
+TRACK = "track"
+DETECTIONS = "detections"
+DEBUG_IMAGE = "debug_image"
+DIAGNOSTICS = "/diagnostics"
+
+OUTPUTS = {
+    TRACK: "mixformerv2_ros/msg/Track",
+    DETECTIONS: "vision_msgs/msg/Detection2DArray",
+    DEBUG_IMAGE: "sensor_msgs/msg/Image",
+    DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
+}
+"""Topics that the tracker node publishes and their types."""
+
+CAMERA_INFO = ("camera_info", "sensor_msgs/msg/CameraInfo")
+DEPTH_IMAGE = ("depth", "sensor_msgs/msg/Image")
+POINTS = ("points", "sensor_msgs/msg/PointCloud2")
+
+TARGET_POSE = "target_pose"
+TARGET_POSE_WITH_COVARIANCE = "target_pose_with_covariance"
+GOAL_UPDATE = "goal_update"
+BEARING = "bearing"
+BEARING_ANGLES = "bearing_angles"
+TF = "/tf"
+
+POSE_OUTPUTS = {
+    TARGET_POSE: "geometry_msgs/msg/PoseStamped",
+    TARGET_POSE_WITH_COVARIANCE: "geometry_msgs/msg/PoseWithCovarianceStamped",
+    GOAL_UPDATE: "geometry_msgs/msg/PoseStamped",
+    BEARING: "geometry_msgs/msg/Vector3Stamped",
+    BEARING_ANGLES: "geometry_msgs/msg/Vector3Stamped",
+    TF: "tf2_msgs/msg/TFMessage",
+}
+"""Topics that the target pose node publishes and their types, all reliable.
+
+- `target_pose`: for Nav2's FollowObject and for servoing, in `target_frame` or the camera's frame.
+- `target_pose_with_covariance`: the same with its covariance.
+- `goal_update`: for the GoalUpdater of Nav2's behaviour trees; on the ground of `target_frame`.
+- `bearing`: unit ray in the optical frame (x right, y down, z forward).
+- `bearing_angles`: x azimuth to the right, y elevation upwards, in radians; z is 0.
+- `/tf`: the frame `tf_frame`, where one is set.
+
+Nothing is published while the target is lost.
+"""
