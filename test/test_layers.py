@@ -24,7 +24,7 @@ FORBIDDEN = {
     ("layers", "cli"): "from mixformerv2_ros import lab",
     ("layers", "ros"): "def report():\n    from mixformerv2_ros.lab import reports",
     ("ros", "ros/pose"): "import mixformerv2_ros.ros.live.middleware",
-    ("ros", "ros/rclpy"): "import mixformerv2_ros.ros.cyclonedds.qos",
+    ("ros", "ros/rclpy"): "import mixformerv2_ros.ros.cyclonedds.qos_profiles",
     ("lab", "lab/datasets"): "import mixformerv2_ros.lab.training",
     ("torch", "tracking"): "import torch",
     ("middleware", "ros/live"): "import rclpy",
