@@ -26,7 +26,7 @@ class BundleError(MixFormerError, ValueError):
 
 
 class EngineError(MixFormerError, RuntimeError):
-    """An inference engine that is not installed or cannot run the bundle."""
+    """An inference engine that is not installed, cannot run the bundle, or failed while running."""
 
 
 class SourceError(MixFormerError, ValueError):

@@ -8,10 +8,13 @@ import sys
 import numpy as np
 import pytest
 from formula_bundle import make_bundle
+from nodes import Node, frame_stamp, image, init_box
+from recordings import red_box
 
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import BundleError, EngineError
 from mixformerv2_ros.model.bundle import WEIGHTS
+from mixformerv2_ros.ros.messages import stamp_ns
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -86,6 +89,57 @@ def test_boxes_are_the_means_of_the_edges(engines):
         left, top, right, bottom = prediction.edges[0] @ (np.arange(spec.bins) / spec.bins)
         expected = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         np.testing.assert_allclose(prediction.boxes[0], expected, atol=1e-5)
+
+
+def test_a_failure_while_running_is_an_engine_error_in_one_line(engines):
+    """Crops and templates of another size, which neither library accepts."""
+    rng = np.random.default_rng(5)
+    spec = engines[0].spec
+    t, s = spec.template_size, spec.search_size
+    search, templates = crops(rng, 1, s, s), crops(rng, 2, t, t)
+    for engine in engines:
+        memory = engine.encode_templates(templates)
+        for fail in (
+            lambda engine=engine: engine.encode_templates(templates[:, :-16]),
+            lambda engine=engine, memory=memory: engine.search(search[:, :, :-16], [memory]),
+            lambda engine=engine, memory=memory: engine.search(search[..., :2], [memory]),
+        ):
+            with pytest.raises(EngineError) as caught:
+                fail()
+            assert str(caught.value).startswith(f"{engine.name} failed: ")
+            assert "\n" not in str(caught.value)
+            assert not isinstance(caught.value.__cause__, EngineError)
+            assert type(caught.value.__cause__).__module__ != "mixformerv2_ros.errors"
+        assert engine.search(search, [memory]).scores.shape == (1,)
+
+
+def test_the_node_goes_on_when_its_engine_fails(engines):
+    """A real session that refuses two of five frames, for their shape."""
+
+    class Wrong:
+        broken = False
+
+        def __init__(self, engine):
+            self.spec, self.name = engine.spec, engine.name
+            self.engine, self.encode_templates = engine, engine.encode_templates
+
+        def search(self, crops, memories):
+            return self.engine.search(crops[:, :-16] if self.broken else crops, memories)
+
+    for engine in engines:
+        wrong = Wrong(engine)
+        with Node(wrong) as node:
+            node.tracker.receive_init(init_box(red_box(0)))
+            node.feed(image(0), image(1))
+            wrong.broken = True
+            node.feed(image(2), image(3))
+            wrong.broken = False
+            node.feed(image(4))
+            assert node.tracker.failure is None
+            assert [stamp_ns(m) for m in node.desk.tracks] == [frame_stamp(i) for i in (0, 1, 4)]
+            assert node.counts.failed == 2
+            (line,) = [text for text in node.desk.texts if "failed" in text]
+            assert line.startswith(f"{engine.name} failed: ")
 
 
 def test_export_reports_a_small_difference(exported):

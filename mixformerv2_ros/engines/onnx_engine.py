@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from mixformerv2_ros.engines.failures import engine_errors
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, verify_weights
 from mixformerv2_ros.model.engine import Prediction, search_separately
@@ -73,11 +74,13 @@ class OnnxEngine:
         """`onnxruntime/cpu` or `onnxruntime/cuda`."""
         return f"onnxruntime/{self._device}"
 
+    @engine_errors
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> OnnxMemory:
         """Encode (1 + n, T, T, 3) uint8 RGB templates."""
         keys, values = self._encoder.run(None, {"templates": templates[None]})
         return keys, values
 
+    @engine_errors
     def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[OnnxMemory]) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         if len({keys.shape for keys, _ in memories}) > 1:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mixformerv2_ros.engines.failures import engine_errors
 from mixformerv2_ros.model.engine import Prediction, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.model import MixFormerV2, Output, normalize
@@ -33,11 +34,13 @@ class TorchEngine:
         """`torch/cpu` or `torch/cuda:0`."""
         return f"torch/{self.device}"
 
+    @engine_errors
     @torch.inference_mode()
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> TorchMemory:
         """Encode (1 + n, T, T, 3) uint8 RGB templates."""
         return self.model.encode_templates(self._load(templates)[None])
 
+    @engine_errors
     @torch.inference_mode()
     def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[TorchMemory]) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
@@ -46,6 +49,7 @@ class TorchEngine:
         keys, values = memories[0] if len(memories) == 1 else _join(memories)
         return self._predict(self.model.search(self._load(crops), keys, values))
 
+    @engine_errors
     @torch.inference_mode()
     def joint(self, templates: npt.NDArray[np.uint8], crop: npt.NDArray[np.uint8]) -> Prediction:
         """The same without a cache: all templates (1 + n, T, T, 3) and one crop in one pass."""

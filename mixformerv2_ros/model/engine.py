@@ -54,6 +54,9 @@ class Engine(Protocol):
 
         Args:
             templates: (1 + n, T, T, 3) uint8 RGB: the initial template, then n >= 1 online ones.
+
+        Raises:
+            EngineError: the engine failed; it may work the next time.
         """
 
     def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
@@ -62,6 +65,9 @@ class Engine(Protocol):
         Args:
             crops: (B, S, S, 3) uint8 RGB.
             memories: B results of `encode_templates`.
+
+        Raises:
+            EngineError: the engine failed; it may work the next time.
         """
 
 
