@@ -22,8 +22,8 @@ from mixformerv2_ros.ros.parameters import (
     add_parameter_arguments,
     check_values,
     markdown_table,
-    settings_from_arguments,
     tracker_settings,
+    values_from_arguments,
 )
 from mixformerv2_ros.ros.topics import OUTPUTS, POSE_OUTPUTS
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -80,19 +80,19 @@ def parse(*words):
 
 def test_options_become_settings():
     args = parse("--template-update-interval", "7", "--lost-duration", "2")
-    settings = settings_from_arguments(args, BUNDLE)
+    settings = tracker_settings(values_from_arguments(args), BUNDLE)
     assert (settings.update_interval, settings.lost_duration) == (7, 2.0)
 
 
 @pytest.mark.parametrize("text", ["x", "1e9", "-1", "", "nan"])
 def test_options_out_of_range_are_refused(text):
     with pytest.raises(ParameterError, match=r"template_update\.interval must be"):
-        settings_from_arguments(parse("--template-update-interval=" + text), BUNDLE)
+        values_from_arguments(parse("--template-update-interval=" + text))
 
 
 def test_a_number_out_of_range_is_told_the_range():
     with pytest.raises(ParameterError, match=re.escape("num_threads must be 0 to 256, got -1")):
-        settings_from_arguments(parse("--num-threads=-1"), BUNDLE)
+        values_from_arguments(parse("--num-threads=-1"))
 
 
 def test_every_parameter_says_what_it_is():
@@ -101,12 +101,11 @@ def test_every_parameter_says_what_it_is():
         parameter.check(parameter.default)
 
 
-def test_the_readme_shows_this_table():
-    readme = Path(__file__).resolve().parents[1] / "README.md"
-    assert markdown_table() in readme.read_text("utf-8")
+def test_the_documentation_shows_these_tables():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "parameters.md").read_text("utf-8")
     added = [p for p in NODE_PARAMETERS if p not in PARAMETERS]
-    for table in (added, POSE_PARAMETERS):
-        assert markdown_table(table) in readme.read_text("utf-8")
+    for table in (PARAMETERS, added, POSE_PARAMETERS):
+        assert markdown_table(table) in page
 
 
 def test_viewers_show_topics_that_there_are():

@@ -299,7 +299,7 @@ def test_parameters_say_what_the_table_says(peer: Peer, tracker: Tracker) -> Non
         ({"lost.score_threshold": 3.0}, "1.0"),
         ({"lost.score_threshold": 0.9}, "must not exceed uncertain.score_threshold"),
         ({"image_qos": "best"}, "image_qos"),
-        ({"model": "/elsewhere"}, "cannot be changed while the node runs"),
+        ({"model": "/elsewhere"}, "cannot be changed at runtime"),
         ({"template_update.interval": 0}, "1"),
         ({"lost.score_threshold": 0.3, "uncertain.score_threshold": 0.25}, "must not exceed"),
         ({"lost.score_threshold": 0.5, "uncertain.score_threshold": 0.6}, ""),

@@ -641,9 +641,9 @@ def test_parameters_change_while_it_runs() -> None:
     node.receive_track(track_message(TYPES, track(BOX, state=State.UNCERTAIN)))
     assert len(desk.published[TARGET_POSE]) == 1
     for changes, words in (
-        ({"source": "cloud"}, "source cannot be changed while the node runs"),
+        ({"source": "cloud"}, "source cannot be changed at runtime"),
         ({"range.region": 2.0}, "range.region must be 0.05 to 1, got 2"),
-        ({"tf_frame": "x", "target_frame": "x"}, "tf_frame must not be target_frame, got 'x'"),
+        ({"tf_frame": "x", "target_frame": "x"}, "tf_frame must differ from target_frame, got 'x'"),
         ({"publish_uncertain": 1}, "publish_uncertain must be bool, got 1"),
     ):
         with pytest.raises(ParameterError, match=words):
@@ -652,7 +652,7 @@ def test_parameters_change_while_it_runs() -> None:
 
 
 def test_a_source_needs_what_it_measures_with() -> None:
-    with pytest.raises(ParameterError, match="target_width must be above 0 for source width"):
+    with pytest.raises(ParameterError, match="source width requires a target_width above 0"):
         check_values({"source": "width"}, POSE_PARAMETERS)
     desk = Desk()
     fed(desk, source="width", target_width=0.5)

@@ -93,7 +93,7 @@ def diagnostics_message(types: Types, status: Status, now_ns: int) -> Any:
     """
     cls = _class(types, "diagnostic_msgs/msg/DiagnosticStatus")
     values = [
-        _make(types, "diagnostic_msgs/msg/KeyValue", key=key, value=value)
+        make_message(types, "diagnostic_msgs/msg/KeyValue", key=key, value=value)
         for key, value in status.values.items()
     ]
     report = cls(
@@ -104,7 +104,7 @@ def diagnostics_message(types: Types, status: Status, now_ns: int) -> Any:
         hardware_id=status.hardware_id,
         values=values,
     )
-    return _make(
+    return make_message(
         types,
         "diagnostic_msgs/msg/DiagnosticArray",
         header=header_message(types, now_ns, ""),
@@ -121,7 +121,7 @@ def track_message(types: Types, track: Track, latency_ns: int = 0) -> Any:
         latency_ns: Nanoseconds from the image's arrival to this message; 0 in a replay, so that
             a replay gives the same bytes every time.
     """
-    return _make(
+    return make_message(
         types,
         "mixformerv2_ros/msg/Track",
         header=header_message(types, track.stamp_ns, track.frame_id),
@@ -150,7 +150,7 @@ def detections_message(types: Types, tracks: Iterable[Track], stamp_ns: int, fra
         frame_id: Coordinate frame of the image.
     """
     seen = [track for track in tracks if track.state in (State.TRACKING, State.UNCERTAIN)]
-    return _make(
+    return make_message(
         types,
         "vision_msgs/msg/Detection2DArray",
         header=header_message(types, stamp_ns, frame_id),
@@ -162,7 +162,7 @@ def image_message(
     types: Types, image: npt.NDArray[np.uint8], encoding: str, stamp_ns: int, frame_id: str
 ) -> Any:
     """Make a `sensor_msgs/msg/Image` from a contiguous HxW or HxWxC uint8 array."""
-    return _make(
+    return make_message(
         types,
         "sensor_msgs/msg/Image",
         header=header_message(types, stamp_ns, frame_id),
@@ -179,7 +179,7 @@ def compressed_image_message(
     types: Types, data: npt.NDArray[np.uint8], format: str, stamp_ns: int, frame_id: str
 ) -> Any:
     """Make a `sensor_msgs/msg/CompressedImage` from the bytes of a JPEG or PNG file."""
-    return _make(
+    return make_message(
         types,
         "sensor_msgs/msg/CompressedImage",
         header=header_message(types, stamp_ns, frame_id),
@@ -190,8 +190,10 @@ def compressed_image_message(
 
 def header_message(types: Types, stamp_ns: int, frame_id: str) -> Any:
     """Make a `std_msgs/msg/Header`."""
-    stamp = _make(types, "builtin_interfaces/msg/Time", sec=stamp_ns // NS, nanosec=stamp_ns % NS)
-    return _make(types, "std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+    stamp = make_message(
+        types, "builtin_interfaces/msg/Time", sec=stamp_ns // NS, nanosec=stamp_ns % NS
+    )
+    return make_message(types, "std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
 
 
 def stamp_ns(message: Any) -> int:
@@ -247,7 +249,7 @@ def init_request(message: Any) -> InitRequest:
 
 def init_box_message(types: Types, box: Box, target_id: str, stamp_ns: int, frame_id: str) -> Any:
     """Make a `mixformerv2_ros/msg/InitBox` for the image of that stamp."""
-    return _make(
+    return make_message(
         types,
         "mixformerv2_ros/msg/InitBox",
         header=header_message(types, stamp_ns, frame_id),
@@ -281,105 +283,24 @@ def read_track(message: Any) -> Track:
     )
 
 
-def pose_message(
-    types: Types, position: Floats, orientation: Floats, stamp_ns: int, frame_id: str
-) -> Any:
-    """Make a `geometry_msgs/msg/PoseStamped` from (3,) metres and a quaternion (4,) x, y, z, w."""
-    return _make(
-        types,
-        "geometry_msgs/msg/PoseStamped",
-        header=header_message(types, stamp_ns, frame_id),
-        pose=_pose(types, position, orientation),
-    )
+def make_message(types: Types, name: str, **fields: Any) -> Any:
+    """Make a message of a name such as `std_msgs/msg/Header`."""
+    return _class(types, name)(**fields)
 
 
-def pose_with_covariance_message(
-    types: Types,
-    position: Floats,
-    orientation: Floats,
-    covariance: Floats,
-    stamp_ns: int,
-    frame_id: str,
-) -> Any:
-    """Make a `geometry_msgs/msg/PoseWithCovarianceStamped`; the covariance is (6, 6)."""
-    return _make(
-        types,
-        "geometry_msgs/msg/PoseWithCovarianceStamped",
-        header=header_message(types, stamp_ns, frame_id),
-        pose=_make(
-            types,
-            "geometry_msgs/msg/PoseWithCovariance",
-            pose=_pose(types, position, orientation),
-            covariance=covariance.reshape(-1),
-        ),
-    )
-
-
-def vector_message(types: Types, vector: Floats, stamp_ns: int, frame_id: str) -> Any:
-    """Make a `geometry_msgs/msg/Vector3Stamped` from (3,) numbers."""
-    return _make(
-        types,
-        "geometry_msgs/msg/Vector3Stamped",
-        header=header_message(types, stamp_ns, frame_id),
-        vector=_named(types, "geometry_msgs/msg/Vector3", "xyz", vector),
-    )
-
-
-def tf_message(
-    types: Types,
-    position: Floats,
-    orientation: Floats,
-    stamp_ns: int,
-    frame_id: str,
-    child_frame_id: str,
-) -> Any:
-    """Make a `tf2_msgs/msg/TFMessage` with the one transform that puts a child into a frame."""
-    transform = _make(
-        types,
-        "geometry_msgs/msg/Transform",
-        translation=_named(types, "geometry_msgs/msg/Vector3", "xyz", position),
-        rotation=_named(types, "geometry_msgs/msg/Quaternion", "xyzw", orientation),
-    )
-    stamped = _make(
-        types,
-        "geometry_msgs/msg/TransformStamped",
-        header=header_message(types, stamp_ns, frame_id),
-        child_frame_id=child_frame_id,
-        transform=transform,
-    )
-    return _make(types, "tf2_msgs/msg/TFMessage", transforms=[stamped])
-
-
-def _pose(types: Types, position: Floats, orientation: Floats) -> Any:
-    return _make(
+def make_pose(types: Types, position: Floats, orientation: Floats) -> Any:
+    """Make a `geometry_msgs/msg/Pose` from (3,) metres and a quaternion (4,) x, y, z, w."""
+    return make_message(
         types,
         "geometry_msgs/msg/Pose",
-        position=_named(types, "geometry_msgs/msg/Point", "xyz", position),
-        orientation=_named(types, "geometry_msgs/msg/Quaternion", "xyzw", orientation),
+        position=make_tuple(types, "geometry_msgs/msg/Point", "xyz", position),
+        orientation=make_tuple(types, "geometry_msgs/msg/Quaternion", "xyzw", orientation),
     )
 
 
-def _named(types: Types, name: str, fields: str, values: Floats) -> Any:
-    """A message whose fields are single letters with numbers."""
-    return _make(types, name, **dict(zip(fields, map(float, values), strict=True)))
-
-
-def transform_matrix(transform: Any) -> npt.NDArray[np.float64]:
-    """(4, 4) matrix of a `geometry_msgs/msg/Transform`; its quaternion need not be normal."""
-    q, t = transform.rotation, transform.translation
-    x, y, z, w = np.array([q.x, q.y, q.z, q.w]) / np.linalg.norm([q.x, q.y, q.z, q.w])
-    matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = t.x, t.y, t.z
-    return matrix
-
-
-def _make(types: Types, name: str, **fields: Any) -> Any:
-    return _class(types, name)(**fields)
+def make_tuple(types: Types, name: str, fields: str, values: Floats) -> Any:
+    """Make a message of numbers such as `geometry_msgs/msg/Point`; `fields` as in `xyz`."""
+    return make_message(types, name, **dict(zip(fields, map(float, values), strict=True)))
 
 
 def _class(types: Types, name: str) -> Any:
@@ -389,14 +310,16 @@ def _class(types: Types, name: str) -> Any:
 def _duration(types: Types, nanoseconds: int) -> Any:
     # Stamps may be decades apart, which the message cannot say.
     seconds = min(max(nanoseconds // NS, -(2**31)), 2**31 - 1)
-    return _make(types, "builtin_interfaces/msg/Duration", sec=seconds, nanosec=nanoseconds % NS)
+    return make_message(
+        types, "builtin_interfaces/msg/Duration", sec=seconds, nanosec=nanoseconds % NS
+    )
 
 
 def _bounding_box(types: Types, box: Box) -> Any:
     x, y = box.center
-    position = _make(types, "vision_msgs/msg/Point2D", x=float(x), y=float(y))
-    center = _make(types, "vision_msgs/msg/Pose2D", position=position, theta=0.0)
-    return _make(
+    position = make_message(types, "vision_msgs/msg/Point2D", x=float(x), y=float(y))
+    center = make_message(types, "vision_msgs/msg/Pose2D", position=position, theta=0.0)
+    return make_message(
         types,
         "vision_msgs/msg/BoundingBox2D",
         center=center,
@@ -411,19 +334,21 @@ def _detection(types: Types, track: Track) -> Any:
     covariance[0] = (left**2 + right**2) / 4
     covariance[7] = (top**2 + bottom**2) / 4
     x, y = track.box.center
-    pose = _pose(types, np.array([x, y, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]))
-    result = _make(
+    pose = make_pose(types, np.array([x, y, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]))
+    result = make_message(
         types,
         "vision_msgs/msg/ObjectHypothesisWithPose",
-        hypothesis=_make(
+        hypothesis=make_message(
             types,
             "vision_msgs/msg/ObjectHypothesis",
             class_id=CLASS_ID,
             score=float(track.confidence),
         ),
-        pose=_make(types, "geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=covariance),
+        pose=make_message(
+            types, "geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=covariance
+        ),
     )
-    return _make(
+    return make_message(
         types,
         "vision_msgs/msg/Detection2D",
         header=header_message(types, track.stamp_ns, track.frame_id),

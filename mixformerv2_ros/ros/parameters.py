@@ -1,7 +1,7 @@
-"""Every parameter that users can set: name, type, default, range, text, live or fixed.
+"""All parameters: name, type, default, range, description, changeable at runtime or not.
 
-One table. Command-line options, the YAML files in `config/`, the README's table and validation come
-from it.
+Command-line options, the YAML files in `config/`, the tables in `docs/parameters.md` and the
+validation are derived from these tables.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Parameter:
 
     Attributes:
         name: Name as in the YAML files; dots separate groups.
-        default: Value where nothing else is said; its type is the parameter's type.
-        text: One line for people.
+        default: Default value; its type is the parameter's type.
+        text: Description, one line.
         unit: Unit, empty where there is none.
-        low, high: Permitted range of a number, both ends included.
-        choices: Permitted values of a text; empty for any.
-        live: Whether it can be changed while the tracker runs.
+        low, high: Range of a number, both ends included.
+        choices: Values of a string; empty for any.
+        live: Whether it can be changed at runtime.
         setting: Field of `TrackerSettings` that it sets; empty for parameters of the engine.
     """
 
@@ -53,7 +53,7 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """The permitted values in words; empty where all are."""
+        """The permitted values as text; empty where all are."""
         if self.choices:
             return " | ".join(self.choices)
         if isinstance(self.default, bool):
@@ -101,65 +101,66 @@ _TRUTH = {"true": True, "false": False}
 _S = TrackerSettings()
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter("model", "", "folder of a model bundle; empty for the one in the package"),
-    Parameter("engine", "auto", "library that runs the network", choices=ENGINES),
-    Parameter("device", "cpu", "where the network runs", choices=("cpu", "cuda")),
+    Parameter("model", "", "folder of the model bundle; empty: the bundle of the package"),
+    Parameter("engine", "auto", "inference library", choices=ENGINES),
+    Parameter("device", "cpu", "device that runs the network", choices=("cpu", "cuda")),
     Parameter(
-        "num_threads", 0, "threads of one network run; 0 leaves the choice to the engine",
+        "num_threads", 0, "threads per network run; 0: chosen by the inference library",
         low=0, high=256,
     ),
     Parameter(
         "search_factor", 0.0,
-        "side of the search region over the target's size, sqrt(w*h); 0 takes the model's own",
+        "side of the search region, as a multiple of the target size sqrt(w*h); 0: as in bundle",
         low=0, high=10, live=True, setting="search_factor",
     ),
     Parameter(
         "template_factor", 0.0,
-        "side of a template over the target's size, sqrt(w*h); 0 takes the model's own",
+        "side of the template region, as a multiple of the target size sqrt(w*h); 0: as in bundle",
         low=0, high=10, live=True, setting="template_factor",
     ),
     Parameter(
         "template_update.interval", _S.update_interval,
-        "frames between two changes of the online template",
+        "frames between two updates of the online template",
         unit="frames", low=1, high=1_000_000, live=True, setting="update_interval",
     ),
     Parameter(
         "template_update.period", _S.update_period,
-        "image time between two changes of the online template; 0 counts frames instead",
+        "image time between two updates of the online template; 0: interval applies instead",
         unit="s", low=0, high=3600, live=True, setting="update_period",
     ),
     Parameter(
         "template_update.score_threshold", _S.update_score_threshold,
-        "only a frame with more confidence than this can become the online template",
+        "confidence above which a frame may become the online template",
         low=0, high=1, live=True, setting="update_score_threshold",
     ),
     Parameter(
         "template_update.max_score_decay", _S.max_score_decay,
-        "factor per frame on the best candidate's score, so that newer frames win; 1 is off",
+        "decay of the best candidate's score per frame, in favour of newer frames; 1: no decay",
         low=0, high=1, live=True, setting="max_score_decay",
     ),
     Parameter(
-        "template_update.online_size", _S.online_size, "online templates kept, replaced in turn",
+        "template_update.online_size", _S.online_size,
+        "number of online templates, replaced in turn",
         low=1, high=8, live=True, setting="online_size",
     ),
     Parameter(
         "uncertain.score_threshold", _S.uncertain_threshold,
-        "below this confidence the target is UNCERTAIN and templates stay as they are",
+        "confidence below which the target is UNCERTAIN and templates are not updated",
         low=0, high=1, live=True, setting="uncertain_threshold",
     ),
     Parameter(
         "uncertain.duration", _S.uncertain_duration,
-        "how long the confidence must stay below before the target is UNCERTAIN",
+        "time that the confidence must stay below that threshold before the target is UNCERTAIN",
         unit="s", low=0, high=3600, live=True, setting="uncertain_duration",
     ),
     Parameter(
         "lost.score_threshold", _S.lost_threshold,
-        "below this confidence the target counts as gone",
+        "confidence below which the target is lost",
         low=0, high=1, live=True, setting="lost_threshold",
     ),
     Parameter(
         "lost.duration", _S.lost_duration,
-        "how long the confidence must stay below before the target is LOST",
+        "time that the confidence must stay below that threshold before the target is LOST",
         unit="s", low=0, high=3600, live=True, setting="lost_duration",
     ),
 )  # fmt: skip
@@ -170,16 +171,16 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
     *PARAMETERS,
     Parameter(
         "image_transport", "raw",
-        "subscribe to sensor_msgs/Image on image, or to CompressedImage on image/compressed",
+        "raw: sensor_msgs/Image on image; compressed: CompressedImage on image/compressed",
         choices=("raw", "compressed"),
     ),
     Parameter(
         "image_qos", "auto",
-        "quality of service of the image subscription; auto is reliable if all publishers are",
+        "QoS of the image subscription; auto: reliable if all publishers are, else best effort",
         choices=("auto", "sensor_data", "reliable"),
     ),
     Parameter(
-        "image_timeout", 2.0, "the camera counts as stopped after so long without an image",
+        "image_timeout", 2.0, "time without an image after which the camera is reported as stalled",
         unit="s", low=0.1, high=3600,
     ),
     Parameter(
@@ -199,11 +200,11 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         low=1, high=10_000,
     ),
     Parameter(
-        "max_targets", 4, "targets followed at the same time; a box for one more is refused",
+        "max_targets", 4, "maximum number of targets; further init boxes are rejected",
         low=1, high=64,
     ),
     Parameter(
-        "diagnostics.period", 1.0, "time between two messages on /diagnostics",
+        "diagnostics.period", 1.0, "period of /diagnostics",
         unit="s", low=0.1, high=3600,
     ),
 )  # fmt: skip
@@ -212,65 +213,67 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
 POSE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "source", "depth",
-        "where the distance comes from: a registered depth image, an organised point cloud, "
-        "target_width, or nowhere (bearing only)",
+        "source of the distance: registered depth image, organised point cloud, known target "
+        "width, or none (bearing only)",
         choices=("depth", "cloud", "width", "bearing"),
     ),
     Parameter(
         "rectified", False,
-        "the images that are tracked in are rectified: the projection matrix of camera_info holds",
+        "whether the tracked images are rectified; true: use p of camera_info, false: k and d",
     ),
     Parameter(
         "range_qos", "auto",
-        "quality of service of the depth subscription; auto is reliable if all publishers are",
+        "QoS of the depth subscription; auto: reliable if all publishers are, else best effort",
         choices=("auto", "sensor_data", "reliable"),
     ),
     Parameter(
-        "target_id", "", "target to locate; empty for the one whose track comes first", live=True,
-    ),
-    Parameter(
-        "publish_uncertain", False, "give poses while the target is UNCERTAIN too", live=True,
-    ),
-    Parameter(
-        "target_frame", "",
-        "frame of the poses, such as map or odom, with z upwards; empty for the camera's, "
-        "where there is no goal_update",
+        "target_id", "", "target to publish poses of; empty: that of the first track received",
         live=True,
     ),
     Parameter(
-        "tf_frame", "", "frame at the target that is broadcast on /tf; empty for none", live=True,
+        "publish_uncertain", False, "publish poses while the target is UNCERTAIN, too", live=True,
     ),
     Parameter(
-        "target_width", 0.0, "width of the target; needed by the source width",
+        "target_frame", "",
+        "tf frame of the poses, with z up, such as map or odom; empty: the camera's frame, without "
+        "goal_update",
+        live=True,
+    ),
+    Parameter(
+        "tf_frame", "", "child frame of the transform published on /tf; empty: none", live=True,
+    ),
+    Parameter(
+        "target_width", 0.0, "width of the target; required by source width",
         unit="m", low=0, high=1000, live=True,
     ),
     Parameter(
-        "target_width_deviation", 0.0, "standard deviation of the target's width",
+        "target_width_deviation", 0.0, "standard deviation of target_width",
         unit="m", low=0, high=1000, live=True,
     ),
     Parameter(
         "range.region", 0.5,
-        "sides of the middle part of the box that is measured in, over its own",
+        "size of the central depth-sampling region, as a fraction of the box",
         low=0.05, high=1, live=True,
     ),
     Parameter(
-        "range.min_share", 0.3, "smallest share of pixels there that have a distance",
+        "range.min_share", 0.3, "minimum fraction of valid depth pixels in that region",
         low=0, high=1, live=True,
     ),
     Parameter(
-        "range.deviation", 0.01, "smallest standard deviation of a measured distance",
+        "range.deviation", 0.01, "minimum standard deviation of a measured distance",
         unit="m", low=0, high=1000, live=True,
     ),
     Parameter(
-        "range.tolerance", 0.05, "most time between an image and the distances measured in it",
+        "range.tolerance", 0.05,
+        "maximum time difference between an image and its depth image or point cloud",
         unit="s", low=0, high=10, live=True,
     ),
     Parameter(
-        "buffer.duration", 2.0, "depth images or clouds older than this are not kept",
+        "buffer.duration", 2.0, "maximum age of the buffered depth images or point clouds",
         unit="s", low=0, high=600,
     ),
     Parameter(
-        "buffer.megabytes", 128, "most memory that they may take",
+        "buffer.megabytes", 128, "maximum memory of the buffered depth images or point clouds",
         unit="MB", low=1, high=65_536,
     ),
 )  # fmt: skip
@@ -278,7 +281,9 @@ POSE_PARAMETERS: tuple[Parameter, ...] = (
 
 
 AUTOSTART = Parameter(
-    "autostart", True, "configure and activate the node at once; rclpy only, as is the lifecycle"
+    "autostart",
+    True,
+    "configure and activate at start; false: transitions are left to a lifecycle manager (rclpy)",
 )
 
 
@@ -289,15 +294,17 @@ def check_values(
 
     Args:
         values: Values by name.
-        parameters: The parameters that there are.
+        parameters: The parameters of the node.
 
     Raises:
-        ParameterError: an unknown name, a wrong value, or values that contradict each other.
+        ParameterError: an unknown name, a wrong value, or inconsistent values.
     """
     known = [parameter.name for parameter in parameters]
     for name in values:
         if name not in known:
-            raise ParameterError(f"unknown parameter {name!r}; known are {', '.join(known)}")
+            raise ParameterError(
+                f"unknown parameter {name!r}; known parameters: {', '.join(known)}"
+            )
     checked = {p.name: p.check(values.get(p.name, p.default)) for p in parameters}
     _check_together(checked)
     return checked
@@ -314,7 +321,7 @@ def check_changes(
     Args:
         values: The values in force.
         changes: New values by name.
-        parameters: The parameters that there are.
+        parameters: The parameters of the node.
         running: Whether parameters that are not live must stay as they are.
 
     Raises:
@@ -323,26 +330,26 @@ def check_changes(
     for parameter in parameters:
         name = parameter.name
         if running and not parameter.live and changes.get(name, values[name]) != values[name]:
-            raise ParameterError(f"{name} cannot be changed while the node runs")
+            raise ParameterError(f"{name} cannot be changed at runtime")
     return check_values({**values, **changes}, parameters)
 
 
 def _check_together(values: Mapping[str, Any]) -> None:
-    """Refuse values that contradict each other, as far as they are there."""
+    """Check values that depend on each other, as far as they are given."""
     lost, uncertain = values.get("lost.score_threshold", 0.0), "uncertain.score_threshold"
     if lost > values.get(uncertain, 1.0):
         raise ParameterError(
             f"lost.score_threshold must not exceed {uncertain}, got {lost} > {values[uncertain]}"
         )
     if values.get("source") == "width" and not values["target_width"]:
-        raise ParameterError("target_width must be above 0 for source width")
+        raise ParameterError("source width requires a target_width above 0, got 0")
     child = values.get("tf_frame")
     if child and child == values["target_frame"]:
-        raise ParameterError(f"tf_frame must not be target_frame, got {child!r} for both")
+        raise ParameterError(f"tf_frame must differ from target_frame, got {child!r} for both")
 
 
 def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettings:
-    """Settings of the tracker from parameter values; factors left at 0 are the model's own.
+    """Settings of the tracker from parameter values; factors left at 0 are the bundle's.
 
     Raises:
         ParameterError: see `check_values`.
@@ -381,15 +388,6 @@ def values_from_arguments(args: argparse.Namespace) -> dict[str, Value]:
     """
     given = {p: getattr(args, p.name) for p in PARAMETERS}
     return {p.name: p.parse(text) for p, text in given.items() if text is not None}
-
-
-def settings_from_arguments(args: argparse.Namespace, bundle: Bundle) -> TrackerSettings:
-    """Settings of the tracker from command-line options.
-
-    Raises:
-        ParameterError: see `check_values`.
-    """
-    return tracker_settings(values_from_arguments(args), bundle)
 
 
 @dataclass(frozen=True)
@@ -451,7 +449,7 @@ def parameter_file(
             lines.append(f"    {head}:")
         group = head
         indent = "      " if head else "    "
-        notes = [p.unit, p.range, "" if p.live else "fixed"]
+        notes = [p.unit, p.range, "" if p.live else "not at runtime"]
         extra = ", ".join(note for note in notes if note)
         lines.append(f"{indent}# {p.text}" + (f" ({extra})" if extra else ""))
         lines.append(f"{indent}{name or p.name}: {json.dumps(checked[p.name])}")
@@ -459,9 +457,9 @@ def parameter_file(
 
 
 def markdown_table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
-    """The table of parameters as it stands in README.md."""
+    """The table of parameters as in `docs/parameters.md`."""
     lines = [
-        "| parameter | default | range | unit | while running | meaning |",
+        "| parameter | default | range | unit | at runtime | description |",
         "|---|---|---|---|---|---|",
     ]
     for p in parameters:

@@ -18,11 +18,7 @@ from mixformerv2_ros.ros.live.middleware import Middleware
 from mixformerv2_ros.ros.messages import (
     NS,
     Level,
-    pose_message,
-    pose_with_covariance_message,
     read_track,
-    tf_message,
-    vector_message,
 )
 from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value, check_changes, check_values
 from mixformerv2_ros.ros.pose.camera import Bearing, Vector
@@ -34,6 +30,12 @@ from mixformerv2_ros.ros.pose.target_pose import (
     TargetPose,
     ground_goal,
     transformed,
+)
+from mixformerv2_ros.ros.pose_messages import (
+    pose_message,
+    pose_with_covariance_message,
+    tf_message,
+    vector_message,
 )
 from mixformerv2_ros.ros.topics import (
     BEARING,

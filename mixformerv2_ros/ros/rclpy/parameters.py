@@ -24,10 +24,10 @@ _LARGEST = 2**31 - 1
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
-    """What `ros2 param describe` says of a parameter."""
+    """Descriptor of a parameter, for `ros2 param describe`."""
     unit = f" ({parameter.unit})" if parameter.unit else ""
     notes = [parameter.range if parameter.choices else ""]
-    notes.append("" if parameter.live else "fixed while the node is configured")
+    notes.append("" if parameter.live else "not changeable at runtime")
     made = ParameterDescriptor(
         description=parameter.text + unit,
         additional_constraints="; ".join(note for note in notes if note),
@@ -68,29 +68,29 @@ def on_change(
     check: Callable[[Mapping[str, Any]], None],
     apply: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    """Have changes of parameters checked as a set, and applied once they are accepted.
+    """Check parameter changes as a set, and apply those that are accepted.
 
     Args:
         node: The node.
-        parameters: The parameters to look after; others are left alone.
-        check: Gets the changes; raises ParameterError, which refuses them with its message. Must
-            have no effect: somebody else may still refuse them.
+        parameters: The parameters concerned; others are ignored.
+        check: Gets the changes; raises ParameterError to reject them with its message. Must have
+            no side effect: another callback may still reject them.
         apply: Gets the accepted changes.
     """
     names = {parameter.name for parameter in parameters}
 
-    def ours(changes: list[RosParameter]) -> dict[str, Any]:
+    def own(changes: list[RosParameter]) -> dict[str, Any]:
         return {change.name: change.value for change in changes if change.name in names}
 
-    def refuse_or_not(changes: list[RosParameter]) -> SetParametersResult:
+    def validate(changes: list[RosParameter]) -> SetParametersResult:
         try:
-            check(ours(changes))
+            check(own(changes))
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if not hasattr(node, "add_post_set_parameters_callback"):  # Humble
-            apply(ours(changes))
+            apply(own(changes))
         return SetParametersResult(successful=True)
 
-    node.add_on_set_parameters_callback(refuse_or_not)
+    node.add_on_set_parameters_callback(validate)
     if hasattr(node, "add_post_set_parameters_callback"):
-        node.add_post_set_parameters_callback(lambda changes: apply(ours(changes)))
+        node.add_post_set_parameters_callback(lambda changes: apply(own(changes)))

@@ -16,8 +16,8 @@ from rclpy.time import Time
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from mixformerv2_ros.ros.live.live_target_pose import RANGE_TOPICS, LiveTargetPose
-from mixformerv2_ros.ros.messages import transform_matrix
 from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value
+from mixformerv2_ros.ros.pose_messages import transform_matrix
 from mixformerv2_ros.ros.qos import AUTO
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
