@@ -20,7 +20,7 @@ WITHOUT_LAB = LAB_SWITCH == "OFF"
 
 TORCH = ["torch>=2.6"]
 DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
-REPORT = ["bokeh>=3.4", "jinja2>=3.1"]
+REPORT = ["bokeh>=3.6", "jinja2>=3.1"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "matplotlib>=3.8", "tensorboard>=2.11"]
 TRAX = ["vot-trax>=4", "six"]
@@ -59,8 +59,8 @@ setup(
         "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
         "mixformerv2_ros.interfaces.mixformerv2_ros": ["*.msg"],
         "mixformerv2_ros.models": ["default/*"],
-        "mixformerv2_ros.lab.evaluation": ["*.txt", "*.css"],
-        "mixformerv2_ros.lab.reports": ["*.js", "*.css"],
+        "mixformerv2_ros.lab.evaluation": ["*.txt"],
+        "mixformerv2_ros.lab.reports": ["templates/*"],
     },
     install_requires=[
         "numpy>=1.26",

@@ -32,7 +32,7 @@ FAILED_BELOW = 0.1
 
 @dataclass(frozen=True, eq=False)
 class TrackerRun:
-    """What one tracker said on a set of sequences.
+    """Results of one tracker on a set of sequences.
 
     Attributes:
         label: Its name in the report.
@@ -156,16 +156,16 @@ def calibration(
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """Where a tracker was worst in one sequence.
+class FailureSegment:
+    """The longest failure of a tracker in one sequence.
 
     Attributes:
         sequence: The sequence.
         overlap: (N,) overlaps of the whole sequence, NaN where the target is absent.
-        start: First frame of the moment.
+        start: First frame of the segment.
         stop: Frame after its last.
         failed: Number of frames in it with overlap below `FAILED_BELOW`; 0 where there is none in
-            the whole sequence, and the moment is its frame with the least overlap.
+            the whole sequence, and the segment is its frame with the least overlap.
     """
 
     sequence: AnnotatedSequence
@@ -176,11 +176,11 @@ class Moment:
 
     @property
     def recovered(self) -> bool:
-        """Whether the tracker has the target again after the moment."""
+        """Whether the tracker has the target again after the segment."""
         return bool(np.any(self.overlap[self.stop :] >= FAILED_BELOW))
 
     def frames(self, count: int = 5) -> list[int]:
-        """Frames that tell the story: the last good one, the moment, and the one after it."""
+        """Frames to show: the last good one, `count - 2` of the segment, the one after it."""
         good = np.flatnonzero(self.overlap[: self.start] > 0.5)
         before = int(good[-1]) if good.size else max(self.start - 1, 0)
         after = min(self.stop, len(self.sequence) - 1)
@@ -188,28 +188,32 @@ class Moment:
         return sorted({before, *map(int, inside), after})
 
 
-def worst_moments(results: Iterable[tuple[AnnotatedSequence, Result]], count: int) -> list[Moment]:
+def failure_segments(
+    results: Iterable[tuple[AnnotatedSequence, Result]], count: int
+) -> list[FailureSegment]:
     """The longest failure of each sequence; those with most failed frames first.
 
     A failure is a run of frames with overlap below `FAILED_BELOW`; frames without target neither
     count nor end it. Sequences without one follow, by their least overlap.
     """
-    moments = [_worst(each, overlaps(result.boxes, each.boxes)) for each, result in results]
-    found = [moment for moment in moments if moment is not None]
+    segments = [_longest(each, overlaps(result.boxes, each.boxes)) for each, result in results]
+    found = [segment for segment in segments if segment is not None]
     found.sort(key=lambda each: (-each.failed, float(np.nanmin(each.overlap))))
     return found[:count]
 
 
-def _worst(sequence: AnnotatedSequence, overlap: Floats) -> Moment | None:
+def _longest(sequence: AnnotatedSequence, overlap: Floats) -> FailureSegment | None:
     seen = np.flatnonzero(~np.isnan(overlap))
     if not seen.size:
         return None
     failed = overlap[seen] < FAILED_BELOW
     if not failed.any():
         least = int(np.nanargmin(overlap))
-        return Moment(sequence, overlap, least, least + 1, 0)
+        return FailureSegment(sequence, overlap, least, least + 1, 0)
     start, stop = max(flagged_spans(failed), key=lambda span: span[1] - span[0])
-    return Moment(sequence, overlap, int(seen[start]), int(seen[stop - 1]) + 1, stop - start)
+    return FailureSegment(
+        sequence, overlap, int(seen[start]), int(seen[stop - 1]) + 1, stop - start
+    )
 
 
 def flagged_spans(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -220,7 +224,7 @@ def flagged_spans(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What our result files say about a run; nothing of it is needed."""
+    """What our result files hold about a run; all of it is optional."""
     facts: dict[str, Any] = {}
     for name in ("config.json", "summary.json"):
         try:

@@ -1,420 +1,248 @@
-"""Charts as inline SVG, styled by the page that they stand in (see `visualization/page.css`).
+"""Bokeh figures in the look of our pages.
 
-Every function returns one `<svg>` element as text. Colours are classes: `s0` .. `s7` for series,
-and names such as `hit` or `absent` for meanings, so that light, dark and printed pages each choose
-their own. Labels are escaped here; callers pass plain text.
+Colours are legible on light and on dark paper, so that a page changes between both without drawing
+its charts anew. Labels and legends are drawn or set as text by Bokeh, never as HTML.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from bokeh.models import (
+    BoxZoomTool,
+    ColumnDataSource,
+    HoverTool,
+    PanTool,
+    ResetTool,
+)
+from bokeh.models.annotations import Label, Legend, LegendItem, Span
+from bokeh.plotting import figure
+from bokeh.themes import Theme
 
-Values = npt.NDArray[np.float64]
+Values = npt.NDArray[np.floating[Any]]
 
-PALETTE = 8
-"""Number of series colours; the ninth series has the first colour again, in dots."""
+PALETTE = (
+    "#2f7fd6", "#df6427", "#10976f", "#bb5a9b", "#b98200", "#2f99c9", "#858a2c", "#7d8793",
+)  # fmt: skip
+"""Colours of series, by number; from the ninth series on they repeat."""
 
-LEFT, RIGHT, TOP, BOTTOM = 42, 12, 10, 40
+GOOD, MIDDLING, BAD = "#10976f", "#a0a8b3", "#d84a2b"
+INK = "#7d8793"
+"""Text and axes."""
+
+FONT = "system-ui, sans-serif"
+THEME = Theme(
+    json={
+        "attrs": {
+            "Plot": {
+                "background_fill_color": None,
+                "border_fill_color": None,
+                "outline_line_color": None,
+            },
+            "Axis": {
+                "axis_line_color": None,
+                "major_tick_line_color": None,
+                "minor_tick_line_color": None,
+                "major_label_text_color": INK,
+                "major_label_text_font": FONT,
+                "axis_label_text_color": INK,
+                "axis_label_text_font": FONT,
+                "axis_label_text_font_style": "normal",
+                "axis_label_text_font_size": "12px",
+            },
+            "Grid": {"grid_line_color": INK, "grid_line_alpha": 0.25},
+            "Legend": {
+                "background_fill_color": None,
+                "border_line_color": None,
+                "label_text_color": INK,
+                "label_text_font": FONT,
+                "label_text_font_size": "12px",
+                "padding": 2,
+                "margin": 2,
+                "location": "left",
+            },
+        }
+    }
+)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a chart.
+def series_color(series: int) -> str:
+    """Colour of a series by its number."""
+    return PALETTE[series % len(PALETTE)]
 
-    Attributes:
-        label: What it shows, with the unit.
-        low: Value at its start.
-        high: Value at its end.
-        ticks: Values that are marked, with their texts.
-        log: Whether distances show ratios.
+
+def series_dash(series: int) -> str:
+    """Dashes of a series by its number, so that colour is not all that tells two apart."""
+    if series >= len(PALETTE):
+        return "dotted"
+    return "dashed" if series % 2 else "solid"
+
+
+def new_chart(x_label: str, y_label: str, *, height: int = 230, **options: Any) -> figure:
+    """An empty figure as wide as its place in the page; drag zooms along x.
+
+    Args:
+        x_label: What the horizontal axis shows, with the unit.
+        y_label: The same of the vertical axis.
+        height: Height of the plotting area in pixels.
+        options: More options of `bokeh.plotting.figure`, such as ranges.
     """
-
-    label: str
-    low: float
-    high: float
-    ticks: tuple[tuple[float, str], ...]
-    log: bool = False
-
-    def place(self, values: npt.ArrayLike) -> Values:
-        """Position of each value as a share of the axis' length; not clipped."""
-        array = np.asarray(values, dtype=np.float64)
-        if self.log:
-            span = math.log(self.high / self.low)
-            return np.asarray(np.log(np.maximum(array, self.low * 1e-3) / self.low) / span)
-        return np.asarray((array - self.low) / (self.high - self.low))
-
-
-def linear_axis(label: str, low: float, high: float, count: int = 5) -> Axis:
-    """Axis from `low` to `high` with about `count` ticks at round values (1, 2 or 5 times 10^n)."""
-    step = round_step((high - low) / count)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    digits = max(0, -math.floor(math.log10(step)))
-    ticks = tuple((i * step, f"{i * step:.{digits}f}") for i in range(first, last + 1))
-    return Axis(label, low, high, ticks)
-
-
-def log_axis(label: str, low: float, high: float) -> Axis:
-    """Logarithmic axis that spans `low` .. `high`, ticks at 1, 2 and 5 times powers of ten."""
-    ticks = []
-    for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
-        for digit in (1, 2, 5):
-            value = digit * 10.0**power
-            if low <= value <= high:
-                ticks.append((value, f"{value:g}"))
-    return Axis(label, low, high, tuple(ticks), log=True)
-
-
-def round_step(rough: float) -> float:
-    """Smallest of 1, 2 and 5 times a power of ten that is not below `rough`."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    for digit in (1.0, 2.0, 5.0):
-        if rough <= digit * power * (1 + 1e-9):
-            return digit * power
-    return 10.0 * power
+    zoom = BoxZoomTool(dimensions="width")
+    plot = figure(
+        frame_height=height,
+        sizing_mode="stretch_width",
+        x_axis_label=x_label,
+        y_axis_label=y_label,
+        tools=[zoom, PanTool(dimensions="width"), ResetTool()],
+        active_drag=zoom,
+        **options,
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    return plot
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
-    """One curve.
+class Series:
+    """One curve of `line_chart`.
 
     Attributes:
-        label: Name of the series.
-        x: (N,) positions.
-        y: (N,) heights; NaN interrupts the curve.
-        series: Number of the series, which chooses colour and dashes.
+        label: Its name.
+        y: (N,) values; NaN interrupts the curve.
+        series: Its number, which chooses colour and dashes.
+        note: Text before the name in the legend, such as a score.
         strong: Whether it is the one that the chart is about.
-        low: (N,) lower edge of a band around it, with `high`.
-        high: (N,) upper edge.
-        dots: Whether points are marked.
     """
 
     label: str
-    x: Values
     y: Values
     series: int = 0
+    note: str = ""
     strong: bool = False
-    low: Values | None = None
-    high: Values | None = None
-    dots: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Bars:
-    """One layer of a stacked histogram.
+def line_chart(plot: figure, x: Values, lines: Sequence[Series]) -> None:
+    """Draw curves that share `x`; all their values are shown at the pointer.
 
-    Attributes:
-        label: What the layer counts.
-        counts: (N,) heights, one per bin.
-        style: Class that gives its colour, such as `hit`.
+    Several curves get a legend below the chart: a click on an entry fades its curve.
     """
+    columns = {f"y{number}": line.y.astype(np.float32) for number, line in enumerate(lines)}
+    source = ColumnDataSource({"x": x.astype(np.float32), **columns})
+    renderers: list[Any] = [
+        plot.line(
+            "x",
+            f"y{number}",
+            source=source,
+            color=series_color(line.series),
+            line_dash=series_dash(line.series),
+            line_width=3 if line.strong else 1.7,
+            muted_alpha=0.12,
+            # The strong one lies over the others.
+            level="overlay" if line.strong else "glyph",
+        )
+        for number, line in enumerate(lines)
+    ]
+    # One of the renderers is asked; its source holds the values of all.
+    add_hover(
+        plot,
+        renderers[:1],
+        (str(plot.xaxis.axis_label), "@x{0.[000]}"),
+        *((line.label, f"@y{number}{{0.000}}") for number, line in enumerate(lines)),
+        mode="vline",
+    )
+    if len(lines) > 1:
+        items = [
+            LegendItem(label={"value": f"{line.note} {line.label}".strip()}, renderers=[renderer])
+            for line, renderer in zip(lines, renderers, strict=True)
+        ]
+        add_legend(plot, items, "vertical" if any(line.note for line in lines) else "horizontal")
 
-    label: str
-    counts: Values
-    style: str
 
-
-@dataclass(frozen=True)
-class Guide:
-    """A reference line: at `x`, at `y`, or the diagonal where neither is given."""
-
-    text: str = ""
-    x: float | None = None
-    y: float | None = None
-
-
-def series_class(series: int) -> str:
-    """Classes that give a series its colour and dashes."""
-    dashes = "dotted" if series >= PALETTE else "dashed" if series % 2 else "solid"
-    return f"s{series % PALETTE} {dashes}"
-
-
-def line_chart(
-    name: str,
-    lines: Sequence[Line],
-    x: Axis,
-    y: Axis,
-    guides: Sequence[Guide] = (),
-    size: tuple[int, int] = (420, 290),
-) -> str:
-    """Curves over two axes. Strong lines are drawn last.
-
-    Curves that share their `x` can be read off at the pointer where the page's script runs.
+def add_hover(
+    plot: figure,
+    renderers: Sequence[Any],
+    *lines: tuple[str, str],
+    mode: Literal["mouse", "vline"] = "mouse",
+) -> None:
+    """Show values at the pointer.
 
     Args:
-        name: What the chart shows, for readers that cannot see it.
-        lines: The curves.
-        x: Horizontal axis.
-        y: Vertical axis.
-        guides: Reference lines.
-        size: Width and height in user units, about pixels.
+        plot: The chart.
+        renderers: What is pointed at.
+        lines: Name and format of each value, such as `("frames", "@frames{0}")`.
+        mode: Whether the pointer must be on it or only above or below.
     """
-    frame = _Frame(x, y, *size)
-    parts = [frame.grid(), *(frame.guide(guide) for guide in guides)]
-    for line in sorted(lines, key=lambda each: each.strong):
-        parts.append(frame.line(line))
-    shared = bool(lines) and all(np.array_equal(lines[0].x, each.x) for each in lines)
-    xs = f' data-x="{_numbers(lines[0].x)}"' if shared else ""
-    return frame.svg(name, "".join(parts), f"{xs} {frame.scale()}")
+    # A line is hit at both ends of a segment; one read-out is enough.
+    plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(lines), mode=mode, limit=1))
 
 
-def histogram(
-    name: str,
-    edges: Values,
-    layers: Sequence[Bars],
-    x: Axis,
-    y: Axis,
-    guides: Sequence[Guide] = (),
-    size: tuple[int, int] = (420, 290),
-) -> str:
-    """Stacked bars between `edges` (N + 1), the first layer at the bottom.
-
-    The other arguments are those of `line_chart`.
-    """
-    frame = _Frame(x, y, *size)
-    parts = [frame.grid(), *(frame.guide(guide) for guide in guides)]
-    base = np.zeros(len(edges) - 1)
-    for layer in layers:
-        top = base + layer.counts
-        for index in np.flatnonzero(layer.counts > 0):
-            said = (
-                f"{edges[index]:.3g} to {edges[index + 1]:.3g}: "
-                f"{layer.counts[index]:g} {layer.label}"
-            )
-            parts.append(
-                frame.bar(
-                    edges[index], edges[index + 1], base[index], top[index], layer.style, said
-                )
-            )
-        base = top
-    return frame.svg(name, "".join(parts))
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One row of `histogram_rows`.
-
-    Attributes:
-        label: Name at its left.
-        note: Text at its right.
-        counts: (N,) heights; each row is scaled by its own largest.
-        mark: Value that a tick marks, such as the median.
-        series: As in `Line`.
-    """
-
-    label: str
-    note: str
-    counts: Values
-    mark: float
-    series: int
-
-
-def histogram_rows(name: str, edges: Values, rows: Sequence[Row], x: Axis, width: int = 900) -> str:
-    """Small histograms below each other over one horizontal axis, each with a marked value."""
-    step, deep = 46, 30
-    y = Axis("", 0.0, 1.0, ())
-    frame = _Frame(x, y, width, TOP + step * len(rows) + BOTTOM, left=12)
-    parts = [frame.grid()]
-    places = frame.across(edges)
-    for number, row in enumerate(rows):
-        floor = TOP + step * (number + 1) - 2
-        heights = row.counts / max(float(row.counts.max(initial=0.0)), 1.0) * deep
-        path = [f"M{places[0]:.1f} {floor}"]
-        for index, height in enumerate(heights):
-            path.append(f"V{floor - height:.1f}H{places[index + 1]:.1f}")
-        mark = float(frame.across(np.array([row.mark]))[0])
-        tick = (
-            f'<path class="mark" d="M{mark:.1f} {floor}v{-deep}"/>' if math.isfinite(mark) else ""
-        )
-        parts.append(
-            f'<g class="row {series_class(row.series)}" data-series="{row.series}">'
-            f"<title>{escape(row.label)}: {escape(row.note)}</title>"
-            f'<path class="fill" d="{"".join(path)}V{floor}Z"/>{tick}'
-            f'<path class="rule" d="M{frame.left} {floor}H{frame.right}"/>'
-            f'<text class="name" x="{frame.left + 4}" y="{floor - 32}">{escape(row.label)}</text>'
-            f'<text class="note" x="{frame.right}" y="{floor - 32}">{escape(row.note)}</text></g>'
-        )
-    return frame.svg(name, "".join(parts))
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """One curve of a `timeline`: (N,) values in [0, 1], one per frame, and the class it has."""
-
-    values: Values
-    style: str
-
-
-def timeline(
-    name: str,
-    traces: Sequence[Trace],
-    spans: Sequence[tuple[int, int, str]] = (),
-    marks: Sequence[int] = (),
-    height: int = 60,
-    columns: int = 400,
-) -> str:
-    """Curves over the frames of a clip without any text, which stretches to the width it is given.
-
-    Args:
-        name: What it shows, for readers that cannot see it.
-        traces: The curves, all of one length.
-        spans: Ranges of frames [start, stop) to shade, each with its class.
-        marks: Frames to mark by a vertical line.
-        height: Height in pixels.
-        columns: Where there are more frames than this, each column shows the least value of its
-            frames, so that no failure is averaged away.
-    """
-    frames = len(traces[0].values) if traces else 0
-    parts = []
-    for start, stop, style in spans:
-        parts.append(
-            f'<rect class="{style}" x="{start}" y="0" width="{stop - start}" height="100"/>'
-        )
-    for trace in traces:
-        at, values = _least(trace.values, columns)
-        heights = 100 - 96 * np.clip(values, 0, 1) - 2
-        if "area" in trace.style:
-            for first, last in _runs(~np.isnan(values)):
-                shape = _path(at[first:last], heights[first:last])
-                end = at[last - 1]
-                parts.append(
-                    f'<path class="{trace.style}" d="{shape}H{end + 1:g}V100H{at[first]:g}Z"/>'
-                )
-        else:
-            parts.append(f'<path class="{trace.style}" d="{_path(at + 0.5, heights)}"/>')
-    for mark in marks:
-        parts.append(f'<path class="at" d="M{mark + 0.5:g} 0V100"/>')
-    return (
-        f'<svg class="timeline" role="img" aria-label="{escape(name)}" height="{height}" '
-        f'viewBox="0 0 {max(frames, 1)} 100" preserveAspectRatio="none">{"".join(parts)}</svg>'
+def add_legend(
+    plot: figure,
+    items: Sequence[LegendItem],
+    orientation: Literal["horizontal", "vertical"] = "horizontal",
+) -> None:
+    """Put a legend below a chart; a click on an entry fades what it names."""
+    spacing = 12 if orientation == "horizontal" else 0
+    plot.add_layout(
+        Legend(items=list(items), orientation=orientation, spacing=spacing, click_policy="mute"),
+        "below",
     )
 
 
-class _Frame:
-    """The plotting area of a chart: places values, draws what all charts share."""
-
-    def __init__(self, x: Axis, y: Axis, width: int, height: int, left: int = LEFT) -> None:
-        self.x, self.y, self.width, self.height = x, y, width, height
-        self.left, self.right = left, width - RIGHT
-        self.top, self.bottom = TOP, height - BOTTOM
-
-    def across(self, values: npt.ArrayLike) -> Values:
-        return np.asarray(self.left + self.x.place(values) * (self.right - self.left))
-
-    def down(self, values: npt.ArrayLike) -> Values:
-        return np.asarray(self.bottom - self.y.place(values) * (self.bottom - self.top))
-
-    def scale(self) -> str:
-        return (
-            f'data-left="{self.left}" data-right="{self.right}" data-low="{self.x.low:g}" '
-            f'data-high="{self.x.high:g}" data-what="{escape(self.x.label)}"'
-        )
-
-    def svg(self, name: str, inside: str, data: str = "") -> str:
-        return (
-            f'<svg class="chart" role="img" aria-label="{escape(name)}" '
-            f'viewBox="0 0 {self.width} {self.height}" {data}>{inside}</svg>'
-        )
-
-    def grid(self) -> str:
-        parts = []
-        for value, text in self.x.ticks:
-            at = float(self.across(value))
-            parts.append(f'<path class="grid" d="M{at:.1f} {self.top}V{self.bottom}"/>')
-            parts.append(f'<text class="tick x" x="{at:.1f}" y="{self.bottom + 15}">{text}</text>')
-        for value, text in self.y.ticks:
-            at = float(self.down(value))
-            parts.append(f'<path class="grid" d="M{self.left} {at:.1f}H{self.right}"/>')
-            parts.append(f'<text class="tick y" x="{self.left - 6}" y="{at + 4:.1f}">{text}</text>')
-        middle = (self.left + self.right) / 2
-        parts.append(
-            f'<text class="label" x="{middle:.1f}" y="{self.height - 6}">'
-            f"{escape(self.x.label)}</text>"
-        )
-        if self.y.label:
-            up = (self.top + self.bottom) / 2
-            parts.append(
-                f'<text class="label" transform="translate(11 {up:.1f}) rotate(-90)">'
-                f"{escape(self.y.label)}</text>"
-            )
-        return "".join(parts)
-
-    def guide(self, guide: Guide) -> str:
-        if guide.x is not None:
-            at = float(self.across(guide.x))
-            said = escape(guide.text)
-            text = f'<text class="guide" x="{at + 4:.1f}" y="{self.top + 11}">{said}</text>'
-            return f'<path class="guide" d="M{at:.1f} {self.top}V{self.bottom}"/>{text}'
-        if guide.y is not None:
-            at = float(self.down(guide.y))
-            said = escape(guide.text)
-            text = f'<text class="guide" x="{self.left + 4}" y="{at - 4:.1f}">{said}</text>'
-            return f'<path class="guide" d="M{self.left} {at:.1f}H{self.right}"/>{text}'
-        return f'<path class="guide" d="M{self.left} {self.bottom}L{self.right} {self.top}"/>'
-
-    def line(self, line: Line) -> str:
-        xs = self.across(line.x)
-        parts = []
-        if line.low is not None and line.high is not None:
-            for first, last in _runs(~np.isnan(line.low) & ~np.isnan(line.high)):
-                upper = _path(xs[first:last], self.down(line.high[first:last]))
-                lower = _path(xs[first:last][::-1], self.down(line.low[first:last][::-1]))
-                parts.append(f'<path class="band" d="{upper}L{lower[1:]}Z"/>')
-        ys = self.down(line.y)
-        parts.append(f'<path class="curve" d="{_path(xs, ys)}"/>')
-        if line.dots:
-            for at, height in zip(xs, ys, strict=True):
-                if math.isfinite(height):
-                    parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{height:.1f}" r="3"/>')
-        strong = " strong" if line.strong else ""
-        return (
-            f'<g class="line {series_class(line.series)}{strong}" data-series="{line.series}" '
-            f'data-label="{escape(line.label)}" data-y="{_numbers(line.y)}">{"".join(parts)}</g>'
-        )
-
-    def bar(
-        self, start: float, stop: float, base: float, top: float, style: str, title: str
-    ) -> str:
-        x1, x2 = self.across([start, stop])
-        y1, y2 = self.down([base, top])
-        return (
-            f'<rect class="bar {style}" x="{x1 + 0.75:.1f}" y="{y2:.1f}" '
-            f'width="{max(x2 - x1 - 1.5, 0.5):.1f}" height="{y1 - y2:.2f}">'
-            f"<title>{escape(title)}</title></rect>"
-        )
+def add_guide(plot: figure, axis: Literal["x", "y"], value: float, text: str) -> None:
+    """Draw a dotted reference line at a value of an axis, with a text beside it."""
+    if axis == "x":
+        line = Span(location=value, dimension="height")
+        assert plot.frame_height is not None  # see new_chart
+        label = Label(x=value, y=plot.frame_height - 12, y_units="screen")
+    else:
+        line = Span(location=value, dimension="width")
+        label = Label(x=0, x_units="screen", y=value)
+    line.update(line_color=INK, line_dash="dotted", line_width=1)
+    label.update(
+        text=text, text_color=INK, text_font=FONT, text_font_size="11px", x_offset=4, y_offset=1
+    )
+    plot.add_layout(line)
+    plot.add_layout(label)
 
 
-def _path(xs: Values, ys: Values) -> str:
-    """Path data through the points; a NaN lifts the pen."""
-    parts, pen = [], "M"
-    for x, y in zip(xs, ys, strict=True):
-        if math.isfinite(y):
-            parts.append(f"{pen}{x:.1f} {y:.1f}")
-            pen = "L"
-        else:
-            pen = "M"
-    return "".join(parts)
+def histogram(
+    plot: figure,
+    edges: Values,
+    layers: Sequence[tuple[str, str, Values]],
+) -> None:
+    """Draw bars stacked between `edges` (N + 1), the first layer at the bottom.
 
-
-def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Ranges [start, stop) in which all flags are set."""
-    changes = np.diff(np.concatenate([[0], flags.astype(np.int8), [0]]))
-    starts, stops = np.flatnonzero(changes > 0), np.flatnonzero(changes < 0)
-    return [(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
-
-
-def _least(values: Values, columns: int) -> tuple[Values, Values]:
-    """Position and least value of each of at most `columns` groups of neighbours."""
-    size = max(1, math.ceil(len(values) / columns))
-    starts = np.arange(0, len(values), size)
-    lowest = np.minimum.reduceat(np.where(np.isnan(values), np.inf, values), starts)
-    return starts.astype(np.float64), np.where(np.isinf(lowest), np.nan, lowest)
-
-
-def _numbers(values: Values) -> str:
-    return ",".join(f"{value:.4g}" if math.isfinite(value) else "" for value in values)
+    Args:
+        plot: The chart.
+        edges: Borders of the bins.
+        layers: Per layer its name, its colour, and its counts (N,).
+    """
+    base = np.zeros(len(edges) - 1)
+    columns: dict[str, Values] = {"left": edges[:-1], "right": edges[1:]}
+    for number, (_, _, counts) in enumerate(layers):
+        columns |= {f"low{number}": base, f"high{number}": base + counts, f"n{number}": counts}
+        base = base + counts
+    source = ColumnDataSource(columns)
+    items: list[LegendItem] = []
+    renderers: list[Any] = []
+    for number, (name, color, _) in enumerate(layers):
+        bars: Any = plot.quad(
+            left="left", right="right", bottom=f"low{number}", top=f"high{number}", source=source,
+            color=color, line_color=None, muted_alpha=0.12,
+        )  # fmt: skip
+        items.append(LegendItem(label={"value": name}, renderers=[bars]))
+        renderers.append(bars)
+    add_hover(
+        plot,
+        renderers[:1],
+        (str(plot.xaxis.axis_label), "@left{0.[000]} to @right{0.[000]}"),
+        *((name, f"@n{number}{{0}}") for number, (name, _, _) in enumerate(layers)),
+        mode="vline",
+    )
+    if len(layers) > 1:
+        add_legend(plot, items)

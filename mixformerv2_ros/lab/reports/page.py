@@ -1,45 +1,75 @@
-"""Self-contained HTML pages: style and script inside, pictures as data, nothing from a network."""
+"""Self-contained HTML pages: styles, scripts and images inside, nothing from a network."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from bokeh.embed import components
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from mixformerv2_ros.errors import ImageError
+from mixformerv2_ros.lab.reports.charts import PALETTE, THEME
 
 Image = npt.NDArray[np.uint8]
 
-# The browser refuses whatever would reach out of the page, even if a name came through unescaped.
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'"
+
+def number(value: float, form: str = ".3f") -> str:
+    """A number as text; a dash where there is none."""
+    return format(value, form) if math.isfinite(value) else "–"
+
+
+_LOADER = PackageLoader("mixformerv2_ros.lab.reports")
+_TEMPLATES = Environment(
+    loader=_LOADER,
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
+_TEMPLATES.filters["number"] = number
+_TEMPLATES.tests["finite"] = math.isfinite
 
-_HERE = Path(__file__).resolve().parent
 
+def render_page(template: str, charts: Mapping[str, figure], **context: Any) -> str:
+    """A whole page from one of the templates beside this module.
 
-def page(title: str, body: str, style: str = "", script: str = "") -> str:
-    """A whole page: `body` (HTML) under the common style and script, then those given.
+    Only the scripts that this function puts in can run, and the browser refuses whatever would
+    reach out of the page, even if a text came through unescaped.
 
-    Tables of class `sortable`, charts and the button `#theme` come to life by the common script;
-    everything is readable without it.
+    Args:
+        template: Name of the template, which extends `base.html.j2`.
+        charts: Figures by the names under which the template places them.
+        context: What the template shows; texts are escaped by it.
     """
-    css = (_HERE / "page.css").read_text(encoding="utf-8") + style
-    js = (_HERE / "page.js").read_text(encoding="utf-8") + script
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n"
-        f"<body>\n{body}\n<script>\n{js}</script>\n</body>\n</html>\n"
+    # Bokeh's core alone: no widgets, tables, WebGL or mathematical typesetting.
+    library = Resources(mode="inline", components=["bokeh"], minified=True).js_raw
+    script, places = components(dict(charts), wrap_script=False, theme=THEME)
+    tables, _, _ = _LOADER.get_source(_TEMPLATES, "page.js")
+    scripts = ["\n".join(library), script, tables]
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'"
+        for each in scripts
+    )
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {hashes}; base-uri 'none'; form-action 'none'"
+    )
+    return _TEMPLATES.get_template(template).render(
+        policy=policy,
+        scripts=[Markup(each) for each in scripts],
+        charts={name: Markup(place) for name, place in places.items()},
+        palette=PALETTE,
+        **context,
     )
 
 
@@ -49,15 +79,20 @@ def jpeg_uri(image: Image, quality: int = 82) -> str:
     Raises:
         ImageError: it cannot be encoded.
     """
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _data_uri(image, ".jpg", "image/jpeg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def png_uri(image: Image) -> str:
+    """A (H, W, 4) BGRA image as a `data:` address.
+
+    Raises:
+        ImageError: it cannot be encoded.
+    """
+    return _data_uri(image, ".png", "image/png", [])
+
+
+def _data_uri(image: Image, suffix: str, kind: str, options: list[int]) -> str:
+    done, data = cv2.imencode(suffix, image, options)
     if not done:
-        raise ImageError(f"expected an image that can be written as JPEG, got {image.shape}")
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def number_cell(value: float, form: str = ".3f", style: str = "") -> str:
-    """A table cell with a number, in full precision for the page's sorting; NaN is a dash."""
-    classes = f' class="{style}"' if style else ""
-    if not math.isfinite(value):
-        return f"<td{classes}>–</td>"
-    return f'<td{classes} data-v="{value!r}">{value:{form}}</td>'
+        raise ImageError(f"expected an image that can be written as {suffix}, got {image.shape}")
+    return f"data:{kind};base64," + base64.b64encode(data.tobytes()).decode("ascii")

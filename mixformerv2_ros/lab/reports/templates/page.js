@@ -51,60 +51,6 @@
     }
   }
 
-  // A series that is pointed at is shown alone, in every chart of the page.
-  const light = (series) => {
-    document.body.classList.toggle("dim", series !== undefined);
-    for (const each of all("[data-series]")) {
-      each.classList.toggle("lit", each.dataset.series === series);
-    }
-  };
-  for (const item of all(".legend [data-series]")) {
-    item.addEventListener("pointerenter", () => light(item.dataset.series));
-    item.addEventListener("pointerleave", () => light());
-  }
-
-  // Values of all curves at the pointer, largest first.
-  for (const chart of all("svg.chart[data-x]")) {
-    const xs = chart.dataset.x.split(",").map(Number);
-    const lines = all(".line", chart).map((line) => ({
-      label: line.dataset.label,
-      style: line.getAttribute("class"),
-      ys: line.dataset.y.split(",").map((text) => (text === "" ? NaN : Number(text))),
-    }));
-    const plot = chart.parentElement;
-    const box = document.createElement("div");
-    box.className = "readout";
-    const left = Number(chart.dataset.left), right = Number(chart.dataset.right);
-    chart.addEventListener("pointermove", (event) => {
-      const shape = chart.getBoundingClientRect();
-      const at = (event.clientX - shape.left) / shape.width * chart.viewBox.baseVal.width;
-      const share = (at - left) / (right - left);
-      if (share < -0.02 || share > 1.02) return box.remove();
-      const low = Number(chart.dataset.low), high = Number(chart.dataset.high);
-      const target = low + share * (high - low);
-      const index = xs.reduce((best, x, i) =>
-        Math.abs(x - target) < Math.abs(xs[best] - target) ? i : best, 0);
-      box.replaceChildren();
-      const head = document.createElement("div");
-      head.textContent = `${chart.dataset.what} ${xs[index]}`;
-      box.append(head);
-      for (const line of [...lines].sort((a, b) => (b.ys[index] || 0) - (a.ys[index] || 0))) {
-        if (Number.isNaN(line.ys[index])) continue;
-        const row = document.createElement("div");
-        const value = document.createElement("b");
-        row.setAttribute("class", line.style);
-        value.textContent = line.ys[index].toFixed(3);
-        row.append(value, ` ${line.label}`);
-        box.append(row);
-      }
-      plot.append(box);
-      const x = event.clientX - shape.left, y = event.clientY - shape.top;
-      box.style.left = `${x > shape.width / 2 ? x - box.offsetWidth - 14 : x + 14}px`;
-      box.style.top = `${Math.min(Math.max(0, y - 20), Math.max(0, shape.height - box.offsetHeight))}px`;
-    });
-    chart.addEventListener("pointerleave", () => box.remove());
-  }
-
   const theme = document.getElementById("theme");
   if (theme) {
     theme.hidden = false;
