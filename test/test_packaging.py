@@ -93,8 +93,8 @@ def test_a_wheel_carries_interfaces_model_and_pages(built):
         "models/default/template_encoder.onnx",
         "models/default/README.md",
         "lab/evaluation/held_out.txt",
-        "lab/reports/page.css",
-        "lab/reports/page.js",
+        "lab/reports/templates/run.html.j2",
+        "lab/reports/templates/page.js",
         "py.typed",
     ):
         assert f"mixformerv2_ros/{path}" in names, path
