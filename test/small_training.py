@@ -12,10 +12,15 @@ import numpy as np
 import torch
 
 from mixformerv2_ros.lab.training.config import (
-    LossWeights,
+    DataConfig,
+    LossConfig,
     ModelConfig,
-    RemovalConfig,
+    OptimizerConfig,
+    PruningConfig,
+    RuntimeConfig,
+    ScheduleConfig,
     TrainConfig,
+    ValidationConfig,
 )
 from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec
 
@@ -27,7 +32,7 @@ TEACHER = TeacherSpec(
     width=32, heads=2, depth=4, mlp_ratio=4.0, head="corner_up", head_channels=16,
     template_size=32, search_size=64,
 )  # fmt: skip
-BOXES = LossWeights(edge=0.0, foreground=0.0, score=0.0)
+BOXES = LossConfig(edge=0.0, foreground=0.0, score=0.0)
 DISTILLED = dataclasses.replace(BOXES, kl=5.0)
 DEEP = dataclasses.replace(DISTILLED, features=0.2)
 
@@ -36,60 +41,72 @@ def small_config(data: Path, output: Path, **changes: Any) -> TrainConfig:
     """Plain training of a few steps; `changes` replace settings."""
     base = TrainConfig(
         preset="T",
-        model=MODEL,
-        data=str(data),
         output=str(output),
-        batch=4,
-        steps=4,
-        epoch_samples=8,
-        warmup=0,
-        cooldown=0.0,
-        average=0.5,
-        workers=0,
-        threads=1,
-        validate_every=2,
-        validation_samples=8,
         seed=3,
-        groups="name",
-        learning_rate=1e-3,
-        backbone_learning_rate=1e-3,
-        weight_decay=1e-4,
+        model=MODEL,
+        data=DataConfig(folder=str(data), batch_size=4),
+        optimizer=OptimizerConfig(
+            param_groups="name",
+            learning_rate=1e-3,
+            backbone_learning_rate=1e-3,
+            weight_decay=1e-4,
+            ema_decay=0.5,
+        ),
+        schedule=ScheduleConfig(steps=4, epoch_samples=8, warmup=0, cooldown=0.0),
+        validation=ValidationConfig(every=2, samples=8),
+        runtime=RuntimeConfig(workers=0, threads=1),
     )
-    return dataclasses.replace(base, **changes)
+    return changed(base, **changes)
+
+
+def changed(config: TrainConfig, **settings: Any) -> TrainConfig:
+    """Replace settings by their own name, without that of their group.
+
+    A name that several groups have is that of the first of them (`epochs` is the schedule's).
+    """
+    for name, value in settings.items():
+        groups = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        if name in groups:
+            config = dataclasses.replace(config, **{name: value})
+            continue
+        group = next(key for key, entry in groups.items() if hasattr(entry, name))
+        entry = dataclasses.replace(groups[group], **{name: value})
+        config = dataclasses.replace(config, **{group: entry})
+    return config
 
 
 def tokens_stage(data: Path, output: Path, teacher: Path, **changes: Any) -> TrainConfig:
     """Dense-to-sparse from a teacher's backbone."""
-    stage = {"stage": "dense-to-sparse", "start": str(teacher), "start_stage": "teacher"}
+    stage = {"stage": "dense-to-sparse", "init_from": str(teacher), "init_stage": "teacher"}
     return small_config(
         data, output, **{**stage, "teacher": str(teacher), "loss": DISTILLED, **changes}
     )
 
 
-def removal_stage(data: Path, output: Path, start: Path, **changes: Any) -> TrainConfig:
+def pruning_stage(data: Path, output: Path, start: Path, **changes: Any) -> TrainConfig:
     """Layers 0 and 2 of four fade out over two epochs of two steps."""
     settings: dict[str, Any] = {
-        "stage": "removal",
-        "start": str(start),
-        "start_stage": "dense-to-sparse",
+        "stage": "pruning",
+        "init_from": str(start),
+        "init_stage": "dense-to-sparse",
         "teacher": str(start),
-        "removal": RemovalConfig((0, 2), 3),
+        "pruning": PruningConfig(layers=(0, 2), epochs=3),
         "loss": DEEP,
         "epochs": 2,
     }
     return small_config(data, output, **{**settings, **changes})
 
 
-def extraction_stage(
+def shallow_stage(
     data: Path, output: Path, start: Path, teacher: Path, **changes: Any
 ) -> TrainConfig:
     """The two layers that are left, taught by all four."""
     settings: dict[str, Any] = {
-        "stage": "extraction",
+        "stage": "deep-to-shallow",
         "model": dataclasses.replace(MODEL, depth=2),
-        "start": str(start),
-        "start_stage": "removal",
-        "keep": (1, 3),
+        "init_from": str(start),
+        "init_stage": "pruning",
+        "keep_layers": (1, 3),
         "teacher": str(teacher),
         "feature_pairs": ((0, 1), (1, 3)),
         "loss": DEEP,
@@ -102,8 +119,8 @@ def reduction_stage(data: Path, output: Path, start: Path, **changes: Any) -> Tr
     settings: dict[str, Any] = {
         "stage": "mlp-reduction",
         "model": dataclasses.replace(MODEL, depth=2, mlp_ratio=1.0),
-        "start": str(start),
-        "start_stage": "extraction",
+        "init_from": str(start),
+        "init_stage": "deep-to-shallow",
         "teacher": str(start),
         "feature_pairs": ((0, 0), (1, 1)),
         "loss": DEEP,
@@ -116,10 +133,9 @@ def score_stage(data: Path, output: Path, start: Path, **changes: Any) -> TrainC
     settings: dict[str, Any] = {
         "stage": "score",
         "model": dataclasses.replace(MODEL, depth=2, mlp_ratio=1.0),
-        "start": str(start),
-        "start_stage": "mlp-reduction",
-        "score_label": "presence",
-        "loss": LossWeights(l1=0, ciou=0, edge=0, foreground=0, score=1),
+        "init_from": str(start),
+        "init_stage": "mlp-reduction",
+        "loss": LossConfig(l1=0, ciou=0, edge=0, foreground=0, score=1, score_label="presence"),
     }
     return small_config(data, output, **{**settings, **changes})
 

@@ -12,6 +12,13 @@ pytest.importorskip("torch", reason="needs torch, which is not installed")
 
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.lab.datasets.images import read_stills
+from mixformerv2_ros.lab.training.composites import (
+    cut_out,
+    opaque_bounds,
+    paste,
+    random_background,
+    random_pose,
+)
 from mixformerv2_ros.lab.training.synthetic import SyntheticConfig, SyntheticDataset
 from mixformerv2_ros.model.presets import T
 
@@ -51,25 +58,28 @@ def test_a_damaged_outline_is_named(stills: Path) -> None:
 
 def test_what_is_pasted_is_the_object_without_its_surroundings(stills: Path) -> None:
     disc, green = read_stills(stills)
-    config = SyntheticConfig(
-        clip=0, still=0, composite=1, absent=0, photometric=0, grey=0, center_jitter=0.2
-    )
-    only = SyntheticDataset([disc, green], [], T, config)
-    only._by_label = {"disc": [(0, 1)]}
-    only._labels, only._label_weights = ["disc"], np.ones(1)
-    only._draw_picture = lambda rng: green.image  # type: ignore[method-assign]
-    for index in range(20):
-        sample = only.sample(3, index)
-        search = sample.search.astype(int)
-        red, blue = search[..., 0] - search[..., 2], search[..., 2] - search[..., 0]
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        canvas = random_background(green.image, T.search_size, rng)
+        target = cut_out(disc, 1, rng)
+        pose = random_pose(target.box, 32.0, rng.uniform(40, 88, 2), 1.0, rng)
+        x1, y1, x2, y2 = opaque_bounds(paste(canvas, target, pose)).astype(int)
+        pixels = canvas.astype(int)
+        red, blue = pixels[..., 0] - pixels[..., 2], pixels[..., 2] - pixels[..., 0]
         assert (blue > 60).mean() < 0.01
-        if sample.present:
-            x1, y1, x2, y2 = (sample.edges * T.search_size).round().astype(int)
-            assert (red[y1:y2, x1:x2] > 60).mean() > 0.4
+        assert (red[y1:y2, x1:x2] > 60).mean() > 0.6
 
 
 def test_another_of_the_kind_is_no_target(stills: Path) -> None:
-    config = SyntheticConfig(clip=0, still=1, composite=0, absent=1, alike=1, photometric=0, grey=0)
+    config = SyntheticConfig(
+        clip=0,
+        still=1,
+        composite=0,
+        negative_ratio=1,
+        hard_negative_ratio=1,
+        photometric=0,
+        grey=0,
+    )
     world = SyntheticDataset(read_stills(stills), [], T, config)
     samples = [world.sample(5, index) for index in range(60)]
     assert not any(sample.present for sample in samples)

@@ -15,7 +15,7 @@ from small_training import TEACHER, save_mae, save_mixvit, write_data_sets  # no
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import MixFormerError  # noqa: E402
-from mixformerv2_ros.lab.training.config import read_config, read_yaml  # noqa: E402
+from mixformerv2_ros.lab.training.config_files import read_config, read_yaml  # noqa: E402
 from mixformerv2_ros.lab.training.recipe import is_recipe, read_recipe, run_recipe  # noqa: E402
 from mixformerv2_ros.lab.training.stages import check_settings  # noqa: E402
 from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
@@ -26,22 +26,19 @@ FOLDER = Path(__file__).resolve().parents[1] / "config" / "training"
 NARROW = "{width: 32, heads: 2, bins: 16, template_size: 32, search_size: 64, head_channels: 16}"
 SHORT = [
     f"force.model={NARROW}",
-    "force.epochs=0",
-    "force.steps=1",
-    "force.batch=2",
-    "force.epoch_samples=2",
-    "force.workers=0",
-    "force.threads=1",
-    "force.validation_samples=4",
-    "force.validate_epochs=0",
+    "force.schedule={epochs: 0, steps: 1, epoch_samples: 2}",
+    "force.data.batch_size=2",
+    "force.runtime={workers: 0, threads: 1}",
+    "force.validation={samples: 4, every_epochs: 0}",
 ]
 
 
 def two_stages(data, folder, **changes):
     """A recipe of two stages, the second of them with two seeds; `changes` replace its parts."""
     (folder / "plain.yaml").write_text(
-        f"preset: T\ndata: {data}\noutput: unused\nbatch: 2\nsteps: 2\nworkers: 0\nthreads: 1\n"
-        f"validation_samples: 4\nvalidate_every: 2\nmodel: {NARROW}\ndevice: cpu\n"
+        f"preset: T\noutput: unused\nmodel: {NARROW}\nschedule: {{steps: 2}}\n"
+        f"data: {{folder: {data}, batch_size: 2}}\nvalidation: {{samples: 4, every: 2}}\n"
+        "runtime: {workers: 0, threads: 1, device: cpu}\n"
     )
     tree = {
         "output": str(folder / "out"),
@@ -51,7 +48,7 @@ def two_stages(data, folder, **changes):
             {
                 "name": "second",
                 "config": "plain.yaml",
-                "settings": {"start": "$first", "learning_rate": 0.002},
+                "settings": {"init_from": "$first", "optimizer.learning_rate": 0.002},
                 "seeds": [4, 5],
             },
         ],
@@ -80,7 +77,7 @@ def test_the_published_recipes_lead_to_a_bundle(name, depth, ratio, tmp_path, mo
     save_mixvit(tmp_path / "weights" / "mixformer_vit_base_online.pth.tar", TEACHER)
     save_mae(tmp_path / "weights" / "mae_pretrain_vit_base.pth", 32, 12)
     # Sequences of eight frames are too short to be drawn from otherwise.
-    short = ["force.sampling.min_frames=8", *SHORT]
+    short = ["force.data.sampling.min_frames=8", *SHORT]
     assert main(["train", str(FOLDER / name), "output=out", *short]) == 0
     bundle = open_bundle(tmp_path / "out" / "bundle")
     assert (bundle.spec.depth, bundle.spec.mlp_ratio, bundle.spec.bins) == (depth, ratio, 16)
@@ -91,16 +88,22 @@ def test_the_published_recipes_lead_to_a_bundle(name, depth, ratio, tmp_path, mo
 
 
 def test_the_recipe_of_the_default_weights_leads_to_a_bundle(miniature_data, tmp_path):
-    settings = [f"output={tmp_path / 'out'}", f"common.data={miniature_data}", "force.exclude=''"]
-    short = [name for name in SHORT if not name.startswith("force.sampling")]
-    assert main(["train", str(FOLDER / "recipe_t.yaml"), *settings, *short]) == 0
+    settings = [
+        f"output={tmp_path / 'out'}",
+        f"common.data.folder={miniature_data}",
+        "force.data.exclude=''",
+    ]
+    assert main(["train", str(FOLDER / "recipe_t.yaml"), *settings, *SHORT]) == 0
     bundle = open_bundle(tmp_path / "out" / "bundle")
     assert (bundle.search_factor, bundle.template_background_contrast) == (3.6, 0.4)
 
 
 def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path, capsys):
     path = two_stages(miniature_data, tmp_path).parent / "plain.yaml"
-    crops = ["world.search_factor=3.5", "world.template_surroundings=0.5"]
+    crops = [
+        "data.synthetic.search_factor=3.5",
+        "data.synthetic.template_background_contrast=0.5",
+    ]
     assert main(["train", str(path), f"output={tmp_path / 'run'}", *crops]) == 0
     words = capsys.readouterr().out.splitlines()[-1].partition("next: mixformerv2 ")[2].split()
     words[words.index("BUNDLE")] = str(tmp_path / "bundle")
@@ -153,20 +156,27 @@ def test_a_stopped_recipe_continues(miniature_data, tmp_path):
 def test_seeds_differ_and_build_on_their_own_kind(miniature_data, tmp_path):
     tree = yaml.safe_load(two_stages(miniature_data, tmp_path).read_text())
     tree["stages"].append(
-        {"name": "third", "config": "plain.yaml", "settings": {"start": "$second"}, "seeds": [5]}
+        {
+            "name": "third",
+            "config": "plain.yaml",
+            "settings": {"init_from": "$second"},
+            "seeds": [5],
+        }
     )
-    tree["stages"].append({"name": "last", "config": "plain.yaml", "settings": {"start": "$third"}})
+    tree["stages"].append(
+        {"name": "last", "config": "plain.yaml", "settings": {"init_from": "$third"}}
+    )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     _, runs = read_recipe(tmp_path / "recipe.yaml")
     assert [(run.name, dict(run.needs)) for run in runs] == [
         ("first", {}),
-        ("second-seed4", {"start": "first"}),
-        ("second-seed5", {"start": "first"}),
-        ("third-seed5", {"start": "second-seed5"}),
-        ("last", {"start": "third-seed5"}),
+        ("second-seed4", {"init_from": "first"}),
+        ("second-seed5", {"init_from": "first"}),
+        ("third-seed5", {"init_from": "second-seed5"}),
+        ("last", {"init_from": "third-seed5"}),
     ]
     assert [run.config.seed for run in runs] == [0, 4, 5, 5, 0]
-    assert runs[1].config.learning_rate == 0.002
+    assert runs[1].config.optimizer.learning_rate == 0.002
     assert runs[1].config.model.depth == 2
 
 
@@ -186,20 +196,23 @@ def stage(**changes):
 
 
 REFUSED = {
-    "an unknown key": ({"stagse": []}, "unknown setting 'stagse'"),
-    "an unknown key in a stage": (stage(sets=3), "unknown setting 'sets'; expected one of name"),
+    "an unknown key": ({"stagse": []}, "unknown setting 'stagse'; did you mean 'stages'?"),
+    "an unknown key in a stage": (
+        stage(sets=3),
+        "unknown setting 'stages[0].sets'; did you mean 'settings'?",
+    ),
     "an unknown setting": (
         stage(settings={"lr": 1}),
         "stage one: plain.yaml: unknown setting 'lr'",
     ),
     "no such file": (stage(config="absent.yaml"), "absent.yaml: expected a YAML file"),
     "no such stage": (
-        stage(settings={"start": "$zero"}),
-        "start must name an input or an earlier stage (none), got $zero",
+        stage(settings={"init_from": "$zero"}),
+        "init_from must name an input or an earlier stage (none), got $zero",
     ),
     "no such checkpoint": (
-        stage(settings={"start": "zero.pth"}),
-        "start must be a checkpoint file, found none at zero.pth",
+        stage(settings={"init_from": "zero.pth"}),
+        "init_from must be a checkpoint file, found none at zero.pth",
     ),
     "a name twice": (
         {"stages": stage()["stages"] * 2},
@@ -217,7 +230,7 @@ REFUSED = {
                 {
                     "name": "b",
                     "config": "plain.yaml",
-                    "settings": {"start": "$a", "model": {"bins": 12}},
+                    "settings": {"init_from": "$a", "model": {"bins": 12}},
                 },
             ]
         },
@@ -230,7 +243,11 @@ REFUSED = {
                 {
                     "name": "b",
                     "config": "plain.yaml",
-                    "settings": {"stage": "dense-to-sparse", "teacher": "$a", "loss.kl": 1.0},
+                    "settings": {
+                        "stage": "dense-to-sparse",
+                        "distillation.teacher": "$a",
+                        "loss.kl": 1.0,
+                    },
                 },
             ]
         },

@@ -11,14 +11,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_training import changed  # noqa: E402
+
 from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError  # noqa: E402
 from mixformerv2_ros.lab.datasets.images import Clip, Still, read_stills  # noqa: E402
 from mixformerv2_ros.lab.training import augment, losses  # noqa: E402
 from mixformerv2_ros.lab.training.checkpoint_files import LAST  # noqa: E402
-from mixformerv2_ros.lab.training.config import LossWeights, TrainConfig, read_config  # noqa: E402
+from mixformerv2_ros.lab.training.composites import cut_out, paste_distractor_copy  # noqa: E402
+from mixformerv2_ros.lab.training.config import LossConfig, TrainConfig  # noqa: E402
 from mixformerv2_ros.lab.training.data_loaders import load_batches, load_synthetic  # noqa: E402
+from mixformerv2_ros.lab.training.object_pool import ObjectPool, StillObject  # noqa: E402
 from mixformerv2_ros.lab.training.optimizers import RunLength, learning_rate_factor  # noqa: E402
-from mixformerv2_ros.lab.training.synthetic import SyntheticConfig, SyntheticDataset  # noqa: E402
+from mixformerv2_ros.lab.training.synthetic import (  # noqa: E402
+    SyntheticConfig,
+    SyntheticDataset,
+    draw_offset,
+)
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
 from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
 from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
@@ -31,19 +39,18 @@ from mixformerv2_ros.tracking.crop import NEUTRAL  # noqa: E402
 def config(miniature_data, tmp_path_factory):
     exclude = tmp_path_factory.mktemp("lists") / "held_out.txt"
     exclude.write_text("two\n")
-    return TrainConfig(
-        preset="T",
-        data=str(miniature_data),
-        output="",
+    return changed(
+        TrainConfig(preset="T", output=""),
+        folder=str(miniature_data),
         exclude=str(exclude),
-        batch=4,
+        batch_size=4,
         steps=6,
         warmup=2,
         workers=0,
-        validate_every=3,
-        validation_samples=8,
+        every=3,
+        samples=8,
         matrix_learning_rate=0.02,
-        identity_start=1.0,
+        mimetic_init=1.0,
         drop_path=0.1,
     )
 
@@ -54,13 +61,13 @@ def world(config):
 
 
 def test_held_out_sequences_are_not_read(world):
-    assert [clip.name for clip in world.clips] == ["one"]
+    assert [clip.name for clip in world.pool.clips] == ["one"]
     # The frame without a target is left out.
-    assert len(world.clips[0].images) == 5
+    assert len(world.pool.clips[0].images) == 5
 
 
 def test_samples_depend_on_seed_and_index_only(world):
-    again = SyntheticDataset(world.stills, world.clips, world.spec, world.config)
+    again = SyntheticDataset(world.pool.stills, world.pool.clips, world.spec, world.config)
     for index in (5, 3, 11):
         a, b = world.sample(1, index), again.sample(1, index)
         for left, right in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True):
@@ -88,9 +95,10 @@ def test_samples_are_what_the_network_takes(world):
 
 def test_boxes_lie_on_the_target(miniature_data):
     """A yellow disc on grey: in an unchanged crop, the box must enclose the disc exactly."""
-    plain = SyntheticConfig(clip=1, still=0, composite=0, absent=0, photometric=0, grey=0)
-    whole, _ = load_synthetic(TrainConfig(preset="T", data=str(miniature_data), output=""))
-    world = SyntheticDataset([], whole.clips, T, plain)
+    plain = SyntheticConfig(clip=1, still=0, composite=0, negative_ratio=0, photometric=0, grey=0)
+    config = changed(TrainConfig(preset="T", output=""), folder=str(miniature_data))
+    whole, _ = load_synthetic(config)
+    world = SyntheticDataset([], whole.pool.clips, T, plain)
     checked = 0
     for index in range(40):
         sample = world.sample(0, index)
@@ -108,12 +116,12 @@ def test_templates_fade_around_the_target_alone(world):
     def draw(**changes):
         # One kind of sample at a time, and no chance in light: the streams stay the same.
         config = dataclasses.replace(world.config, photometric=0.0, grey=0.0, **changes)
-        return SyntheticDataset(world.stills, world.clips, world.spec, config)
+        return SyntheticDataset(world.pool.stills, world.pool.clips, world.spec, config)
 
     neutral = np.round(NEUTRAL).astype(np.uint8)
     for kinds in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
         kind = dict(zip(("clip", "still", "composite"), kinds, strict=True))
-        plain, fading = draw(**kind), draw(**kind, template_surroundings=0.0)
+        plain, fading = draw(**kind), draw(**kind, template_background_contrast=0.0)
         for index in range(20):
             one, other = plain.sample(3, index), fading.sample(3, index)
             np.testing.assert_array_equal(one.search, other.search)
@@ -135,7 +143,13 @@ def test_another_of_its_kind_is_the_target_of_another_video():
 
     clips = [clip("A_x_1", 40), clip("A_x_2", 80), clip("A_y_1", 120), clip("B_z", 200)]
     config = SyntheticConfig(
-        still=0, composite=0, absent=1, alike=1, photometric=0, grey=0, center_jitter=0
+        still=0,
+        composite=0,
+        negative_ratio=1,
+        hard_negative_ratio=1,
+        photometric=0,
+        grey=0,
+        center_jitter=0,
     )
     world = SyntheticDataset([], clips, T, config)
     met = set()
@@ -152,39 +166,38 @@ def test_clips_are_drawn_by_the_square_root_of_their_sources_size():
     image = np.zeros((40, 40, 3), np.uint8)
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (2, 1))
     names = ["A", *(f"B_{number}" for number in range(16))]
-    world = SyntheticDataset(
-        [], [Clip(name, (image, image), boxes) for name in names], T, SyntheticConfig()
-    )
+    pool = ObjectPool([], [Clip(name, (image, image), boxes) for name in names])
     rng = np.random.default_rng(0)
-    share = np.mean([world._draw_clip(rng).name == "A" for _ in range(2000)])
+    share = np.mean([pool.draw_clip(rng).name == "A" for _ in range(2000)])
     assert abs(share - 1 / 5) < 0.03
 
 
-def test_most_targets_have_hardly_moved(world):
-    config = dataclasses.replace(world.config, near=0.75, near_reach=0.2, center_jitter=1.0)
-    moving = SyntheticDataset(world.stills, world.clips, T, config)
+def test_most_targets_have_hardly_moved():
+    config = SyntheticConfig(small_motion_prob=0.75, small_motion_std=0.2, center_jitter=1.0)
     rng = np.random.default_rng(0)
-    offsets = np.abs([moving._offset(rng) for _ in range(4000)])
+    offsets = np.abs([draw_offset(config, rng) for _ in range(4000)])
     assert offsets.max() <= 1
     # Three quarters have a standard deviation of 0.2, of which 2.5 are 0.5; a quarter is uniform.
     assert abs((offsets[:, 0] < 0.5).mean() - (0.75 * 0.988 + 0.25 * 0.5)) < 0.02
 
 
-def test_a_twin_is_farther_from_the_middle_than_the_target(world):
-    """A twin changes the picture, and never what the sample says about the target."""
-    config = dataclasses.replace(world.config, clip=0, still=0, composite=1, absent=0)
-    lonely = SyntheticDataset(world.stills, world.clips, world.spec, config)
-    twins = SyntheticDataset(
-        world.stills, world.clips, world.spec, dataclasses.replace(config, twins=1.0)
+def test_a_copy_of_the_target_is_farther_from_the_middle_than_the_target(world):
+    config = dataclasses.replace(world.config, clip=0, still=0, composite=1, negative_ratio=0)
+    alone = SyntheticDataset(world.pool.stills, world.pool.clips, world.spec, config)
+    copies = SyntheticDataset(
+        world.pool.stills,
+        world.pool.clips,
+        world.spec,
+        dataclasses.replace(config, distractor_copy_prob=1.0),
     )
     canvas = np.zeros((128, 128, 3), np.uint8)
-    still = world.stills[0]
-    cutout = lonely._cut_out(still, 0, np.random.default_rng(0))
-    spot = np.array([60.0, 70.0])
+    still = world.pool.stills[0]
+    cutout = cut_out(still, 0, np.random.default_rng(0))
+    center = np.array([60.0, 70.0])
     placed = 0
     for seed in range(30):
         picture = canvas.copy()
-        twins._paste_twin(picture, cutout, 20.0, spot, 1.0, np.random.default_rng(seed))
+        paste_distractor_copy(picture, cutout, 20.0, center, 1.0, np.random.default_rng(seed))
         rows, columns = np.nonzero(picture.any(axis=2))
         if not len(rows):
             continue
@@ -192,18 +205,18 @@ def test_a_twin_is_farther_from_the_middle_than_the_target(world):
             continue  # cut off by the border: its middle is not to be seen
         placed += 1
         middle = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
-        assert np.linalg.norm(middle - 64) > np.linalg.norm(spot - 64) + 4
+        assert np.linalg.norm(middle - 64) > np.linalg.norm(center - 64) + 4
     assert placed > 8
     assert any(
-        not np.array_equal(twins.sample(0, i).search, lonely.sample(0, i).search) for i in range(9)
+        not np.array_equal(copies.sample(0, i).search, alone.sample(0, i).search) for i in range(9)
     )
 
 
 def test_the_target_is_no_distractor_of_its_own(miniature_data):
     still = read_stills(miniature_data / "stills")[0]
     one = Still(still.image, still.boxes[:1], still.labels[:1], still.masks[:1])
-    world = SyntheticDataset([one], [], T, SyntheticConfig())
-    assert world._distractor(one, 0, np.random.default_rng(0)) is None
+    pool, rng = ObjectPool([one], []), np.random.default_rng(0)
+    assert [pool.draw_distractor(StillObject(0, 0), rng) for _ in range(9)] == [None] * 9
 
 
 def test_templates_fade_to_what_normalisation_takes_for_zero():
@@ -270,7 +283,7 @@ def test_patch_coverage_counts_area():
 
 
 def test_learning_rate_warms_up_and_cools_down(config):
-    long = dataclasses.replace(config, warmup=10, cooldown=0.2)
+    long = changed(config, warmup=10, cooldown=0.2)
     rates = [learning_rate_factor(step, long, RunLength(100, 10, 10)) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == 1
@@ -279,7 +292,7 @@ def test_learning_rate_warms_up_and_cools_down(config):
 
 
 def test_the_published_rate_falls_to_a_tenth_after_400_of_500_epochs(config):
-    published = dataclasses.replace(config, warmup=0, cooldown=0.0, drop_epoch=400)
+    published = changed(config, warmup=0, cooldown=0.0, drop_epoch=400)
     length = RunLength(500 * 234, 234, 1170)
     rates = [learning_rate_factor(e * 234, published, length) for e in (0, 399, 400, 499)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1])
@@ -290,9 +303,9 @@ def weights_of(path):
 
 
 def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
-    whole = train(dataclasses.replace(config, output=str(tmp_path / "whole")))
-    parts = dataclasses.replace(config, output=str(tmp_path / "parts"))
-    path = train(dataclasses.replace(parts, workers=1), seconds=0)
+    whole = train(changed(config, output=str(tmp_path / "whole")))
+    parts = changed(config, output=str(tmp_path / "parts"))
+    path = train(changed(parts, workers=1), seconds=0)
     assert torch.load(path, weights_only=True)["step"] == 1
     # What a kill in the middle of writing leaves behind.
     (tmp_path / "parts" / ".last.pth.tar.1a2b3c4d.partial").write_bytes(b"half a checkpoint")
@@ -304,9 +317,9 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path):
 
 
 def test_training_reduces_the_loss(config):
-    run = TrainingRun(dataclasses.replace(config, steps=60, warmup=5, learning_rate=1e-3))
+    run = TrainingRun(changed(config, steps=60, warmup=5, learning_rate=1e-3))
     world, _ = load_synthetic(config)
-    batch = next(load_batches(world, dataclasses.replace(config, batch=8), 0, 1))
+    batch = next(load_batches(world, changed(config, batch_size=8), 0, 1))
     values = [run.advance(batch)["loss"] for _ in range(40)]
     assert values[-1] < 0.7 * values[0]
 
@@ -325,47 +338,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
         run.restore(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("preset: T\ndata: d\noutput: o\nbatches: 3\n", "unknown setting 'batches'"),
-        ("preset: T\ndata: d\noutput: o\nbatch: many\n", "batch must be int, got 'many'"),
-        ("preset: T\ndata: d\noutput: o\nworld: 3\n", "world must be a table"),
-        ("preset: T\ndata: d\noutput: o\nworld:\n  fog: 1\n", "unknown setting 'fog'"),
-        ("preset: T\ndata: d\noutput: o\nworld: {twins: 2}\n", "twins must be from 0 to 1, got 2"),
-        (
-            "preset: T\ndata: d\noutput: o\nworld: {clip: 0, still: 0, composite: 0}\n",
-            "not all 0, got 0, 0, 0",
-        ),
-        ("preset: T\noutput: o\nworld: {gap: -1}\n", "gap must be 0 or more, got -1"),
-        (
-            "preset: T\noutput: o\nworld: {search_factor: 0.5}\n",
-            "search_factor must be from 1 to 20, got 0.5",
-        ),
-        ("preset: T\n", "missing output"),
-        ("preset: T\noutput: o\nsets: {}\n", "sets must be a list"),
-        ("preset: T\noutput: o\nkeep: [1, two]\n", r"keep\[1\] must be int, got 'two'"),
-        ("- 1\n- 2\n", "expected a table"),
-        ("a: [1\n", "expected a YAML file"),
-    ],
-)
-def test_wrong_settings_are_named(text, words, tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(ParameterError, match=words) as caught:
-        read_config(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_settings_can_be_overridden(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("preset: T\ndata: d\noutput: o\n")
-    config = read_config(path, ["batch=3", "world.gap=7", "learning_rate=1"])
-    assert (config.batch, config.world.gap, config.learning_rate) == (3, 7, 1.0)
-    with pytest.raises(ParameterError, match="expected name=value"):
-        read_config(path, ["batch"])
-
-
 def test_a_malformed_list_of_boxes_names_its_line(tmp_path):
     (tmp_path / "boxes.csv").write_text("image,x,y,w,h,label\na.png,1,2,three,4,cat\n")
     with pytest.raises(SourceError, match=r"boxes.csv:2: expected image,x,y,w,h,label"):
@@ -374,26 +346,26 @@ def test_a_malformed_list_of_boxes_names_its_line(tmp_path):
 
 def test_an_unknown_preset_is_refused(config):
     with pytest.raises(ParameterError, match="preset must be one of S, B, T"):
-        TrainingRun(dataclasses.replace(config, preset="XL"))
+        TrainingRun(changed(config, preset="XL"))
 
 
 def test_the_score_stage_changes_the_score_head_only(config, tmp_path):
-    first = train(dataclasses.replace(config, output=str(tmp_path / "first"), steps=3))
+    first = train(changed(config, output=str(tmp_path / "first"), steps=3))
     second = train(
-        dataclasses.replace(
+        changed(
             config,
             output=str(tmp_path / "second"),
-            start=str(first),
-            only="score_head",
-            loss=LossWeights(l1=0, ciou=0, edge=0, foreground=0, score=1),
+            init_from=str(first),
+            trainable="score_head",
+            loss=LossConfig(l1=0, ciou=0, edge=0, foreground=0, score=1),
         )
     )
     before, after = weights_of(first), weights_of(second)
-    changed = {key for key in before if not np.array_equal(before[key], after[key])}
-    assert changed
-    assert all(key.startswith("score_head.") for key in changed)
+    differ = {key for key in before if not np.array_equal(before[key], after[key])}
+    assert differ
+    assert all(key.startswith("score_head.") for key in differ)
 
 
 def test_a_name_that_no_parameter_has_is_refused(config):
-    with pytest.raises(ParameterError, match="only must be part of a parameter's name"):
-        TrainingRun(dataclasses.replace(config, only="scoring"))
+    with pytest.raises(ParameterError, match=r"optimizer.trainable must be part of"):
+        TrainingRun(changed(config, trainable="scoring"))

@@ -23,7 +23,8 @@ torch = pytest.importorskip("torch")
 import torch.multiprocessing as mp  # noqa: E402
 from small_training import (  # noqa: E402
     BOXES,
-    removal_stage,
+    changed,
+    pruning_stage,
     save_mixvit,
     small_config,
     tokens_stage,
@@ -36,7 +37,8 @@ from mixformerv2_ros.lab.training.checkpoint_files import (  # noqa: E402
     read_checkpoint,
     write_checkpoint,
 )
-from mixformerv2_ros.lab.training.config import ClipsConfig, changed_settings  # noqa: E402
+from mixformerv2_ros.lab.training.config import ClipsConfig, LossConfig  # noqa: E402
+from mixformerv2_ros.lab.training.config_files import changed_settings  # noqa: E402
 from mixformerv2_ros.lab.training.data_loaders import load_batches, load_synthetic  # noqa: E402
 from mixformerv2_ros.lab.training.profiling import profile_training  # noqa: E402
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
@@ -66,16 +68,16 @@ def same_state(first, second):
 def tokens(miniature_data, tmp_path_factory):
     root = tmp_path_factory.mktemp("tokens")
     teacher = save_mixvit(root / "teacher.pth.tar")
-    return train(tokens_stage(miniature_data, root / "out", teacher, start="", start_stage=""))
+    return train(tokens_stage(miniature_data, root / "out", teacher, init_from="", init_stage=""))
 
 
 @pytest.mark.parametrize("stops", [(1,), (2,), (1, 2, 3)])
 def test_a_stopped_distillation_continues_bit_for_bit(stops, tokens, miniature_data, tmp_path):
     """Model, optimiser, schedule, fade-out, samples and random numbers go on as if unbroken."""
-    whole = removal_stage(
+    whole = pruning_stage(
         miniature_data, tmp_path / "whole", tokens, drop_path=0.3, warmup=3, drop_epoch=1
     )
-    parts = dataclasses.replace(whole, output=str(tmp_path / "parts"))
+    parts = changed(whole, output=str(tmp_path / "parts"))
     expected = read_checkpoint(train(whole))
     for stop in stops:
         counter = itertools.count(1)
@@ -112,7 +114,7 @@ def test_the_log_holds_each_validation_once(miniature_data, tmp_path):
 
 def test_scalars_for_tensorboard(miniature_data, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(small_config(miniature_data, tmp_path, steps=10, validate_every=5))
+    train(small_config(miniature_data, tmp_path, steps=10, every=5))
     found = events.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert [event.step for event in found.Scalars("validation/iou")] == [5, 10]
@@ -141,8 +143,8 @@ def test_validation_tracks_through_held_out_clips(miniature_data, tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_stays_near_float32(precision, tokens, miniature_data, tmp_path):
-    whole = removal_stage(miniature_data, tmp_path / "whole", tokens)
-    half = dataclasses.replace(whole, precision=precision, output=str(tmp_path / "half"))
+    whole = pruning_stage(miniature_data, tmp_path / "whole", tokens)
+    half = changed(whole, precision=precision, output=str(tmp_path / "half"))
     losses = []
     for config in (whole, half):
         run = TrainingRun(config)
@@ -160,7 +162,7 @@ def test_mixed_precision_stays_near_float32(precision, tokens, miniature_data, t
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(miniature_data, tmp_path):
     config = small_config(miniature_data, tmp_path, steps=8)
-    train(dataclasses.replace(config, steps=4))
+    train(changed(config, steps=4))
     good = (tmp_path / LAST).read_bytes()
 
     def spoil(step, total, values):
@@ -187,7 +189,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(miniature_data, tmp
 
 
 def test_a_bad_step_does_not_reach_the_weights(miniature_data, tmp_path):
-    config = small_config(miniature_data, tmp_path, score_label="presence")
+    config = small_config(miniature_data, tmp_path, loss=LossConfig(score_label="presence"))
     run = TrainingRun(config)
     batch = next(load_batches(load_synthetic(config)[0], config, 0, 1))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -273,9 +275,10 @@ def test_sigterm_ends_a_training_with_a_checkpoint(miniature_data, tmp_path):
     """Sent to all of its processes, as service managers and terminals do."""
     path = tmp_path / "config.yaml"
     path.write_text(
-        f"preset: T\ndata: {miniature_data}\noutput: {tmp_path / 'out'}\nbatch: 2\nsteps: 100000\n"
+        f"preset: T\noutput: {tmp_path / 'out'}\nschedule: {{steps: 100000}}\n"
+        f"data: {{folder: {miniature_data}, batch_size: 2}}\n"
         "model: {width: 32, heads: 2, depth: 1, bins: 16, template_size: 32, search_size: 64}\n"
-        "workers: 1\nthreads: 1\nvalidate_every: 3\nvalidation_samples: 4\n"
+        "runtime: {workers: 1, threads: 1}\nvalidation: {every: 3, samples: 4}\n"
     )
     command = [sys.executable, "-m", "mixformerv2_ros.cli", "train", str(path)]
     process = subprocess.Popen(
@@ -304,26 +307,26 @@ def test_damaged_checkpoints_are_named(miniature_data, tmp_path):
 
 def test_other_optimisers_are_not_restored(miniature_data, tmp_path):
     config = small_config(miniature_data, tmp_path)
-    train(dataclasses.replace(config, steps=2))
-    other = dataclasses.replace(config, groups="shape", matrix_learning_rate=0.01)
+    train(changed(config, steps=2))
+    other = changed(config, param_groups="shape", matrix_learning_rate=0.01)
     with pytest.raises(CheckpointError, match=r"expected optimisers with \[2, 1\] groups of param"):
         train(other)
 
 
 def test_changed_settings_are_told(miniature_data, tmp_path, caplog):
     config = small_config(miniature_data, tmp_path)
-    train(dataclasses.replace(config, steps=2))
+    train(changed(config, steps=2))
     with caplog.at_level("WARNING"):
-        train(dataclasses.replace(config, learning_rate=2e-3, workers=1))
-    assert "was begun with another steps, learning_rate" in caplog.text
+        train(changed(config, learning_rate=2e-3, workers=1))
+    assert "optimizer.learning_rate, schedule.steps" in caplog.text
     saved = read_checkpoint(tmp_path / LAST)["config"]
-    assert changed_settings(saved, dataclasses.replace(config, learning_rate=2e-3)) == []
+    assert changed_settings(saved, changed(config, learning_rate=2e-3)) == []
 
 
 def test_checkpoints_from_before_there_were_stages_still_load(miniature_data, tmp_path):
     """The default weights' own: no stage, no sample count, one generator."""
     config = small_config(miniature_data, tmp_path / "new")
-    path = train(dataclasses.replace(config, output=str(tmp_path / "old"), steps=2))
+    path = train(changed(config, output=str(tmp_path / "old"), steps=2))
     state = read_checkpoint(path)
     for key in ("samples", "best", "scaler"):
         del state[key]
@@ -334,7 +337,7 @@ def test_checkpoints_from_before_there_were_stages_still_load(miniature_data, tm
     run = TrainingRun(config)
     run.restore(tmp_path / "new" / LAST)
     assert (run.step, run.samples) == (2, 8)
-    from_old = TrainingRun(dataclasses.replace(config, start=str(tmp_path / "new" / LAST)))
+    from_old = TrainingRun(changed(config, init_from=str(tmp_path / "new" / LAST)))
     expected = state["averaged"]
     assert same_state(dict(expected), dict(from_old.model.state_dict()))
 
@@ -360,10 +363,10 @@ def free_port():
 
 def test_two_processes_train_like_one_with_twice_the_batch(miniature_data, tmp_path, tokens):
     """Among the samples are absent targets, in unlike numbers: the mean must be that over all."""
-    one = removal_stage(
-        miniature_data, tmp_path / "one", tokens, batch=8, epoch_samples=16, clip_norm=0.1
+    one = pruning_stage(
+        miniature_data, tmp_path / "one", tokens, batch_size=8, epoch_samples=16, clip_norm=0.1
     )
-    two = dataclasses.replace(one, batch=4, output=str(tmp_path / "two"))
+    two = changed(one, batch_size=4, output=str(tmp_path / "two"))
     expected = []
     train(one, watch=lambda step, total, values: expected.append(float(values["loss"])))
     mp.spawn(_member, args=(2, free_port(), two, tmp_path), nprocs=2)
@@ -382,14 +385,15 @@ def test_two_processes_train_like_one_with_twice_the_batch(miniature_data, tmp_p
 
 def test_torchrun_runs_a_recipe(miniature_data, tmp_path):
     (tmp_path / "plain.yaml").write_text(
-        f"preset: T\ndata: {miniature_data}\noutput: unused\nbatch: 2\nsteps: 4\n"
+        f"preset: T\noutput: unused\nschedule: {{steps: 4}}\n"
+        f"data: {{folder: {miniature_data}, batch_size: 2}}\n"
         "model: {width: 32, heads: 2, depth: 1, bins: 16, template_size: 32, search_size: 64}\n"
-        "workers: 0\nthreads: 1\nvalidate_every: 2\nvalidation_samples: 4\ndevice: cpu\n"
+        "runtime: {workers: 0, threads: 1, device: cpu}\nvalidation: {every: 2, samples: 4}\n"
     )
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"output: {tmp_path / 'out'}\nstages:\n- {{name: a, config: plain.yaml}}\n"
-        "- {name: b, config: plain.yaml, settings: {start: $a}}\nbundle: b\n"
+        "- {name: b, config: plain.yaml, settings: {init_from: $a}}\nbundle: b\n"
     )
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",

@@ -15,25 +15,26 @@ from small_training import (  # noqa: E402
     DEEP,
     MODEL,
     TEACHER,
-    extraction_stage,
+    changed,
+    pruning_stage,
     reduction_stage,
-    removal_stage,
     save_mixvit,
     score_stage,
+    shallow_stage,
     small_config,
     tokens_stage,
 )
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
-from mixformerv2_ros.lab.training.config import LossWeights, RemovalConfig  # noqa: E402
+from mixformerv2_ros.lab.training.config import LossConfig, PruningConfig  # noqa: E402
 from mixformerv2_ros.lab.training.data_loaders import (  # noqa: E402
     calibration_batch,
     load_batches,
     load_synthetic,
 )
+from mixformerv2_ros.lab.training.initialization import read_network  # noqa: E402
 from mixformerv2_ros.lab.training.mixvit import load_teacher  # noqa: E402
-from mixformerv2_ros.lab.training.stages import read_network  # noqa: E402
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
 from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
 from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
@@ -50,12 +51,12 @@ def chain(miniature_data, tmp_path_factory):
         small_config(miniature_data, root / "teacher", stage="teacher", loss=BOXES)
     )
     paths["tokens"] = train(tokens_stage(miniature_data, root / "tokens", paths["teacher"]))
-    paths["removal"] = train(removal_stage(miniature_data, root / "removal", paths["tokens"]))
-    paths["extraction"] = train(
-        extraction_stage(miniature_data, root / "extraction", paths["removal"], paths["tokens"])
+    paths["pruning"] = train(pruning_stage(miniature_data, root / "pruning", paths["tokens"]))
+    paths["shallow"] = train(
+        shallow_stage(miniature_data, root / "shallow", paths["pruning"], paths["tokens"])
     )
     paths["reduction"] = train(
-        reduction_stage(miniature_data, root / "reduction", paths["extraction"])
+        reduction_stage(miniature_data, root / "reduction", paths["shallow"])
     )
     paths["score"] = train(score_stage(miniature_data, root / "score", paths["reduction"]))
     return paths
@@ -95,7 +96,7 @@ def test_the_student_begins_with_the_teachers_backbone(chain, miniature_data, tm
 
 
 def test_removed_layers_rest_and_fade(chain, miniature_data, tmp_path, batch):
-    config = removal_stage(miniature_data, tmp_path, chain["tokens"])
+    config = pruning_stage(miniature_data, tmp_path, chain["tokens"])
     run = TrainingRun(config)
     gains = []
     for _ in range(4):
@@ -115,36 +116,36 @@ def test_removed_layers_rest_and_fade(chain, miniature_data, tmp_path, batch):
 
 
 def test_taking_faded_layers_out_changes_nothing(chain, miniature_data, tmp_path, batch):
-    faded = TrainingRun(removal_stage(miniature_data, tmp_path / "a", chain["tokens"]))
-    faded.restore(chain["removal"])
+    faded = TrainingRun(pruning_stage(miniature_data, tmp_path / "a", chain["tokens"]))
+    faded.restore(chain["pruning"])
     short = TrainingRun(
-        extraction_stage(miniature_data, tmp_path / "b", chain["removal"], chain["tokens"])
+        shallow_stage(miniature_data, tmp_path / "b", chain["pruning"], chain["tokens"])
     )
     with torch.no_grad():
-        expected = faded.averaged.eval()(batch).boxes
-        torch.testing.assert_close(short.averaged.eval()(batch).boxes, expected)
+        expected = faded.ema_model.eval()(batch).boxes
+        torch.testing.assert_close(short.ema_model.eval()(batch).boxes, expected)
 
 
 def test_a_narrower_mlp_begins_near_the_wide_one(chain, miniature_data, tmp_path, batch):
-    config = reduction_stage(miniature_data, tmp_path, chain["extraction"])
+    config = reduction_stage(miniature_data, tmp_path, chain["shallow"])
     world = load_synthetic(config)[0]
     run = TrainingRun(config, draw=lambda count: calibration_batch(world, count))
     assert run.model.network.backbone.blocks[0].mlp.fc1.out_features == 32
-    wide = read_network(chain["extraction"]).network
+    wide = read_network(chain["shallow"]).network
     with torch.no_grad():
         expected = wide(normalize(batch.templates), normalize(batch.search)).boxes
-        got = run.averaged(batch).boxes
+        got = run.ema_model(batch).boxes
     assert (got - expected).abs().mean() < 0.02
 
 
 def test_students_come_nearer_to_their_teachers(chain, miniature_data, tmp_path, batch):
-    alone = LossWeights(l1=0, ciou=0, edge=0, foreground=0, score=0, kl=5.0, features=0.2)
+    alone = LossConfig(l1=0, ciou=0, edge=0, foreground=0, score=0, kl=5.0, features=0.2)
     tokens = tokens_stage(
         miniature_data, tmp_path, chain["teacher"], steps=100,
         loss=dataclasses.replace(alone, features=0),
     )  # fmt: skip
-    short = extraction_stage(
-        miniature_data, tmp_path, chain["removal"], chain["tokens"], steps=100, loss=alone
+    short = shallow_stage(
+        miniature_data, tmp_path, chain["pruning"], chain["tokens"], steps=100, loss=alone
     )
     for config, names in ((tokens, ["kl"]), (short, ["kl", "features"])):
         run = TrainingRun(config)
@@ -172,9 +173,8 @@ def test_what_is_frozen_drops_no_paths(chain, miniature_data, tmp_path, batch):
 
 def test_a_trained_score_tells_present_from_absent(chain, miniature_data, tmp_path):
     config = score_stage(miniature_data, tmp_path, chain["reduction"], steps=60)
-    config = dataclasses.replace(
-        config, world=dataclasses.replace(config.world, absent=0.5), batch=16
-    )
+    synthetic = dataclasses.replace(config.data.synthetic, negative_ratio=0.5)
+    config = changed(config, synthetic=synthetic, batch_size=16)
     run = TrainingRun(config)
     losses = [
         float(run.advance(batch)["score"])
@@ -186,7 +186,9 @@ def test_a_trained_score_tells_present_from_absent(chain, miniature_data, tmp_pa
 def test_official_files_start_a_stage_too(miniature_data, tmp_path):
     teacher = save_mixvit(tmp_path / "teacher.pth.tar")
     path = train(
-        tokens_stage(miniature_data, tmp_path / "out", teacher, start="", start_stage="", steps=2)
+        tokens_stage(
+            miniature_data, tmp_path / "out", teacher, init_from="", init_stage="", steps=2
+        )
     )
     assert read_network(path).stage == "dense-to-sparse"
 
@@ -203,7 +205,7 @@ def test_a_teacher_of_another_crop_size_sees_enlarged_crops(miniature_data, tmp_
 REFUSED = {
     "an unknown stage": ({"stage": "magic"}, "stage must be one of plain, teacher"),
     "an unknown preset": ({"preset": "XL"}, "preset must be one of S, B, T, got 'XL'"),
-    "no data": ({"data": ""}, "expected either data or sets, got neither"),
+    "no data": ({"folder": ""}, "expected either data.folder or data.sets, got neither"),
     "an unknown head": ({"model": dataclasses.replace(MODEL, head="round")}, "model.head must be"),
     "a width that heads do not divide": (
         {"model": dataclasses.replace(MODEL, width=34)},
@@ -213,23 +215,35 @@ REFUSED = {
         {"model": dataclasses.replace(MODEL, search_size=65)},
         "model.search_size must be a multiple of 16, got 65",
     ),
-    "an unknown precision": ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16"),
+    "an unknown precision": (
+        {"precision": "int8"},
+        "precision must be one of fp32, bf16, fp16",
+    ),
     "no such GPU": ({"device": "cuda:99"}, "cuda:99 is not available: "),
     "an unknown device": ({"device": "toaster"}, "device must be auto, cpu, cuda or cuda:N"),
-    "an empty batch": ({"batch": 0}, "batch must be at least 1, got 0"),
-    "a name that no parameter has": ({"only": "scoring"}, "only must be part of a parameter"),
-    "a plain stage with a teacher": ({"teacher": "t"}, "stage plain takes no teacher, got 't'"),
-    "layers to keep in a plain stage": ({"keep": (1,)}, "stage plain takes no keep"),
+    "an empty batch": ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
+    "a name that no parameter has": (
+        {"trainable": "scoring"},
+        "optimizer.trainable must be part of",
+    ),
+    "a plain stage with a teacher": (
+        {"teacher": "t"},
+        "plain does not use distillation.t",
+    ),
+    "layers to keep in a plain stage": (
+        {"keep_layers": (1,)},
+        "does not use pruning.keep_l",
+    ),
     "distillation without a teacher": (
         {"loss": DEEP},
-        "loss.kl needs a teacher, got 5.0 alone",
+        "loss.kl 5.0 needs distillation.teacher, got none",
     ),
-    "a stage without its start": ({"stage": "removal"}, "stage removal needs start, got none"),
+    "a stage without its start": ({"stage": "pruning"}, "stage pruning needs init_from"),
     "dense to sparse without a teacher": (
         {"stage": "dense-to-sparse"},
-        "stage dense-to-sparse needs teacher, got none",
+        "stage dense-to-sparse needs distillation.teacher, got none",
     ),
-    "a teacher that scores": ({"stage": "teacher"}, "expected loss.score and loss.foreground 0"),
+    "a teacher that scores": ({"stage": "teacher"}, "loss.score and loss.foreground must be 0"),
 }
 
 
@@ -237,41 +251,41 @@ REFUSED = {
 def test_settings_that_contradict_each_other_are_refused(case, miniature_data, tmp_path):
     changes, words = REFUSED[case]
     with pytest.raises(ParameterError, match=re.escape(words)) as caught:
-        train(dataclasses.replace(small_config(miniature_data, tmp_path / "out"), **changes))
+        train(changed(small_config(miniature_data, tmp_path / "out"), **changes))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_fade_that_would_be_cut_off_is_refused(chain, miniature_data, tmp_path):
-    config = removal_stage(
-        miniature_data, tmp_path, chain["tokens"], removal=RemovalConfig((0,), 9)
+    config = pruning_stage(
+        miniature_data, tmp_path, chain["tokens"], pruning=PruningConfig((0,), 9)
     )
-    with pytest.raises(ParameterError, match="layers would be cut off half faded; got 9 with epo"):
+    with pytest.raises(ParameterError, match="or gamma would not reach 0; got 9"):
         train(config)
 
 
 def test_layers_that_do_not_exist_are_refused(chain, miniature_data, tmp_path):
-    config = removal_stage(
-        miniature_data, tmp_path, chain["tokens"], removal=RemovalConfig((1, 4), 3)
+    config = pruning_stage(
+        miniature_data, tmp_path, chain["tokens"], pruning=PruningConfig((1, 4), 3)
     )
     with pytest.raises(ParameterError, match="layers must be different numbers from 0 to 3, got 1"):
         train(config)
 
 
 def test_the_score_stage_takes_its_own_loss_only(chain, miniature_data, tmp_path):
-    config = score_stage(miniature_data, tmp_path, chain["reduction"], loss=LossWeights())
+    config = score_stage(miniature_data, tmp_path, chain["reduction"], loss=LossConfig())
     with pytest.raises(ParameterError, match=r"takes loss.score alone, got loss.l1 5.0"):
         train(config)
 
 
 def test_a_checkpoint_of_another_stage_is_refused(chain, miniature_data, tmp_path):
-    config = extraction_stage(miniature_data, tmp_path, chain["tokens"], chain["tokens"])
+    config = shallow_stage(miniature_data, tmp_path, chain["tokens"], chain["tokens"])
     with pytest.raises(
-        CheckpointError, match="checkpoint of stage removal, got one of stage dense-to-sparse"
+        CheckpointError, match="checkpoint of stage pruning, got one of stage dense-to-sparse"
     ):
         train(config)
     with pytest.raises(CheckpointError, match="expected a MixFormerV2, got a checkpoint of stage"):
-        train(removal_stage(miniature_data, tmp_path, chain["teacher"]))
+        train(pruning_stage(miniature_data, tmp_path, chain["teacher"]))
 
 
 def test_a_run_of_another_stage_is_not_continued(chain, miniature_data):
@@ -281,17 +295,17 @@ def test_a_run_of_another_stage_is_not_continued(chain, miniature_data):
 
 
 def test_layers_that_are_left_must_be_kept(chain, miniature_data, tmp_path):
-    config = extraction_stage(
-        miniature_data, tmp_path, chain["removal"], chain["tokens"], keep=(0, 1)
+    config = shallow_stage(
+        miniature_data, tmp_path, chain["pruning"], chain["tokens"], keep_layers=(0, 1)
     )
     with pytest.raises(
-        CheckpointError, match="layers 0, 2 were faded out, expected keep 1, 3, got"
+        CheckpointError, match=r"layers 0, 2 were pruned, expected pruning.keep_layers 1, 3, got"
     ):
         train(config)
 
 
 def test_another_architecture_is_refused(chain, miniature_data, tmp_path):
-    config = removal_stage(
+    config = pruning_stage(
         miniature_data, tmp_path, chain["tokens"], model=dataclasses.replace(MODEL, depth=3)
     )
     with pytest.raises(CheckpointError, match=r"expected architecture .*depth 3.* got .*depth 4"):
@@ -314,31 +328,31 @@ def test_a_teacher_of_another_width_or_size_is_refused(chain, miniature_data, tm
     start = train(small_config(miniature_data, tmp_path / "wide", model=wide, steps=1))
     with pytest.raises(CheckpointError, match="features of width 64 need a teacher as wide, got"):
         train(
-            removal_stage(
+            pruning_stage(
                 miniature_data,
                 tmp_path / "x",
                 start,
-                start_stage="plain",
+                init_stage="plain",
                 model=wide,
                 teacher=str(chain["tokens"]),
             )
         )
     large = dataclasses.replace(MODEL, search_size=96)
     with pytest.raises(CheckpointError, match="expected a teacher for crops of 32 and 96 px"):
-        train(removal_stage(miniature_data, tmp_path / "y", chain["tokens"], model=large))
+        train(pruning_stage(miniature_data, tmp_path / "y", chain["tokens"], model=large))
 
 
 def test_a_half_faded_teacher_is_refused(chain, miniature_data, tmp_path):
-    config = extraction_stage(miniature_data, tmp_path, chain["removal"], chain["removal"])
+    config = shallow_stage(miniature_data, tmp_path, chain["pruning"], chain["pruning"])
     with pytest.raises(
-        CheckpointError, match="expected a whole network as teacher, got one with l"
+        CheckpointError, match="expected a complete network as teacher, got one with l"
     ):
         train(config)
 
 
 def test_feature_pairs_must_exist(chain, miniature_data, tmp_path):
-    config = extraction_stage(
-        miniature_data, tmp_path, chain["removal"], chain["tokens"], feature_pairs=((0, 1), (2, 3))
+    config = shallow_stage(
+        miniature_data, tmp_path, chain["pruning"], chain["tokens"], feature_pairs=((0, 1), (2, 3))
     )
     with pytest.raises(ParameterError, match="feature_pairs must lie within 2 blocks of the stude"):
         train(config)
@@ -348,12 +362,12 @@ def test_a_file_that_is_no_checkpoint_is_refused(miniature_data, tmp_path):
     (tmp_path / "junk").write_bytes(b"nonsense")
     for start in ("junk", "absent"):
         with pytest.raises(CheckpointError):
-            train(removal_stage(miniature_data, tmp_path / "out", tmp_path / start))
+            train(pruning_stage(miniature_data, tmp_path / "out", tmp_path / start))
 
 
 def test_bad_settings_end_the_command_with_one_line(tmp_path, capsys):
     path = tmp_path / "config.yaml"
-    path.write_text("preset: T\ndata: drawn\noutput: o\nteachers: 3\n")
+    path.write_text("preset: T\noutput: o\nteachers: 3\n")
     assert main(["train", str(path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -135,7 +135,7 @@ def _load(path: Path) -> Checkpoint:
     training: dict[str, Scalar | dict[str, Scalar]] = {
         **_scalars({key: beside.get(key) for key in ("epoch", "step") if key in beside})
     }
-    if config := _scalars(beside.get("config")):
+    if config := _scalars(_flat(beside.get("config"))):
         training["config"] = config
     return Checkpoint(
         weights={name: archive.read(name, tensor) for name, tensor in tensors.items()},
@@ -152,7 +152,10 @@ def _crops(config: object) -> dict[str, float]:
     """How training cut its crops, from the settings in a checkpoint of ours; else empty."""
     if not isinstance(config, dict):
         return {}
-    section = _scalars(config.get("sampling" if config.get("sets") else "world"))
+    # Up to version 0.1 the settings were not in groups, and two had other names.
+    data = config.get("data")
+    groups = data if isinstance(data, dict) else {**config, "synthetic": config.get("world")}
+    section = _scalars(groups.get("sampling" if groups.get("sets") else "synthetic"))
     contrast = section.get("template_surroundings")
     noted = {
         "search_factor": section.get("search_factor"),
@@ -160,6 +163,17 @@ def _crops(config: object) -> dict[str, float]:
         "template_background_contrast": section.get("template_background_contrast", contrast),
     }
     return {name: float(one) for name, one in noted.items() if isinstance(one, int | float)}
+
+
+def _flat(value: object, prefix: str = "", depth: int = 3) -> dict[str, object]:
+    """Dotted names and values of a nested dict, of `depth` levels at most."""
+    found: dict[str, object] = {}
+    for name, entry in islice(value.items(), MAX_FACTS) if isinstance(value, dict) else ():
+        if isinstance(entry, dict) and depth > 1:
+            found |= _flat(entry, f"{prefix}{name}.", depth - 1)
+        else:
+            found[f"{prefix}{name}"] = entry
+    return found
 
 
 def _scalars(value: object) -> dict[str, Scalar]:

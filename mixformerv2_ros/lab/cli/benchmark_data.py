@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.files import write_json
 from mixformerv2_ros.lab.training import data_benchmark
-from mixformerv2_ros.lab.training.config import read_config
+from mixformerv2_ros.lab.training.config_files import read_config
 from mixformerv2_ros.lab.training.data_loaders import load_datasets
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.presets import S

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     # Before torch is loaded: its threads must sleep, not spin, while loader processes want the
     # cores. Spinning made steps on two busy cores ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from mixformerv2_ros.lab.training.config import read_config, read_yaml
+    from mixformerv2_ros.lab.training.config_files import read_config, read_yaml
     from mixformerv2_ros.lab.training.recipe import is_recipe
 
     leads = os.environ.get("RANK", "0") == "0"

@@ -456,7 +456,7 @@ def _samples(args: argparse.Namespace) -> int:
     _check_output(args, (".png",))
     if args.count > 1000:
         raise ParameterError(f"--count must be at most 1000, got {args.count}")
-    from mixformerv2_ros.lab.training.config import read_config
+    from mixformerv2_ros.lab.training.config_files import read_config
     from mixformerv2_ros.lab.training.data_loaders import load_datasets
     from mixformerv2_ros.lab.training.stages import student_spec
     from mixformerv2_ros.lab.visualization.samples import samples_sheet

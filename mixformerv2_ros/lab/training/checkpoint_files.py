@@ -10,6 +10,7 @@ import torch
 
 from mixformerv2_ros.errors import CheckpointError, SourceError, TrainingError
 from mixformerv2_ros.files import write_atomically
+from mixformerv2_ros.lab.training.renamed_settings import migrate
 
 LAST = "last.pth.tar"
 BEST = "best.pth.tar"
@@ -32,7 +33,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this trainer.
+    """Read a checkpoint of this trainer; settings under former names are migrated.
 
     Raises:
         CheckpointError: the file is absent, damaged, or of another origin.
@@ -42,16 +43,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: expected a training checkpoint: {reason}") from None
-    if not is_own(state):
+    if not isinstance(state, dict) or not {"net", "spec", "averaged", "step"} <= state.keys():
         raise CheckpointError(f"{path}: expected a training checkpoint, got another file of torch")
-    return state
+    return {**state, "config": migrate(state.get("config", {}))}
 
 
-def is_own(state: object) -> bool:
-    """Whether this trainer wrote what `torch.load` returned."""
-    return isinstance(state, dict) and {"net", "spec", "averaged", "step"} <= state.keys()
+def read_if_own(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint of this trainer; None for any other file."""
+    try:
+        return read_checkpoint(path)
+    except CheckpointError:
+        return None
 
 
 def stage_of(state: Mapping[str, Any]) -> str:
-    """The stage that wrote a checkpoint; files from before there were stages are plain training."""
+    """The stage that wrote a checkpoint; the first checkpoints, without one, are of `plain`."""
     return str(state["config"].get("stage", "plain"))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixformerv2_ros.lab.training import losses
-from mixformerv2_ros.lab.training.config import LossWeights
+from mixformerv2_ros.lab.training.config import LossConfig
 from mixformerv2_ros.lab.training.teachers import DistillationTargets
 from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput
 
@@ -16,8 +16,7 @@ LABELS = ("quality", "presence")
 def total_loss(
     output: ModelOutput,
     batch: Batch,
-    weights: LossWeights,
-    score_label: str = "quality",
+    weights: LossConfig,
     targets: DistillationTargets | None = None,
     share: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -31,7 +30,6 @@ def total_loss(
         output: What the network said.
         batch: What it was asked.
         weights: Factors of the terms.
-        score_label: `quality` or `presence`.
         targets: What the teacher said.
         share: Of several processes, this one's number of present targets over the mean of all, so
             that the mean over processes is that over all targets.
@@ -62,7 +60,7 @@ def total_loss(
         terms["foreground"] = losses.foreground_loss(output.foreground, batch.edges)
     if output.score_logits is not None:
         label = batch.present
-        if score_label == "quality":
+        if weights.score_label == "quality":
             label = torch.zeros_like(batch.present)
             label[here] = ((iou.detach() - 0.2) / 0.5).clamp(0, 1)
         terms["score"] = losses.score_loss(output.score_logits, label)

@@ -13,8 +13,8 @@ import numpy as np
 
 from mixformerv2_ros.lab.datasets.images import Image
 from mixformerv2_ros.lab.datasets.read import read_set
+from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.lab.training.sampling import Sampler, SamplingConfig
-from mixformerv2_ros.lab.training.synthetic import Sample
 from mixformerv2_ros.model.spec import ModelSpec
 
 WIDTH, HEIGHT = 640, 480

@@ -26,16 +26,17 @@ from mixformerv2_ros.lab.datasets.sequences import read_names
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.distributed import DistributedContext
 from mixformerv2_ros.lab.training.generated_images import draw_stills
+from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.lab.training.sampling import Sampler
 from mixformerv2_ros.lab.training.stages import student_spec
-from mixformerv2_ros.lab.training.synthetic import Sample, SyntheticDataset
+from mixformerv2_ros.lab.training.synthetic import SyntheticDataset
 from mixformerv2_ros.lab.training.training_model import Batch
 
-DRAWN = "drawn"
-"""`data` of a world that draws its pictures itself."""
+GENERATED = "generated"
+"""`data.folder` that stands for images that are made up instead of read."""
 
-DRAWN_STILLS = 400
-"""How many it draws."""
+GENERATED_STILLS = 400
+"""How many are made up."""
 
 _CALIBRATION_SEED = 2**31 + 1
 
@@ -71,14 +72,14 @@ def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
     Raises:
         MixFormerError: data is missing or malformed.
     """
-    if not config.sets:
+    if not config.data.sets:
         return load_synthetic(config)
     # A loader process forked while OpenCV's thread pool is alive would wait for it for ever.
     cv2.setNumThreads(1)
     spec = student_spec(config)
     return (
-        Sampler(read_sets(config.sets), spec, config.sampling, train=True),
-        Sampler(read_sets(config.validation_sets), spec, config.sampling, train=False),
+        Sampler(read_sets(config.data.sets), spec, config.data.sampling, train=True),
+        Sampler(read_sets(config.data.validation_sets), spec, config.data.sampling, train=False),
     )
 
 
@@ -90,19 +91,19 @@ def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticData
     # A loader process forked while OpenCV's thread pool is alive would wait for it for ever.
     cv2.setNumThreads(1)
     spec = student_spec(config)
-    stills, clips = _read_pictures(config.data, config.exclude)
+    stills, clips = _read_pictures(config.data.folder, config.data.exclude)
     kept = [still for i, still in enumerate(stills) if i % VALIDATION_STEP]
     held = [still for i, still in enumerate(stills) if i % VALIDATION_STEP == 0]
-    return SyntheticDataset(kept, clips, spec, config.world), SyntheticDataset(
-        held, [], spec, config.world
+    return SyntheticDataset(kept, clips, spec, config.data.synthetic), SyntheticDataset(
+        held, [], spec, config.data.synthetic
     )
 
 
 @functools.lru_cache(maxsize=1)
 def _read_pictures(data: str, exclude: str) -> tuple[list[Still], list[Clip]]:
     """Pictures of a world; the stages of a recipe share them."""
-    if data == DRAWN:
-        return draw_stills(DRAWN_STILLS), []
+    if data == GENERATED:
+        return draw_stills(GENERATED_STILLS), []
     names = read_names(Path(exclude)) if exclude else []
     return read_stills(Path(data) / "stills"), read_clips(Path(data) / "sequences", names)
 
@@ -145,9 +146,9 @@ def load_batches(
     context = context or DistributedContext()
     loader = DataLoader(
         SampleDataset(source, config.seed),
-        batch_sampler=_BatchSampler(first, steps, config.batch, context),  # type: ignore[arg-type]
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
+        batch_sampler=_BatchSampler(first, steps, config.data.batch_size, context),  # type: ignore[arg-type]
+        num_workers=config.runtime.workers,
+        prefetch_factor=4 if config.runtime.workers else None,
         worker_init_fn=_settle_worker,
         pin_memory=context.device.type == "cuda",
         # Its own, unused: a loader else draws from the generator that stochastic depth uses, and a

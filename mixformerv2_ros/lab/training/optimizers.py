@@ -41,20 +41,20 @@ class RunLength:
 
 def run_length(config: TrainConfig, world_size: int = 1) -> RunLength:
     """Convert epochs to steps; an incomplete last batch of an epoch is dropped, as published."""
-    epoch = max(1, config.epoch_samples // (config.batch * world_size))
+    epoch = max(1, config.schedule.epoch_samples // (config.data.batch_size * world_size))
     return RunLength(
-        steps=config.epochs * epoch or config.steps,
+        steps=config.schedule.epochs * epoch or config.schedule.steps,
         epoch=epoch,
-        validate_every=config.validate_epochs * epoch or config.validate_every,
+        validate_every=config.validation.every_epochs * epoch or config.validation.every,
     )
 
 
 def learning_rate_factor(step: int, config: TrainConfig, length: RunLength) -> float:
     """Linear warm-up, then constant with step decay, then linear cool-down to zero."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    drops = step // length.epoch // config.drop_epoch if config.drop_epoch else 0
-    tail = config.cooldown * length.steps
+    if step < config.schedule.warmup:
+        return (step + 1) / config.schedule.warmup
+    drops = step // length.epoch // config.schedule.drop_epoch if config.schedule.drop_epoch else 0
+    tail = config.schedule.cooldown * length.steps
     end = min(1.0, (length.steps - step) / tail) if tail > 0 else 1.0
     return float(end * 0.1**drops)
 
@@ -65,7 +65,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[ScheduledOpt
     Raises:
         ParameterError: this torch has no Muon.
     """
-    if config.groups == "name":
+    if config.optimizer.param_groups == "name":
         return [_published_adamw(model, config)]
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -73,17 +73,17 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[ScheduledOpt
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if config.matrix_learning_rate > 0 and ".blocks." in name and parameter.ndim == 2:
+        if config.optimizer.matrix_learning_rate > 0 and ".blocks." in name and parameter.ndim == 2:
             matrices.append(parameter)
         elif parameter.ndim >= 2 and "reg" not in name:
             decayed.append(parameter)
         else:
             plain.append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": decayed, "weight_decay": config.optimizer.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    rate = config.learning_rate
+    rate = config.optimizer.learning_rate
     scheduled = [
         ScheduledOptimizer(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), (rate, rate))
     ]
@@ -92,8 +92,8 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[ScheduledOpt
             raise ParameterError(
                 f"matrix_learning_rate needs torch.optim.Muon (torch 2.9), got {torch.__version__}"
             )
-        rate = config.matrix_learning_rate
-        muon = torch.optim.Muon(matrices, lr=rate, weight_decay=config.weight_decay)
+        rate = config.optimizer.matrix_learning_rate
+        muon = torch.optim.Muon(matrices, lr=rate, weight_decay=config.optimizer.weight_decay)
         scheduled.append(ScheduledOptimizer(muon, (rate,)))
     return scheduled
 
@@ -104,12 +104,13 @@ def _published_adamw(model: nn.Module, config: TrainConfig) -> ScheduledOptimize
     The prediction tokens lie in the backbone, so they get the low rate (SPEC 4.4).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    rates = {True: config.backbone_learning_rate, False: config.learning_rate}
+    rates = {True: config.optimizer.backbone_learning_rate, False: config.optimizer.learning_rate}
     groups = {
         inside: [p for name, p in named if ("backbone" in name) == inside] for inside in rates
     }
     present = [inside for inside in rates if groups[inside]]
     optimizer = torch.optim.AdamW(
-        [{"params": groups[inside]} for inside in present], weight_decay=config.weight_decay
+        [{"params": groups[inside]} for inside in present],
+        weight_decay=config.optimizer.weight_decay,
     )
     return ScheduledOptimizer(optimizer, tuple(rates[inside] for inside in present))

@@ -56,9 +56,9 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
     Raises:
         MixFormerError: as `train`.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with distributed_context(config.device) as context:
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    with distributed_context(config.runtime.device) as context:
         source, _ = load_datasets(config)
         run = TrainingRun(config, context, lambda count: calibration_batch(source, count))
         if run.length.steps < WARM_UP + steps:
@@ -80,7 +80,7 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
             if number >= WARM_UP:
                 network, update, waiting = network + computed, update + updated, waiting + waited
         stream.close()
-    return StepTimes(network / steps, update / steps, waiting / steps, config.batch)
+    return StepTimes(network / steps, update / steps, waiting / steps, config.data.batch_size)
 
 
 class _Stopwatch:

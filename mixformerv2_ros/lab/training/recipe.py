@@ -18,28 +18,27 @@ from typing import Any
 from mixformerv2_ros.errors import CheckpointError, MixFormerError, ParameterError
 from mixformerv2_ros.files import write_file, write_json
 from mixformerv2_ros.lab.training.checkpoint_files import LAST
-from mixformerv2_ros.lab.training.config import (
-    TrainConfig,
+from mixformerv2_ros.lab.training.config import TrainConfig
+from mixformerv2_ros.lab.training.config_files import (
     fill,
+    get_value,
     override,
     read_yaml,
     set_value,
+    train_config,
 )
 from mixformerv2_ros.lab.training.distributed import distributed_context
+from mixformerv2_ros.lab.training.initialization import check_init, check_teacher
 from mixformerv2_ros.lab.training.logs import last_row
 from mixformerv2_ros.lab.training.optimizers import run_length
-from mixformerv2_ros.lab.training.stages import (
-    check_settings,
-    check_stage_teacher,
-    check_successor,
-    student_spec,
-)
+from mixformerv2_ros.lab.training.stages import check_settings, student_spec
 from mixformerv2_ros.lab.training.trainer import Watch, finished_steps, train
 
 log = logging.getLogger(__name__)
 
 MARK = "$"
-_REFERENCES = ("start", "teacher")
+INIT, TEACHER = "init_from", "distillation.teacher"
+"""Settings that name a checkpoint: a file, or with `$` an input or an earlier stage."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class StageRun:
         stage: Name of the stage.
         name: The same, with the seed where there are several.
         config: Its settings.
-        needs: Runs that it builds on, by setting (`start`, `teacher`).
+        needs: Runs that it builds on, by setting (`init_from`, `distillation.teacher`).
     """
 
     stage: str
@@ -185,34 +184,33 @@ def _stage_run(
     if seed is not None:
         tree["seed"] = seed
     needs: dict[str, str] = {}
-    for setting in _REFERENCES:
-        value = tree.get(setting)
+    for setting in (INIT, TEACHER):
+        value = get_value(tree, setting)
         if not (isinstance(value, str) and value.startswith(MARK)):
             continue
         wanted = value.removeprefix(MARK)
         if wanted in recipe.inputs:
-            tree[setting] = recipe.inputs[wanted]
+            set_value(tree, setting, recipe.inputs[wanted])
         elif known.get(wanted):
             candidates = known[wanted]
             # The run of the same seed where there is one, else the first.
             same = f"{wanted}-seed{seed}"
             needs[setting] = same if same in candidates else candidates[0]
-            tree[setting] = str(runs[needs[setting]].checkpoint)
+            set_value(tree, setting, str(runs[needs[setting]].checkpoint))
         else:
             names = ", ".join([*recipe.inputs, *(n for n in known if known[n])]) or "none"
             raise ParameterError(
                 f"{setting} must name an input or an earlier stage ({names}), got {value}"
             )
-    config = fill(TrainConfig, tree, entry.config)
-    for setting in _REFERENCES:
-        file = getattr(config, setting)
+    config = train_config(tree, entry.config)
+    for setting, file in ((INIT, config.init_from), (TEACHER, config.distillation.teacher)):
         if file and setting not in needs and not Path(file).is_file():
             raise CheckpointError(f"{setting} must be a checkpoint file, found none at {file}")
     return StageRun(entry.name, name, config, needs)
 
 
 def _merge(tree: dict[str, Any], setting: str, value: Any) -> None:
-    """Set a setting; of a table only the entries that are given."""
+    """Set a dotted name; of a table only the entries that are given."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             _merge(tree, f"{setting}.{key}", entry)
@@ -221,10 +219,10 @@ def _merge(tree: dict[str, Any], setting: str, value: Any) -> None:
 
 
 def _check_needs(run: StageRun, runs: Mapping[str, StageRun]) -> None:
-    if "start" in run.needs:
-        check_successor(run.config, runs[run.needs["start"]].config, run.needs["start"])
-    if "teacher" in run.needs:
-        check_stage_teacher(run.config, runs[run.needs["teacher"]].config, run.needs["teacher"])
+    for setting, check in ((INIT, check_init), (TEACHER, check_teacher)):
+        if setting in run.needs:
+            name = run.needs[setting]
+            check(run.config, runs[name].config, name)
 
 
 def run_recipe(
@@ -251,7 +249,7 @@ def run_recipe(
         MixFormerError: as `train`.
     """
     begin = time.monotonic()
-    with distributed_context(runs[0].config.device) as context:
+    with distributed_context(runs[0].config.runtime.device) as context:
         for number, run in enumerate(runs, start=1):
             left = seconds - (time.monotonic() - begin)
             if context.any(stop() or left <= 0):
@@ -298,8 +296,8 @@ def _facts(run: StageRun) -> dict[str, Any]:
         "seed": run.config.seed,
         "depth": spec.depth,
         "mlp_ratio": spec.mlp_ratio,
-        "from": run.needs.get("start", run.config.start),
-        "teacher": run.needs.get("teacher", run.config.teacher),
+        "from": run.needs.get(INIT, run.config.init_from),
+        "teacher": run.needs.get(TEACHER, run.config.distillation.teacher),
     }
 
 

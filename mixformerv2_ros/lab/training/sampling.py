@@ -19,7 +19,7 @@ from mixformerv2_ros.lab.datasets.image_cache import PictureCache
 from mixformerv2_ros.lab.datasets.images import Image
 from mixformerv2_ros.lab.datasets.source import Clip, PictureSet
 from mixformerv2_ros.lab.training.crops import Crop, View, brighten, crop_view, jitter_box, mirror
-from mixformerv2_ros.lab.training.synthetic import Sample
+from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.crop import fade_surroundings
@@ -30,47 +30,58 @@ TRIES = 1000
 GROWTH = 5
 """Frames by which windows grow when they hold no visible frame."""
 
+_PROBABILITIES = (
+    "negative_ratio",
+    "grey",
+    "flip",
+    "crop_flip",
+    "brightness",
+    "template_background_contrast",
+)
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How samples are drawn. The defaults are the published ones for distillation at 224 pixels.
+    """Sampling of data sets. The defaults are the published ones for distillation at 224 pixels.
 
     Attributes:
-        mode: Choice of frames. causal (distillation): the online template before the initial one,
-            the search frame after it. trident_pro (score stage): any two, the online template on
-            the initial one's side of the search frame, visible or not.
-        max_gap: Largest distance in frames of the windows that they are drawn from.
-        negative: Share of samples whose search region does not show the target (score stage: 0.5).
-        template_factor: Side of a template over the target's size.
+        mode: Choice of frames. `causal` (distillation): the online template before the initial one,
+            the search frame after it. `trident_pro` (score stage): any two frames, and the online
+            template on the initial one's side of the search frame, visible or not.
+        max_gap: Half the width, in frames, of the windows that frames are drawn from.
+        negative_ratio: Fraction of samples whose search region does not show the target (score
+            stage: 0.5).
+        template_factor: Side of a template over sqrt(w * h) of the target.
         search_factor: The same for the search region (published: 5.0 at 288 pixels).
-        template_surroundings: Contrast left around the target in templates (published: all).
-        template_center_jitter: Width of the uniform offset of a template's middle, in target sizes.
+        template_background_contrast: Contrast that remains around the target in templates
+            (published: 1).
+        template_center_jitter: Width of the uniform offset of a template's centre, in target sizes.
         search_center_jitter: The same for the search region.
         template_scale_jitter: Standard deviation of the log of a template box's width and height.
         search_scale_jitter: The same for the search region.
-        grey: Share of samples without colour.
-        flip: Share of samples that are mirrored as a whole.
-        own_flip: Share of crops that are mirrored each for itself.
+        grey: Fraction of samples in greyscale.
+        flip: Fraction of samples that are flipped as a whole.
+        crop_flip: Fraction of crops that are flipped individually.
         brightness: Each crop is multiplied by U(1 - brightness, 1 + brightness).
-        min_frames: Frames that a video needs to be drawn from.
-        min_visible: Frames with a visible target that it needs.
-        cache_megabytes: Pictures that each loader process keeps in memory; 0 keeps none.
-        cache_decoded: Whether they are kept decoded: fifteen times the memory, no decoding.
+        min_frames: Minimum number of frames of a video.
+        min_visible: Minimum number of frames with a visible target of a video.
+        cache_megabytes: Image cache of each data loader worker, 10^6 bytes; 0 turns it off.
+        cache_decoded: Cache decoded images: fifteen times the memory, but no decoding.
     """
 
     mode: str = "causal"
     max_gap: int = 200
-    negative: float = 0.0
+    negative_ratio: float = 0.0
     template_factor: float = 2.0
     search_factor: float = 4.5
-    template_surroundings: float = 1.0
+    template_background_contrast: float = 1.0
     template_center_jitter: float = 0.0
     search_center_jitter: float = 4.5
     template_scale_jitter: float = 0.0
     search_scale_jitter: float = 0.5
     grey: float = 0.05
     flip: float = 0.5
-    own_flip: float = 0.5
+    crop_flip: float = 0.5
     brightness: float = 0.2
     min_frames: int = 20
     min_visible: int = 7
@@ -80,7 +91,14 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ParameterError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        shares = ("negative", "grey", "flip", "own_flip", "brightness", "template_surroundings")
+        shares = (
+            "negative_ratio",
+            "grey",
+            "flip",
+            "crop_flip",
+            "brightness",
+            "template_background_contrast",
+        )
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ParameterError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
@@ -205,7 +223,7 @@ class Sampler:
 
     # Which -------------------------------------------------------------------------------------
 
-    def _draw_clip(self, rng: np.random.Generator) -> Clip:
+    def draw_clip(self, rng: np.random.Generator) -> Clip:
         """A data set by weight, then a still or a long enough video of it."""
         source = self.sets[int(np.searchsorted(self._shares, rng.random(), side="right"))]
         for _ in range(TRIES):
@@ -226,7 +244,7 @@ class Sampler:
         choose = choose_causal if self.config.mode == "causal" else choose_trident
         return choose(clip.visible, self.config.max_gap, rng)
 
-    def _negative(self, clip: Clip, rng: np.random.Generator) -> tuple[Image, Box]:
+    def draw_negative(self, clip: Clip, rng: np.random.Generator) -> tuple[Image, Box]:
         """A picture without the target, and the box that a search region is cut around.
 
         A frame of the same video in which the target is hidden; where there is none, any frame of
@@ -237,7 +255,7 @@ class Sampler:
             picture = self._pictures.read(clip.frames[int(rng.choice(hidden))])
             return picture, centered_box(picture.shape[1], picture.shape[0])
         for _ in range(TRIES):
-            other = self._draw_clip(rng)
+            other = self.draw_clip(rng)
             # The published sampler may meet the same pictures again and call the target absent.
             if other.frames[0] != clip.frames[0]:
                 frame = int(rng.integers(len(other.frames)))
@@ -249,13 +267,13 @@ class Sampler:
     def _draw(self, rng: np.random.Generator) -> Sample | None:
         """One attempt; None where a crop is rejected."""
         config = self.config
-        clip = self._draw_clip(rng)
+        clip = self.draw_clip(rng)
         chosen = self._choose(clip, rng)
-        present = not rng.random() < config.negative
+        present = not rng.random() < config.negative_ratio
         # One picture in memory for all crops of a still, with or without a cache.
         pictures = {frame: self._pictures.read(clip.frames[frame]) for frame in {*chosen[:2]}}
         if not present:
-            picture, box = self._negative(clip, rng)
+            picture, box = self.draw_negative(clip, rng)
         else:
             found = pictures.get(chosen.search)
             picture = self._pictures.read(clip.frames[chosen.search]) if found is None else found
@@ -293,14 +311,14 @@ class Sampler:
 
     def _faded(self, template: Crop) -> Image:
         corners = template.edges * self.spec.template_size
-        return fade_surroundings(template.image, corners, self.config.template_surroundings)
+        return fade_surroundings(template.image, corners, self.config.template_background_contrast)
 
     def _own_changes(self, crop: Crop, rng: np.random.Generator) -> Crop:
         if not self.train:
             return crop
         reach = self.config.brightness
         crop = Crop(brighten(crop.image, rng.uniform(1 - reach, 1 + reach)), crop.edges)
-        return mirror(crop) if rng.random() < self.config.own_flip else crop
+        return mirror(crop) if rng.random() < self.config.crop_flip else crop
 
 
 def _box(clip: Clip, frame: int) -> Box:

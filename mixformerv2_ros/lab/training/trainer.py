@@ -49,14 +49,14 @@ def train(
             checkpoint cannot be written. The last good checkpoint is then left as it was.
     """
     check_settings(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
     output = Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"output must be a folder that can be written: {error}") from None
-    with distributed_context(config.device) as context:
+    with distributed_context(config.runtime.device) as context:
         path = output / LAST
         length = run_length(config, context.world_size)
         if path.exists() and finished_steps(config, path) >= length.steps:
@@ -74,7 +74,7 @@ def train(
                 f"all processes must see the same checkpoints in {output}, got steps {steps}; "
                 "machines must share that folder"
             )
-        clips = load_clips(config.clips)
+        clips = load_clips(config.validation.clips)
         manager = CheckpointManager(run, output)
         try:
             begin = time.monotonic()
@@ -86,8 +86,8 @@ def train(
                     watch(run.step, run.length.steps, values)
                 late = context.any(time.monotonic() - begin > seconds or stop())
                 if run.finished or run.step % run.length.validate_every == 0:
-                    report = validate(run.averaged, held, config, context)
-                    report |= validate_clips(run.averaged, clips, config, context)
+                    report = validate(run.ema_model, held, config, context)
+                    report |= validate_clips(run.ema_model, clips, config, context)
                     manager.save(report)
                 elif late:
                     run.save(path)  # at once: who sends SIGTERM may not wait for a validation

@@ -20,21 +20,21 @@ from mixformerv2_ros.lab.training.checkpoint_files import (
     stage_of,
     write_checkpoint,
 )
-from mixformerv2_ros.lab.training.config import TrainConfig, changed_settings
+from mixformerv2_ros.lab.training.config import TrainConfig
+from mixformerv2_ros.lab.training.config_files import changed_settings
 from mixformerv2_ros.lab.training.criterion import total_loss
 from mixformerv2_ros.lab.training.distributed import DistributedContext
+from mixformerv2_ros.lab.training.initialization import (
+    DrawBatch,
+    build_training_model,
+    load_stage_teacher,
+)
 from mixformerv2_ros.lab.training.optimizers import (
     build_optimizers,
     learning_rate_factor,
     run_length,
 )
-from mixformerv2_ros.lab.training.stages import (
-    PRECISIONS,
-    Draw,
-    build_training_model,
-    check_settings,
-    load_stage_teacher,
-)
+from mixformerv2_ros.lab.training.stages import PRECISIONS, check_settings
 from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput, TrainingModel
 
 _MOST_SKIPPED = 20
@@ -55,14 +55,14 @@ class TrainingRun:
         best: Best validation figure so far.
         changed: Settings that the restored checkpoint had otherwise.
         model: What is trained.
-        averaged: Its running average, in evaluation mode.
+        ema_model: Exponential moving average of `model`, in evaluation mode.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         context: DistributedContext | None = None,
-        draw: Draw = _no_samples,
+        draw: DrawBatch = _no_samples,
     ) -> None:
         """Build network, teacher and optimisers as they are before the first step.
 
@@ -73,7 +73,7 @@ class TrainingRun:
 
         Raises:
             ParameterError: settings contradict each other.
-            CheckpointError: `start` or `teacher` cannot be read or does not fit.
+            CheckpointError: `init_from` or the teacher cannot be read or does not fit.
         """
         check_settings(config)
         self.config = config
@@ -88,10 +88,10 @@ class TrainingRun:
         self.teacher = load_stage_teacher(config)
         if self.teacher is not None:
             self.teacher.network.to(device)
-        self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.ema_model = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizers = build_optimizers(self.model, config)
-        dtype = PRECISIONS[config.precision]
-        for part in (self.model, self.averaged, self.teacher):
+        dtype = PRECISIONS[config.runtime.precision]
+        for part in (self.model, self.ema_model, self.teacher):
             if part is not None:
                 part.dtype = dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
@@ -136,7 +136,6 @@ class TrainingRun:
             output,
             batch,
             self.config.loss,
-            self.config.score_label,
             targets,
             self._share(batch),
         )
@@ -153,19 +152,19 @@ class TrainingRun:
         """
         for scheduled in self.optimizers:
             self.scaler.unscale_(scheduled.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self._check_finite(loss, norm)
         for scheduled in self.optimizers:
             self.scaler.step(scheduled.optimizer)
         self.scaler.update()
         self.step += 1
-        self.samples += self.config.batch * self.context.world_size
-        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        self.samples += self.config.data.batch_size * self.context.world_size
+        decay = min(self.config.optimizer.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
+                list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay
             )
-            for mean, now in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            for mean, now in zip(self.ema_model.buffers(), self.model.buffers(), strict=True):
                 mean.copy_(now)
         return norm
 
@@ -194,12 +193,12 @@ class TrainingRun:
 
     def _fade(self) -> None:
         """Set the gain of layers that are being removed, for the epoch of the coming step."""
-        removal = self.config.removal
+        removal = self.config.pruning
         if not removal.layers:
             return
         epoch = 1 + min(self.step, self.length.steps - 1) // self.length.epoch
         gamma = pruning.gamma(epoch, removal.epochs)
-        for model in (self.model, self.averaged):
+        for model in (self.model, self.ema_model):
             assert isinstance(model, TrainingModel)
             pruning.set_gamma(model.network, removal.layers, gamma)
 
@@ -214,19 +213,19 @@ class TrainingRun:
         generators = self.context.all_gather(_generator_states(self.context.device))
         if not self.context.is_main:
             return
-        net = self.averaged.network.state_dict()
+        net = self.ema_model.network.state_dict()
         if not self.config.loss.score:
             net = {name: value for name, value in net.items() if "score_head." not in name}
         state = {
             "net": net,
             "net_type": "MixFormer",
-            "spec": dataclasses.asdict(self.averaged.network.spec),
+            "spec": dataclasses.asdict(self.ema_model.network.spec),
             "config": dataclasses.asdict(self.config),
             "step": self.step,
             "samples": self.samples,
             "best": self.best,
             "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
+            "averaged": self.ema_model.state_dict(),
             "optimizers": [scheduled.optimizer.state_dict() for scheduled in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "rng": generators,
@@ -255,14 +254,14 @@ class TrainingRun:
                 "settings have changed, choose another output"
             )
         self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
+        self.ema_model.load_state_dict(state["averaged"])
         for scheduled, one in zip(self.optimizers, state["optimizers"], strict=True):
             scheduled.optimizer.load_state_dict(one)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.changed = changed_settings(state["config"], self.config)
         self.step = state["step"]
-        self.samples = state.get("samples", self.step * self.config.batch)
+        self.samples = state.get("samples", self.step * self.config.data.batch_size)
         self.best = state.get("best", -math.inf)
         _restore_generators(state["rng"], self.context)
         self._fade()

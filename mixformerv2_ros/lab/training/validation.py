@@ -48,13 +48,13 @@ def validate(
     """
     context = context or DistributedContext()
     stream = SampleDataset(source, _SEED)
-    starts = range(0, config.validation_samples, _BATCH)
+    starts = range(0, config.validation.samples, _BATCH)
     parts = []
     for start in starts[context.rank :: context.world_size]:
-        indices = range(start, min(start + _BATCH, config.validation_samples))
+        indices = range(start, min(start + _BATCH, config.validation.samples))
         batch = stream.batch(indices).to(context.device)
         output = model(batch)
-        _, values = total_loss(output, batch, config.loss, config.score_label)
+        _, values = total_loss(output, batch, config.loss)
         scored = output.score_logits is not None and config.loss.score > 0
         scores = output.score_logits.sigmoid().tolist() if scored else []
         parts.append(
@@ -88,7 +88,7 @@ def load_clips(config: ClipsConfig) -> list[AnnotatedSequence]:
     if not config.root:
         return []
     names = read_names(Path(config.names)) if config.names else None
-    sequences, problems = load_sequences(Path(config.root), config.layout, names)
+    sequences, problems = load_sequences(Path(config.root), config.dataset, names)
     if problems:
         raise SourceError(problems[0])
     end = config.frames or None
@@ -113,11 +113,11 @@ def validate_clips(
     if not clips or isinstance(model, TeacherTrainingModel):
         return {}
     engine = TorchEngine(copy.deepcopy(model.network), str(context.device))
-    factors = config.sampling if config.sets else config.world
+    factors = config.data.sampling if config.data.sets else config.data.synthetic
     settings = TrackerSettings(
         search_factor=factors.search_factor,
         template_factor=factors.template_factor,
-        template_surroundings=factors.template_surroundings,
+        template_surroundings=factors.template_background_contrast,
         update_interval=TrackerSettings.update_interval if config.loss.score else _NEVER,
     )
     found = []

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from mixformerv2_ros.lab.training.losses import patch_coverage
-from mixformerv2_ros.lab.training.synthetic import Sample
+from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.lab.visualization.sheet import (
     ACCENT,
     BOX,
