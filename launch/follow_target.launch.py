@@ -1,10 +1,10 @@
-"""Tracker and target pose node, wired for Nav2: poses to follow, silent while the target is lost.
+"""Tracker and target pose node for Nav2: poses of the target, none while it is lost.
 
 ros2 launch mixformerv2_ros follow_target.launch.py image:=/camera/image_raw \
     camera_info:=/camera/camera_info depth:=/camera/aligned_depth/image_raw target_frame:=map
 
-`target_pose` is what Nav2's FollowObject action takes as `pose_topic`; `goal_update` is what the
-GoalUpdater of a behaviour tree listens to, which needs `target_frame`.
+`target_pose` is the `pose_topic` of Nav2's FollowObject action; `goal_update`, which requires
+`target_frame`, is the input of the GoalUpdater of a behaviour tree.
 """
 
 from pathlib import Path
@@ -18,19 +18,22 @@ from launch_ros.actions import LifecycleNode
 TRACKER = Path(__file__).resolve().parent / "tracker.launch.py"
 
 ARGUMENTS = {
-    "camera_info": ("camera_info", "calibration of the camera"),
-    "source": ("depth", "where the distance comes from; bearing publishes directions only"),
-    "depth": ("depth", "depth images, registered to the camera"),
-    "points": ("points", "organised point cloud of the camera"),
-    "target_width": ("0.0", "width of the target in metres, for source:=width"),
-    "target_frame": ("", "frame of the poses, such as map; empty: the camera's, no goal_update"),
-    "tf_frame": ("", "frame at the target that is broadcast on /tf; empty: none"),
-    "target_pose": ("target_pose", "topic of the poses, as in a FollowObject goal"),
-    "goal_update": ("goal_update", "topic that Nav2's GoalUpdater listens to"),
+    "camera_info": ("camera_info", "calibration topic of the camera"),
+    "source": ("depth", "source of the distance; bearing: directions only"),
+    "depth": ("depth", "topic of depth images registered to the camera"),
+    "points": ("points", "topic of organised point clouds registered to the camera"),
+    "target_width": ("0.0", "width of the target in metres, required by source:=width"),
+    "target_frame": (
+        "",
+        "tf frame of the poses, such as map; empty: the camera's frame, without goal_update",
+    ),
+    "tf_frame": ("", "child frame of the transform published on /tf; empty: none"),
+    "target_pose": ("target_pose", "topic of the poses, the pose_topic of a FollowObject goal"),
+    "goal_update": ("goal_update", "input topic of Nav2's GoalUpdater"),
     "pose_params_file": ("", "ROS parameter file of the target pose node"),
     "tf_in_namespace": (
         "false",
-        "listen to tf in the namespace, as Nav2 does for many robots",
+        "use tf and tf_static in the namespace, as Nav2 does with several robots",
     ),
 }
 CHOICES = {
@@ -51,7 +54,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def target_pose(context: LaunchContext) -> list[LifecycleNode]:
-    """Return the target pose node; it shares the tracker's namespace, clock and lifecycle."""
+    """Return the target pose node; with the tracker's namespace, clock and autostart."""
     shared = ("namespace", "use_sim_time", "autostart", "log_level")
     values = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *shared)}
     given = {name: values[name] for name in ("source", "target_frame", "tf_frame") if values[name]}

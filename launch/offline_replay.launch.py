@@ -1,4 +1,4 @@
-"""Follow a target through a recording, offline: every frame, the same tracks every time.
+"""Track targets in a recording offline: every frame, with reproducible tracks.
 
 ros2 launch mixformerv2_ros offline_replay.launch.py bag:=recording output:=tracks box:=9,9,40,90
 """
@@ -10,11 +10,11 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 
 ARGUMENTS = {
-    "bag": (None, "rosbag2 folder, .mcap or .db3 file to read"),
-    "output": (None, "folder to record /track and /detections into"),
-    "box": ("", "target in the first image, x,y,w,h; empty: the boxes recorded in the bag"),
-    "image_topic": ("", "topic of the images; empty: the only one"),
-    "model": ("", "folder of a model bundle; empty: the one of the package"),
+    "bag": (None, "recording: rosbag2 folder, .mcap or .db3 file"),
+    "output": (None, "output folder for /track and /detections"),
+    "box": ("", "init box in the first image, x,y,w,h; empty: the init boxes in the recording"),
+    "image_topic": ("", "image topic; empty: the only one in the recording"),
+    "model": ("", "folder of the model bundle; empty: the bundle of the package"),
     "storage": ("mcap", "storage format of the output"),
 }
 CHOICES = {"storage": ["mcap", "sqlite3"]}
@@ -31,7 +31,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def replay(context: LaunchContext) -> list[ExecuteProcess]:
-    """Return the process that replays, with the options that were given."""
+    """Return the process that replays, with the given options."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     command = [sys.executable, "-m", "mixformerv2_ros.cli", "replay", values.pop("bag")]
     for name, value in values.items():

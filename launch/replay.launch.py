@@ -1,8 +1,8 @@
-"""A recording played, with its clock, through the live tracker node.
+"""Live tracker node on a recording, with its clock.
 
 ros2 launch mixformerv2_ros replay.launch.py bag:=recording image:=/camera/image_raw box:=9,9,40,90
 
-The node may drop images as it does on a robot. `offline_replay.launch.py` drops none.
+The node may drop images, as on a robot; `offline_replay.launch.py` drops none.
 """
 
 from pathlib import Path
@@ -25,10 +25,10 @@ from launch_ros.event_handlers import OnStateTransition
 TRACKER = Path(__file__).resolve().parent / "tracker.launch.py"
 
 ARGUMENTS = {
-    "bag": (None, "rosbag2 folder or file to play"),
-    "box": ("", "target in the first image, x,y,w,h; empty: the boxes recorded in the bag"),
-    "rate": ("1.0", "speed of the recording"),
-    "loop": ("false", "begin again at the end, until Ctrl-C"),
+    "bag": (None, "recording: rosbag2 folder or file"),
+    "box": ("", "init box in the first image, x,y,w,h; empty: the init boxes in the recording"),
+    "rate": ("1.0", "playback rate"),
+    "loop": ("false", "play in a loop until Ctrl-C"),
 }
 CHOICES = {"loop": ["true", "false", "True", "False"]}
 
@@ -47,14 +47,14 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def play(context: LaunchContext) -> list[RegisterEventHandler]:
-    """Play the bag once the node is active and has its box; shut down at the end."""
+    """Play the bag once the node is active and the box is published; shut down at the end."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     command = ["ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]]
     if values["loop"].lower() == "true":
         if values["box"]:
             raise RuntimeError(
-                "box:=... starts a target in the first pass only, and each pass of loop:=true "
-                "forgets it: record the box in the bag, or leave one of them out"
+                "box and loop:=true exclude each other: every pass of the loop resets the targets; "
+                "record init boxes in the bag instead"
             )
         command.append("--loop")
     player = ExecuteProcess(cmd=command, output="screen")

@@ -1,4 +1,4 @@
-"""The tracker node on a camera topic; to be included in the launch files of robots.
+"""Tracker node on an image topic; can be included in other launch files.
 
 ros2 launch mixformerv2_ros tracker.launch.py image:=/camera/image_raw
 """
@@ -13,19 +13,22 @@ from launch_ros.actions import LifecycleNode
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 ARGUMENTS = {
-    "image": ("image", "topic of the images; compressed ones are expected on TOPIC/compressed"),
-    "compressed": ("false", "take the images from TOPIC/compressed"),
+    "image": ("image", "image topic; with compressed, images are received on TOPIC/compressed"),
+    "compressed": ("false", "subscribe to TOPIC/compressed"),
     "params_file": (str(CONFIG / "tracker_s_cpu.yaml"), "ROS parameter file"),
-    "model": ("", "folder of a model bundle; empty: as in the parameter file"),
-    "engine": ("", "library that runs the network; empty: as in the parameter file"),
-    "device": ("", "where the network runs; empty: as in the parameter file"),
-    "name": ("tracker", "name of the node"),
-    "namespace": ("", "namespace of the node and its topics"),
-    "use_sim_time": ("", "take the time from /clock; empty: as in the parameter file"),
-    "autostart": ("", "configure and activate at once; false leaves it to a lifecycle manager"),
-    "log_level": ("info", "least severity that is logged"),
+    "model": ("", "folder of the model bundle; empty: as in the parameter file"),
+    "engine": ("", "inference library; empty: as in the parameter file"),
+    "device": ("", "device that runs the network; empty: as in the parameter file"),
+    "name": ("tracker", "node name"),
+    "namespace": ("", "node namespace"),
+    "use_sim_time": ("", "use the time of /clock; empty: as in the parameter file"),
+    "autostart": (
+        "",
+        "configure and activate at start; false: transitions are left to a lifecycle manager",
+    ),
+    "log_level": ("info", "minimum severity of log lines"),
 }
-# Launch files write truth as Python or as YAML does.
+# Booleans as Python or as YAML writes them.
 TRUTH = ["true", "false", "True", "False"]
 CHOICES = {
     "compressed": TRUTH,
@@ -48,7 +51,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def tracker(context: LaunchContext) -> list[LifecycleNode]:
-    """Return the node, with the parameters that were given over those of the file."""
+    """Return the node; arguments override the parameter file."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {name: values[name] for name in ("model", "engine", "device") if values[name]}
     switches = [name for name in ("use_sim_time", "autostart") if values[name]]

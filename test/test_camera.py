@@ -119,8 +119,8 @@ def test_lists_and_tuples_serve_as_well() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"k": np.zeros((3, 3))}, "positive focal lengths, got fx 0, fy 0: the camera is not"),
-        ({"k": np.full((3, 3), np.nan)}, "the camera is not calibrated"),
+        ({"k": np.zeros((3, 3))}, "positive focal lengths, got fx 0, fy 0"),
+        ({"k": np.full((3, 3), np.nan)}, "camera is not calibrated"),
         ({"k": K * [[-1], [1], [1]]}, "got fx -500, fy 510"),
         ({"k": K * [[1e303], [1], [1]]}, "0.001 to 1e\\+07 pixels, got fx 5e\\+305, fy 510"),
         ({"k": K * [[1], [1e-300], [1]]}, "0.001 to 1e\\+07 pixels, got fx 500, fy 5.1e-298"),
@@ -129,13 +129,13 @@ def test_lists_and_tuples_serve_as_well() -> None:
             "point within 1e.* got cx 1e\\+300, cy 0",
         ),
         ({"k": [[500, 0, 0], [0, 500, np.nan], [0, 0, 1]]}, "point within 1e.* got cx 0, cy nan"),
-        ({"d": (0.1, 0.2, 0.3)}, "plumb_bob needs 4, 5, 8, 12 or 14 coefficients, got 3"),
+        ({"d": (0.1, 0.2, 0.3)}, "plumb_bob requires 4, 5, 8, 12 or 14 coefficients, got 3"),
         ({"d": (np.nan,) * 5}, "distortion coefficients must be finite"),
         (
             {"d": (0.1,) * 5, "model": "kannala\n"},
             r"must be one of plumb_bob, .*got 'kannala\\\\n'",
         ),
-        ({"d": (0.1,) * 5, "model": "equidistant"}, "needs 4 distortion coefficients, got 5"),
+        ({"d": (0.1,) * 5, "model": "equidistant"}, "requires 4 distortion coefficients, got 5"),
     ],
 )
 def test_a_calibration_that_is_none_is_refused_in_one_line(changes: Any, words: str) -> None:
@@ -150,7 +150,7 @@ def test_a_calibration_that_is_none_is_refused_in_one_line(changes: Any, words: 
 def test_a_pixel_that_the_lens_model_cannot_reach_has_no_ray(model: str, d: Any) -> None:
     """The distorted radius has a maximum; beyond it there is no solution, or a mirrored one."""
     camera = Camera.from_message(camera_info(d=d, model=model))
-    with pytest.raises(PoseError, match=r"no ray for one of the pixels \(2000.0, 100.0\)"):
+    with pytest.raises(PoseError, match=r"no ray for pixels \(2000.0, 100.0\)"):
         camera.bearing(2000, 100)
     with pytest.raises(PoseError, match="finite"):
         camera.bearing(math.nan, 0)
@@ -161,12 +161,12 @@ def test_a_pixel_that_the_lens_model_cannot_reach_has_no_ray(model: str, d: Any)
 @pytest.mark.filterwarnings("error")
 def test_a_lens_with_absurd_coefficients_has_no_ray(model: str, count: int, value: float) -> None:
     camera = Camera.from_message(camera_info(d=(value,) * count, model=model))
-    with pytest.raises(PoseError, match="no ray for one of the pixels"):
+    with pytest.raises(PoseError, match="no ray for pixels"):
         camera.bearing(100, 100)
 
 
 @pytest.mark.parametrize("u", [1e300, -1e8, math.inf])
 @pytest.mark.filterwarnings("error")
 def test_a_pixel_far_from_every_image_has_no_ray(u: float) -> None:
-    with pytest.raises(PoseError, match="pixels must be finite, 1e\\+07 at most, got"):
+    with pytest.raises(PoseError, match="must be finite and at most 1e\\+07, got"):
         Camera.from_message(camera_info()).bearing(u, 100)

@@ -123,11 +123,11 @@ def test_a_damaged_recording_is_played_up_to_the_damage(tmp_path: Path, peer: Pe
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--topics", "/nothing"], "has no topic /nothing, but /camera/image_raw"),
+        (["--topics", "/nothing"], "has no topic /nothing; topics: /camera/image_raw"),
         (["--rate", "0"], "--rate must be 0.01 to 100, got 0"),
         (["--rate", "nan"], "--rate must be 0.01 to 100, got nan"),
         (["--clock", "0"], "--clock must be 1 to 1000, got 0"),
-        (["-r", "x"], "remapping must be FROM:=TO"),
+        (["-r", "x"], "remapping rule must be FROM:=TO"),
     ],
 )
 def test_wrong_words_are_refused(
@@ -175,7 +175,7 @@ def test_echo_names_what_is_published_instead(
     assert main(["echo", "/nowhere", "--timeout", "0.5"]) == 2
     assert "no publisher on /nowhere; topics found: /there" in capsys.readouterr().err
     assert main(["echo", "/there", "--type", "no/msg/Type"]) == 2
-    assert "messages of type no/msg/Type are not known" in capsys.readouterr().err
+    assert "unknown message type no/msg/Type" in capsys.readouterr().err
 
 
 def test_long_arrays_are_cut_and_texts_are_harmless() -> None:

@@ -36,7 +36,7 @@ def test_a_folder_of_others_is_left_alone(clip, tmp_path, capsys):
     mine.mkdir()
     (mine / "thesis.tex").touch()
     assert main(["demo", "--video", str(path), "--box", box, "-o", str(mine)]) == 2
-    assert "not made by a demo" in capsys.readouterr().err
+    assert "not created by the demo" in capsys.readouterr().err
     assert (mine / "thesis.tex").exists()
 
 

@@ -13,7 +13,7 @@ from ranging import depth_image
 
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.ros.pose.depth import depth_view, measure_depth
-from mixformerv2_ros.ros.pose.samples import MOST_SAMPLES, agree, inner_box, sample_slices
+from mixformerv2_ros.ros.pose.samples import MAX_SAMPLES, inner_box, robust_median, sample_slices
 from mixformerv2_ros.tracking.boxes import Box
 
 BOX = Box(20, 10, 30, 40)
@@ -51,7 +51,7 @@ def test_missing_distances_do_not_count() -> None:
     found = measure_depth(depth_image(depths), BOX, 0.2)
     assert found.value == 2.0
     assert found.share == pytest.approx(15 * 28 / (30 * 40))
-    words = "at least 50 % of the target's pixels must have a distance, got 35 %"
+    words = "at least 50 % of the depth pixels in the box must be valid, got 35 %"
     with pytest.raises(PoseError, match=words):
         measure_depth(depth_image(depths), BOX, 0.5)
     with pytest.raises(PoseError, match="got 0 %"):
@@ -70,7 +70,7 @@ def test_background_and_noise_do_not_move_it() -> None:
 
 
 def test_of_two_halves_the_nearer_one_is_the_target() -> None:
-    assert agree(np.array([2.0, 2.0, 8.0, 8.0]), 4, 0.5).value == 2.0
+    assert robust_median(np.array([2.0, 2.0, 8.0, 8.0]), 4, 0.5).value == 2.0
 
 
 @given(
@@ -82,7 +82,7 @@ def test_less_than_half_of_outliers_cannot_carry_it_away(
     values: list[float], outliers: list[float]
 ) -> None:
     bad = outliers[: len(values) - 1]
-    found = agree(np.array(values + bad), len(values) + len(bad), 0.0)
+    found = robust_median(np.array(values + bad), len(values) + len(bad), 0.0)
     assert min(values) <= found.value <= max(values)
 
 
@@ -97,7 +97,7 @@ def test_samples_lie_in_the_image_and_are_bounded(x: float, y: float, w: float, 
         assert x + w < 1 or y + h < 1 or x >= 1279 or y >= 719
         return
     looked_at = np.zeros((720, 1280), bool)[rows, columns].size
-    assert 1 <= looked_at <= 1.2 * MOST_SAMPLES + 300
+    assert 1 <= looked_at <= 1.2 * MAX_SAMPLES + 300
     assert 0 <= rows.start < rows.stop <= 720
     assert 0 <= columns.start < columns.stop <= 1280
 
@@ -125,5 +125,5 @@ def test_a_message_that_holds_no_depth_image_is_refused(changes: Any, words: str
 
 
 def test_a_target_outside_of_the_depth_image_is_refused() -> None:
-    with pytest.raises(PoseError, match="must lie in the 100x80 image that is measured in"):
+    with pytest.raises(PoseError, match="must lie inside the 100x80 depth image"):
         measure_depth(depth_image(scene()), Box(100, 10, 20, 20), 0.5)

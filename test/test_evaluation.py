@@ -686,7 +686,7 @@ def test_command_takes_every_other_frame(
         (["--frame-step", "0"], "--frame-step must be at least 1, got 0"),
         (
             ["--submission", "x.zip", "--dataset", "got10k", "--frame-step", "2"],
-            "--submission needs all frames, got --frame-step 2",
+            "--submission requires all frames, got --frame-step 2",
         ),
         (["--num-threads", "-1"], "num_threads must be"),
         (["--trackers", "KCF,kcf"], "each tracker once, got KCF twice"),
@@ -758,7 +758,7 @@ def test_command_packs_a_submission(
     printed = capsys.readouterr().out
     assert f"submission: {archive}" in printed
     assert ("as its toolkit" in printed) is not withheld
-    assert ("no published ground truth" in printed) is withheld
+    assert ("no public ground truth" in printed) is withheld
     with zipfile.ZipFile(archive) as opened:
         assert len(opened.namelist()) == 4
     archive.unlink()
@@ -768,7 +768,7 @@ def test_command_packs_a_submission(
     (root / "GOT-10k_Val_000002" / "00000003.jpg").write_bytes(b"")
     shutil.rmtree(out)
     assert command(*arguments, "--trackers", "MIL", "-o", out) == 2
-    assert "a submission must be complete" in capsys.readouterr().err
+    assert "not written: results are incomplete" in capsys.readouterr().err
     assert not archive.exists()
 
 
@@ -777,8 +777,11 @@ def test_command_packs_a_submission(
     [
         (["--submission", "x.zip"], "--submission needs --dataset got10k"),
         (["--dataset", "lasot", "--submission", "x.tar"], "FILE.zip in an existing folder"),
-        (["--dataset", "lasot", "--submission", "x.zip", "--trackers", "MIL,KCF"], "one tracker"),
-        (["--model", "a"], "as BUNDLE or with --model, not both"),
+        (
+            ["--dataset", "lasot", "--submission", "x.zip", "--trackers", "MIL,KCF"],
+            "a single tracker",
+        ),
+        (["--model", "a"], "BUNDLE and --model exclude each other"),
         (["--lost-score-threshold", "0.9"], "must not exceed uncertain.score_threshold"),
     ],
 )

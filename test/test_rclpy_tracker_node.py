@@ -484,7 +484,7 @@ def test_distances_are_tracked_in_as_grey(peer: Peer, tracker: Tracker) -> None:
     wait_for(lambda: peer.heard["/track"], "a track")
     message.data = message.data[:-8]
     camera.publish(message)
-    peer.wait_for_line("32FC1 cannot be unpacked")
+    peer.wait_for_line("cannot decode 32FC1 image")
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_grey_images_that_do_not_fit_their_bytes_are_refused(changes: Any, words
     message = Image(height=120, width=160, encoding="32FC1", step=640, data=bytes(76800))
     for name, value in changes.items():
         setattr(message, name, value)
-    with pytest.raises(ImageError, match=f"32FC1 cannot be unpacked: .*{words}"):
+    with pytest.raises(ImageError, match=f"cannot decode 32FC1 image: .*{words}"):
         open_image(message)
 
 

@@ -109,11 +109,11 @@ def bomb() -> str:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "must map names of nodes"),
-        ("[1, 2]", "must map names of nodes"),
+        ("", "must map node names"),
+        ("[1, 2]", "must map node names"),
         ("a: {b: [", "cannot be read"),
-        ("model: x", "must have ros__parameters below the name of a node, got 'model' instead"),
-        ("a: {ros__parameters: 3}", "must hold names and values"),
+        ("model: x", "must have ros__parameters below a node name, got 'model'"),
+        ("a: {ros__parameters: 3}", "must map names to values"),
         ("a: &a {ros__parameters: &b {c: *b}}", "refers to itself"),
         (bomb(), "has more than 10000 entries"),
         ("\xff\x00", "cannot be read"),
@@ -138,7 +138,7 @@ def test_malformed_parameter_files_are_refused(tmp_path: Path, text: str, words:
         (["-p", "lost.score_threshold:=0.9"], "must not exceed uncertain.score_threshold"),
         (["-p", "use_sim_time:=maybe"], "use_sim_time must be true or false"),
         (["-p", "model:=/nowhere"], "bundle /nowhere: must be a folder, but does not exist"),
-        (["-r", "image"], "remapping must be FROM:=TO, got 'image'"),
+        (["-r", "image"], "remapping rule must be FROM:=TO, got 'image'"),
         (["--params-file", "/nowhere.yaml"], "parameter file /nowhere.yaml cannot be read"),
     ],
 )

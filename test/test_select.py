@@ -182,7 +182,7 @@ def test_a_box_too_small_to_track_is_thrown_away(corners: tuple[int, int, int, i
     desk.show(0)
     desk.drag(*corners)
     assert desk.selector.box is None
-    assert "must be at least 10 px on each side, got" in desk.selector.status
+    assert "must be at least 10 px wide and high, got" in desk.selector.status
     desk.selector.key("enter")
     assert not desk.chosen
     assert desk.show(1)
@@ -264,7 +264,7 @@ def test_an_image_that_cannot_be_decoded_is_told_of() -> None:
     desk = Desk()
     desk.tape.next.append(ImageError("image must have at least one pixel"))
     assert not desk.selector.tick()
-    assert desk.selector.status == "image cannot be shown: image must have at least one pixel"
+    assert desk.selector.status == "cannot decode image: image must have at least one pixel"
     desk.tape.next.append(SourceError("gone"))
     with pytest.raises(SourceError, match="gone"):
         desk.selector.tick()
@@ -354,9 +354,9 @@ def test_sources_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing.mp4"], "nothing.mp4 is no file, and cannot be the name of a topic"),
-        (["/image", "--track"], "--track needs a recording or a video, got the topic /image"),
-        (["0", "--track"], "--track needs a recording or a video, got the camera 0"),
+        (["nothing.mp4"], "source must be an existing file or a topic name, got nothing.mp4"),
+        (["/image", "--track"], "--track requires a recording or a video, got topic /image"),
+        (["0", "--track"], "--track requires a recording or a video, got camera 0"),
         (["/image", "--box-file", "/no/such/box.json"], "folder of output .* does not exist"),
     ],
 )
@@ -376,14 +376,14 @@ def test_options_of_the_tracking_are_checked_before_anything_is_drawn(
 def test_a_display_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tkinter", reason="needs Tk (Debian package python3-tk), which is absent")
     monkeypatch.delenv("DISPLAY", raising=False)
-    with pytest.raises(WindowError, match=r"^no window can be opened: .*DISPLAY") as error:
+    with pytest.raises(WindowError, match=r"^cannot open a window: .*DISPLAY") as error:
         run_command("select", write_video(tmp_path / "v.avi", 2))
     assert "\n" not in str(error.value)
 
 
 def test_tk_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tkinter", None)
-    with pytest.raises(WindowError, match="a window needs Tk, which this Python lacks: install"):
+    with pytest.raises(WindowError, match="Tk is not installed: install"):
         run_command("select", write_video(tmp_path / "v.avi", 2))
 
 
@@ -515,4 +515,4 @@ def test_nothing_drawn_is_no_error(screen: Screen, tmp_path: Path) -> None:
     with Session(screen, write_video(tmp_path / "v.avi", 3)) as session:
         session.see(red_target, "the image")
         session.key("q")
-        assert session.ended() == (0, "", "no box was drawn\n")
+        assert session.ended() == (0, "", "no box drawn\n")

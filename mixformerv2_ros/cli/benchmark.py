@@ -1,4 +1,4 @@
-"""`mixformerv2 benchmark`: milliseconds per frame, or training samples per second."""
+"""`mixformerv2 benchmark`: time per frame of the engines, or training samples per second."""
 
 from __future__ import annotations
 
@@ -18,48 +18,62 @@ DATA = "data"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
-        "Measure milliseconds per frame, part by part, of every engine at hand; or, with the word "
-        "data, how many training samples a second one core makes."
+        "Measure the time per frame of all available engines, split into decoding, cropping and "
+        "inference; or, with `data`, the training samples per second of one core."
     )
     parser.add_argument(
         "target",
         nargs="?",
         metavar="BUNDLE | data",
-        help="model bundle (default: our own), or the word data (./data for a bundle of that name)",
+        help="model bundle (default: the bundle of the package), or the word data (for a bundle of "
+        "that name: ./data)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="turns of each (default: %(default)s)"
+        "--rounds", type=int, default=5, metavar="N", help="rounds (default: %(default)s)"
     )
-    models = parser.add_argument_group("of a bundle")
-    models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    models = parser.add_argument_group("bundle")
     models.add_argument(
-        "--num-threads", type=int, default=0, metavar="N", help="0 leaves it to the engine"
-    )
-    models.add_argument(
-        "--size", default="1280x720", metavar="WxH", help="camera image (default: %(default)s)"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="device (default: %(default)s)"
     )
     models.add_argument(
-        "--frames", type=int, default=20, help="frames of a round (default: %(default)s)"
+        "--num-threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads; 0: chosen by the library (default: 0)",
     )
-    data = parser.add_argument_group("of data")
+    models.add_argument(
+        "--size",
+        default="1280x720",
+        metavar="WxH",
+        help="size of the camera image (default: %(default)s)",
+    )
+    models.add_argument(
+        "--frames",
+        type=int,
+        default=20,
+        metavar="N",
+        help="frames per round (default: %(default)s)",
+    )
+    data = parser.add_argument_group("data")
     data.add_argument(
         "config",
         nargs="?",
         type=Path,
         metavar="CONFIG",
-        help="training settings whose samples to draw; without them generated 640x480 JPEG stills "
-        "are cut as preset S takes them, 112 and 224 px",
+        help="training configuration whose samples to draw (default: generated 640x480 JPEG images "
+        "at the crop sizes of preset S, 112 and 224 px)",
     )
     data.add_argument(
-        "settings", nargs="*", metavar="name=value", help="settings to use instead of the file's"
+        "settings", nargs="*", metavar="name=value", help="settings that override CONFIG"
     )
     data.add_argument(
         "--samples",
         type=positive_number,
         default=400,
         metavar="N",
-        help="samples of a round (default: %(default)s)",
+        help="samples per round (default: %(default)s)",
     )
 
 
@@ -72,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
         code: int = lab.run(args)
         return code
     if args.config is not None:
-        raise ParameterError(f"settings go with the word data, got {args.target} {args.config}")
+        raise ParameterError(
+            f"CONFIG requires the word data before it, got {args.target} {args.config}"
+        )
     return _models(args)
 
 
@@ -89,7 +105,9 @@ def _models(args: argparse.Namespace) -> int:
     bundle = open_bundle(args.target)
     variants = variants_at_hand(bundle)
     if not variants:
-        raise EngineError(f"{bundle.path} has no ONNX graphs, and torch is not installed")
+        raise EngineError(
+            f"no engine available: {bundle.path} has no ONNX graphs and torch is not installed"
+        )
     plan = Plan(
         bundle=bundle.path,
         device=args.device,
@@ -119,7 +137,7 @@ def _models(args: argparse.Namespace) -> int:
     if "onnxruntime cached" in engines and "torch joint" in engines:
         ratio = engines["onnxruntime cached"] / engines["torch joint"]
         result["cached_onnx_over_joint_torch"] = round(ratio, 3)
-        print(f"\nengine time, cached ONNX Runtime over joint torch: {ratio:.2f}")
+        print(f"\nratio of engine times, onnxruntime cached to torch joint: {ratio:.2f}")
     if args.json:
         write_json(args.json, result)
     return 0

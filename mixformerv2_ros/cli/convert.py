@@ -1,4 +1,4 @@
-"""`mixformerv2 convert`: a checkpoint becomes a bundle."""
+"""`mixformerv2 convert`: convert a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ UNKNOWN_LICENCE = "unknown: not stated in the checkpoint"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
-        "Turn a checkpoint (official .pth.tar, any state_dict of MixFormerV2, .safetensors) into a "
-        "bundle. The architecture is inferred from the weights; no code in the file is executed."
+        "Convert a checkpoint (official .pth.tar, state_dict of MixFormerV2, or .safetensors) to a "
+        "bundle. The architecture is inferred from the weights; pickles are not executed."
     )
-    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="checkpoint")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder to write"
+        "-o", "--output", type=Path, required=True, metavar="BUNDLE", help="output folder"
     )
-    parser.add_argument("--name", help="name of the model (default: MixFormerV2 and its preset)")
+    parser.add_argument("--name", help="name of the model (default: MixFormerV2-PRESET)")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16"),
@@ -40,27 +40,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--search-factor",
         type=float,
         metavar="F",
-        help="side of the search crop over the square root of the box area (default: what the "
-        f"checkpoint says, else {SEARCH_FACTOR})",
+        help="side of the search region as a multiple of the target size sqrt(w*h) (default: as in "
+        f"the checkpoint, else {SEARCH_FACTOR})",
     )
     parser.add_argument(
         "--template-factor",
         type=float,
         metavar="F",
-        help=f"the same for template crops (default: likewise, else {TEMPLATE_FACTOR})",
+        help="side of the template region, likewise (default: as in the checkpoint, else "
+        f"{TEMPLATE_FACTOR})",
     )
     parser.add_argument(
         "--template-background-contrast",
         type=float,
         metavar="C",
-        help="contrast of the background in templates, 0 to 1 (default: likewise, else "
+        help="contrast of the background in templates, 0 to 1 (default: as in the checkpoint, else "
         f"{TEMPLATE_BACKGROUND_CONTRAST})",
     )
     parser.add_argument(
         "--heads",
         type=int,
         metavar="N",
-        help="attention heads, if neither preset nor checkpoint tells (default: width / 64)",
+        help="attention heads of an unknown architecture (default: width / 64)",
     )
     parser.add_argument(
         "--licence",
@@ -69,13 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="licence of the weights (default: %(default)s)",
     )
     parser.add_argument(
-        "--card", type=Path, metavar="FILE", help="model card to put into the bundle as README.md"
+        "--card", type=Path, metavar="FILE", help="model card, copied to README.md of the bundle"
     )
-    parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
+    parser.add_argument("--force", action="store_true", help="overwrite the bundle")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert one checkpoint; bad input raises a `MixFormerError` and leaves nothing behind."""
+    """Convert one checkpoint; nothing is written if that fails."""
     checkpoint = load_checkpoint(args.checkpoint)
     print(f"{printable(args.checkpoint.name)}: {checkpoint.kind}")
     if checkpoint.inert:

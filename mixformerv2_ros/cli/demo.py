@@ -1,4 +1,4 @@
-"""`mixformerv2 demo`: the whole way from a real video to tracks, to be looked at."""
+"""`mixformerv2 demo`: from a real video to tracks, an overlay video and a report."""
 
 from __future__ import annotations
 
@@ -24,33 +24,41 @@ START_FRAME = 210
 BOX = "652,296,50,104"
 FRAMES = 80
 MARKER = ".mixformerv2-demo"
-"""File that tells a folder made by a demo, which may be replaced, from others."""
+"""File that marks a folder made by a demo, which may be replaced."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 demo`."""
     parser.description = (
-        "Turn a video into a recording, follow one target through it, and leave an overlay video, "
-        "a recording with the tracks, tables and a report to look at. Without --video, a person "
-        f"in {CLIP} of Debian's package {PACKAGE} is followed; the package is fetched once with "
-        "apt-get, without root."
+        "Convert a video to a recording, track one target in it, and write a video with the box "
+        "drawn in, a recording with the tracks, a table and a report. Without --video, a person in "
+        f"{CLIP} of the Debian package {PACKAGE} is tracked; the package is downloaded once with "
+        "apt-get (no root required)."
     )
-    parser.add_argument("--video", type=Path, metavar="F", help="an own video; needs --box")
-    parser.add_argument("--box", metavar="X,Y,W,H", help="target in the first frame of --video")
+    parser.add_argument("--video", type=Path, metavar="F", help="video to track in; requires --box")
+    parser.add_argument(
+        "--box", metavar="X,Y,W,H", help="target in the first frame of --video, in pixels"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo_out"), metavar="DIR",
-        help="folder for the results (default: %(default)s)",
+        help="output folder (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--model", metavar="BUNDLE", help="model bundle (default: the package's)")
     parser.add_argument(
-        "--max-frames", type=int, default=FRAMES, metavar="N", help="default: %(default)s"
+        "--model", metavar="BUNDLE", help="model bundle (default: the bundle of the package)"
+    )
+    parser.add_argument(
+        "--max-frames",
+        type=int,
+        default=FRAMES,
+        metavar="N",
+        help="maximum number of frames to track (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `video2bag` and `replay` as a user would, and say where everything is."""
+    """Run `video2bag` and `replay` as a user would, and list the outputs."""
     if (args.video is None) != (args.box is None):
-        raise SourceError("--video and --box belong together")
+        raise SourceError("--video and --box must be given together")
     if args.max_frames < 2:
         raise SourceError(f"--max-frames must be at least 2, got {args.max_frames}")
     started = time.monotonic()
@@ -71,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     if code:
         return code
-    print(f"\ndone in {time.monotonic() - started:.0f} s; look at")
+    print(f"\ndone in {time.monotonic() - started:.0f} s; outputs:")
     for path, text in (
-        (folder / "tracks.mp4", "the video with the box drawn in"),
-        (folder / "report.html", "confidence, uncertainty, template updates, timing: one page"),
+        (folder / "tracks.mp4", "video with the box drawn in"),
+        (folder / "report.html", "confidence, uncertainty, template updates and timing"),
         (tracked, "rosbag2 recording with /track, /detections and the images (Foxglove, ros2 bag)"),
-        (folder / "tracks.csv", "the same as a table"),
+        (folder / "tracks.csv", "tracks as a table"),
     ):
         print(f"  {path!s:28} {text}")
     return 0
@@ -94,7 +102,7 @@ def _prepare(folder: Path) -> None:
     if folder.exists():
         if not (folder / MARKER).is_file():
             raise SourceError(
-                f"{folder} exists and was not made by a demo; choose another --output"
+                f"{folder} exists and was not created by the demo; choose another --output"
             )
         shutil.rmtree(folder)
     try:
@@ -127,7 +135,7 @@ def debian_clip(cache: Path) -> Path:
     clip = cache / CLIP
     if clip.is_file():
         return clip
-    print(f"fetching {CLIP} from Debian's package {PACKAGE} (about 100 MB, once)", flush=True)
+    print(f"downloading {CLIP} (Debian package {PACKAGE}, about 100 MB, once)", flush=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
@@ -136,7 +144,7 @@ def debian_clip(cache: Path) -> Path:
             _command(["dpkg-deb", "-x", str(archive), "files"], Path(scratch))
             found = next((Path(scratch) / "files").rglob(f"{CLIP}*"), None)
             if found is None:
-                raise SourceError(f"package {PACKAGE} holds no {CLIP}")
+                raise SourceError(f"package {PACKAGE} does not contain {CLIP}")
             content = found.read_bytes()
             write_file(clip, gzip.decompress(content) if found.suffix == ".gz" else content)
     except (OSError, ValueError) as error:
@@ -152,7 +160,7 @@ def _command(words: list[str], folder: Path) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"{words[0]}: {' '.join(str(error).split())}") from None
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["failed without a word"]
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["failed without output"]
         raise SourceError(f"{words[0]}: {lines[-1]}")
 
 
@@ -170,7 +178,7 @@ def render_clip(path: Path, frames: int = 200) -> tuple[Path, str]:
     cv2.circle(mask, (32, 32), 31, (255,), -1)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, size)
     if not writer.isOpened():
-        raise SourceError(f"{path} cannot be written: this OpenCV has no MJPG encoder")
+        raise SourceError(f"cannot write {path}: OpenCV has no MJPG encoder")
     for step in range(frames):
         x, y = _disc_place(step)
         image = ground.copy()

@@ -1,4 +1,4 @@
-"""`mixformerv2 echo`: print the messages of a topic, where no ROS is installed."""
+"""`mixformerv2 echo`: print the messages of a topic, without a ROS installation."""
 
 from __future__ import annotations
 
@@ -23,29 +23,27 @@ from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.text import printable, some
 
-MOST_VALUES = 40
-"""Longest array that is printed whole."""
+MAX_VALUES = 40
+"""Length up to which arrays are printed completely."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 echo`."""
     parser.description = (
-        "Print the messages of a topic as YAML, by Cyclone DDS and without a ROS installation. Of "
-        f"arrays with more than {MOST_VALUES} values only the beginning is printed."
+        "Print the messages of a topic as YAML, by Cyclone DDS, without a ROS installation. Arrays "
+        f"are truncated to {MAX_VALUES} values."
     )
-    parser.add_argument("topic", metavar="TOPIC", help="name of the topic, such as /track")
+    parser.add_argument("topic", metavar="TOPIC", help="topic name, such as /track")
+    parser.add_argument("--type", metavar="T", help="message type (default: that of the publisher)")
     parser.add_argument(
-        "--type", metavar="T", help="type of its messages (default: that of its publisher)"
-    )
-    parser.add_argument(
-        "-n", "--count", type=positive_number, metavar="N", help="end after so many messages"
+        "-n", "--count", type=positive_number, metavar="N", help="exit after N messages"
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=10.0,
         metavar="S",
-        help="seconds to wait for a publisher (default: 10)",
+        help="maximum seconds to wait for a publisher (default: 10)",
     )
     add_node_arguments(parser, "echo")
 
@@ -94,7 +92,7 @@ def as_yaml(message: Any, indent: str = "") -> str:
             lines.append(f"{indent}{name}:\n{as_yaml(value, indent + '  ')}")
         elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
             lines.append(f"{indent}{name}:\n")
-            for item in value[:MOST_VALUES]:
+            for item in value[:MAX_VALUES]:
                 text = as_yaml(item, indent + "  ")
                 lines.append(f"{indent}- {text[len(indent) + 2 :]}")
             lines.append(_rest(len(value), indent))
@@ -107,9 +105,9 @@ def _scalar(value: Any) -> str:
     if isinstance(value, np.ndarray | list):
         total = len(value)
         shown = [
-            item.item() if isinstance(item, np.generic) else item for item in value[:MOST_VALUES]
+            item.item() if isinstance(item, np.generic) else item for item in value[:MAX_VALUES]
         ]
-        more = f"  # {total} values" if total > MOST_VALUES else ""
+        more = f"  # {total} values" if total > MAX_VALUES else ""
         return json.dumps(shown, ensure_ascii=False) + more
     if isinstance(value, np.generic):
         value = value.item()
@@ -117,4 +115,4 @@ def _scalar(value: Any) -> str:
 
 
 def _rest(total: int, indent: str) -> str:
-    return f"{indent}# {total} entries\n" if total > MOST_VALUES else ""
+    return f"{indent}# {total} entries\n" if total > MAX_VALUES else ""

@@ -1,4 +1,4 @@
-"""The `mixformerv2` command: finds the sub-command and turns bad input into one line and exit 2."""
+"""The `mixformerv2` command: runs a sub-command; bad input becomes one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 COMMANDS: dict[str, dict[str, str]] = {
-    "look": {
-        "demo": "track a person through a real clip; leaves a video, a bag and a report",
+    "start here": {
+        "demo": "track a person in a real video; writes a video, a recording and a report",
     },
     "track": {
-        "track": "follow a target through a video, a camera or a folder of images",
-        "replay": "follow targets through a rosbag2 recording and write their tracks to a new one",
-        "video2bag": "turn a video into a rosbag2 recording",
-        "select": "draw a box on a camera topic, a recording or a video",
+        "track": "track a target in a video, a camera or an image folder",
+        "replay": "track targets in a rosbag2 recording and record their tracks",
+        "video2bag": "convert a video to a rosbag2 recording",
+        "select": "draw a box on images of a topic, a recording or a video",
     },
-    "live, without ROS": {
-        "node": "follow targets in a camera topic of ROS 2",
-        "play": "publish the messages of a rosbag2 recording as a camera would",
+    "ROS 2 topics without a ROS installation": {
+        "node": "run the tracker node",
+        "play": "publish the messages of a rosbag2 recording",
         "echo": "print the messages of a topic",
     },
     "models": {
-        "info": "print what a model bundle is",
-        "convert": "turn an official or own checkpoint into a model bundle",
-        "export": "write a bundle's ONNX graphs and compare them with torch",
-        "benchmark": "measure milliseconds per frame of every engine at hand",
+        "info": "show and verify a model bundle",
+        "convert": "convert a checkpoint to a model bundle",
+        "export": "export a bundle to ONNX and compare it with torch",
+        "benchmark": "measure the time per frame of all available engines",
     },
-    "measure and train": {
-        "evaluate": "one-pass evaluation on sequences with ground truth, beside other trackers",
-        "trax": "be a tracker for the VOT toolkit (TraX on standard input and output)",
-        "visualize": "pictures of attention, edge distributions, templates, training samples",
-        "train": "train a network from a file of settings",
+    "evaluation and training": {
+        "evaluate": "evaluate trackers on sequences with ground truth",
+        "trax": "run the tracker under the VOT toolkit (TraX protocol)",
+        "visualize": "plot attention, edge distributions, templates, training samples",
+        "train": "train a network from a configuration file",
     },
 }
-"""Sub-commands by group, each with its one-line help; module `cli.NAME` or `lab.cli.NAME` does the
-work."""
+"""Sub-commands by group with their one-line help; module `cli.NAME` or `lab.cli.NAME`."""
 
 LABORATORY = frozenset({"export", "evaluate", "trax", "visualize", "train"})
 """Sub-commands that belong to the laboratory."""
@@ -66,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = words[0]
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(NAMES)}"
-        print(f"mixformerv2: no command {name!r}{hint}", file=sys.stderr)
+        hint = f"did you mean {near[0]!r}?" if near else f"known commands: {', '.join(NAMES)}"
+        print(f"mixformerv2: unknown command {name!r}; {hint}", file=sys.stderr)
         return BAD_INPUT
     return _run(name, words[1:])
 
@@ -75,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """The text of `mixformerv2 --help`."""
     width = max(map(len, NAMES)) + 2
-    lines = ["usage: mixformerv2 COMMAND ...", "", "Follow one chosen object in a camera stream."]
+    lines = ["usage: mixformerv2 COMMAND ...", "", "Track a chosen object in a camera stream."]
     for group, commands in COMMANDS.items():
         lines += ["", f"{group}:", *(f"  {n:{width}}{text}" for n, text in commands.items())]
-    more = "mixformerv2 COMMAND --help says more; --version tells the version."
+    more = "See also: mixformerv2 COMMAND --help, mixformerv2 --version."
     return "\n".join([*lines, "", more])
 
 
@@ -114,7 +113,7 @@ def _run(name: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output, such as `head`, has seen enough. What is left goes nowhere, or
-        # Python would complain while it shuts down.
+        # The reader of our output, such as `head`, has closed it. The rest goes to /dev/null, or
+        # Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,4 +1,4 @@
-"""`mixformerv2 info`: what a bundle is."""
+"""`mixformerv2 info`: show and verify a bundle."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mixformerv2_ros.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.description = "Print what a bundle is, and verify it."
+    parser.description = "Show a bundle and verify its checksums."
     parser.add_argument(
         "bundle",
         nargs="?",
         type=Path,
         metavar="BUNDLE",
-        help="folder of the bundle (default: the one that comes with the package)",
+        help="model bundle (default: the bundle of the package)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check one bundle, weights included, and print what it is."""
+    """Verify a bundle, including its weights, and print a description."""
     bundle = open_bundle(args.bundle)
     verify_weights(bundle)
     facts = describe_bundle(bundle)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Gather what there is to say about a bundle; keys are those of `--json`."""
+    """Description of a bundle; keys as in `--json`."""
     spec, metadata = bundle.spec, bundle.metadata
     files = {
         path.name: path.stat().st_size for path in sorted(bundle.path.iterdir()) if path.is_file()
@@ -117,7 +117,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flat(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Write nested facts as `name value`; deeper nesting is named by its type only."""
+    """Nested entries as `name value`; deeper nesting as its type only."""
     for name, value in facts.items():
         if isinstance(value, dict):
             yield from (

@@ -1,4 +1,4 @@
-"""`mixformerv2 node`: the tracker as a ROS 2 node, where no ROS is installed."""
+"""`mixformerv2 node`: the tracker node on DDS, without a ROS installation."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 node`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Follow targets in a camera topic of ROS 2, by Cyclone DDS and without a ROS\n"
-        "installation. Subscribes to image (or image/compressed), init_box, init_detection and\n"
-        "init_roi; publishes track, detections, debug_image and /diagnostics."
+        "Run the tracker node on Cyclone DDS, without a ROS installation.\n"
+        "Subscriptions: image (or image/compressed), init_box, init_detection, init_roi.\n"
+        "Publishers: track, detections, debug_image, /diagnostics."
     )
     parser.epilog = "parameters:\n" + "\n".join(_parameter_lines())
     parser.add_argument(
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="F",
-        help="ROS parameter file; later ones and -p win (may be repeated)",
+        help="ROS parameter file (may be repeated; later files and -p take precedence)",
     )
     parser.add_argument(
         "--print-params",
@@ -120,5 +120,5 @@ def _parameter_lines() -> list[str]:
         lines.append(f"  {p.name}")
         lines.append(f"      {p.text}" + (f" ({extra})" if extra else ""))
     lines.append(f"  {USE_SIM_TIME}")
-    lines.append("      take the time from /clock (true | false, default false)")
+    lines.append("      use the time of /clock (true | false, default false)")
     return lines

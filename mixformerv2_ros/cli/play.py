@@ -1,4 +1,4 @@
-"""`mixformerv2 play`: publish a recording's messages, where no ROS is installed."""
+"""`mixformerv2 play`: publish a recording on DDS, without a ROS installation."""
 
 from __future__ import annotations
 
@@ -33,33 +33,32 @@ CLOCK_HZ = 40.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 play`."""
     parser.description = (
-        "Publish the messages of a rosbag2 recording with the timing of their recording, by "
-        "Cyclone DDS and without a ROS installation. Headers keep their stamps: a tracker that "
-        "shall take the recording's time for its own needs use_sim_time and --clock."
+        "Publish the messages of a rosbag2 recording with their recorded timing, by Cyclone DDS, "
+        "without a ROS installation. Stamps are not changed; use --clock here and use_sim_time in "
+        "the nodes to run on recorded time."
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap or .db3 file")
     parser.add_argument(
-        "--topics", nargs="+", default=[], metavar="T", help="publish these topics only"
+        "--topics", nargs="+", default=[], metavar="T", help="publish only these topics"
     )
     parser.add_argument(
-        "--rate", type=float, default=1.0, metavar="X", help="times the recorded speed (default: 1)"
+        "--rate", type=float, default=1.0, metavar="X", help="playback rate (default: 1)"
     )
-    parser.add_argument("--loop", action="store_true", help="begin anew at the end")
+    parser.add_argument("--loop", action="store_true", help="play in a loop")
     parser.add_argument(
         "--clock",
         nargs="?",
         type=float,
         const=CLOCK_HZ,
         metavar="HZ",
-        help=f"publish /clock so often (default: {CLOCK_HZ:g}) and with every message",
+        help=f"publish /clock at this rate (default: {CLOCK_HZ:g}) and with every message",
     )
     parser.add_argument(
         "--wait",
         type=float,
         default=3.0,
         metavar="S",
-        help="begin when every image topic has a subscription, or after so many seconds "
-        "(default: 3)",
+        help="wait at most this many seconds for subscriptions to all image topics (default: 3)",
     )
     add_node_arguments(parser, "player")
 
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             if stopped() or not args.loop:
                 break
             if not count:
-                raise SourceError(f"recording {args.bag} holds no message to play")
+                raise SourceError(f"recording {args.bag} has no messages to play")
         log(Level.OK, f"played {count} messages")
         # Messages not yet acknowledged would be lost with the node.
         for publisher in publishers.values():
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Clock:
-    """Publishes the time of the recording, which goes on between the messages."""
+    """Publishes the recorded time, also between messages."""
 
     def __init__(self, publisher: Publisher, rate: float) -> None:
         self._publisher = publisher
@@ -119,11 +118,11 @@ class _Clock:
         self._begin = 0.0
 
     def start(self, first_ns: int, begin: float) -> None:
-        """Let the recording begin at a time of `time.monotonic()`."""
+        """Start the recording at a time of `time.monotonic()`."""
         self._first_ns, self._begin = first_ns, begin
 
     def tick(self, record_ns: int = 0) -> None:
-        """Publish what time it is in the recording, `record_ns` at least."""
+        """Publish the recorded time, `record_ns` at least."""
         if self._first_ns is None:
             return
         passed = round((time.monotonic() - self._begin) * self._rate * NS)
@@ -168,15 +167,15 @@ def _topics(
     """The topics to publish.
 
     Raises:
-        SourceError: a topic is not recorded, or its type is not known, or there is none.
+        SourceError: a topic is not recorded, a type is unknown, or there is no topic.
     """
     known = typestore().types
     wanted = {f"/{name.lstrip('/')}" for name in args.topics}
     missing = wanted - reader.topics.keys()
     if missing:
         raise SourceError(
-            f"recording {args.bag} has no topic {some(sorted(missing))}, but "
-            f"{', '.join(map(printable, sorted(reader.topics)))}"
+            f"recording {args.bag} has no topic {some(sorted(missing))}; topics: "
+            f"{some(sorted(reader.topics), 20)}"
         )
     chosen = []
     for topic in reader.topics.values():
@@ -185,11 +184,16 @@ def _topics(
         if topic.msgtype in known:
             chosen.append(topic)
         elif wanted:
-            raise SourceError(f"messages of type {printable(topic.msgtype)} are not known")
+            raise SourceError(
+                f"unknown message type {printable(topic.msgtype)} of topic {printable(topic.name)}"
+            )
         else:
-            log(Level.WARN, f"left out {printable(topic.name)}: its type is not known")
+            log(
+                Level.WARN,
+                f"topic {printable(topic.name)} skipped: unknown type {printable(topic.msgtype)}",
+            )
     if not chosen:
-        raise SourceError(f"recording {args.bag} holds no topic to play")
+        raise SourceError(f"recording {args.bag} has no topics to play")
     return chosen
 
 

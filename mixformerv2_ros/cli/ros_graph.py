@@ -1,4 +1,4 @@
-"""What the commands that join a ROS graph share: names and log."""
+"""Shared by the commands that join a ROS graph: names and log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WORDS = ("INFO", "WARN", "ERROR")
 
 
 def add_node_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Declare the options that ROS gives every node."""
+    """Declare the options of every ROS node."""
     group = parser.add_argument_group(
-        "node", "The domain is that of the environment variable ROS_DOMAIN_ID."
+        "node", "The DDS domain is set by the environment variable ROS_DOMAIN_ID."
     )
-    group.add_argument("--name", default=name, help="name of the node (default: %(default)s)")
+    group.add_argument("--name", default=name, help="node name (default: %(default)s)")
     group.add_argument(
-        "--namespace", default="/", metavar="NS", help="namespace of the node and its topics"
+        "--namespace", default="/", metavar="NS", help="namespace (default: %(default)s)"
     )
     group.add_argument(
         "-r",
@@ -33,9 +33,11 @@ def add_node_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         action="append",
         default=[],
         metavar="FROM:=TO",
-        help="rename a topic, __node or __ns (may be repeated)",
+        help="remap a topic, __node or __ns (may be repeated)",
     )
-    group.add_argument("--ros-args", action="store_true", help="accepted and without effect")
+    group.add_argument(
+        "--ros-args", action="store_true", help="ignored, for compatibility with ros2 run"
+    )
 
 
 def names_from_arguments(args: argparse.Namespace) -> NodeNames:
@@ -51,7 +53,7 @@ def names_from_arguments(args: argparse.Namespace) -> NodeNames:
 
 @contextmanager
 def cyclone() -> Iterator[None]:
-    """Turn the absence of Cyclone DDS into one clear line; wraps the imports that need it.
+    """Turn a missing Cyclone DDS into an error of one line; wraps the imports that need it.
 
     Raises:
         MiddlewareError: the library is missing or cannot be loaded.
@@ -60,8 +62,7 @@ def cyclone() -> Iterator[None]:
         yield
     except ImportError as error:
         raise MiddlewareError(
-            "Eclipse Cyclone DDS is needed and not installed: pip install 'mixformerv2_ros[dds]' "
-            f"({error})"
+            f"Eclipse Cyclone DDS is not installed: pip install 'mixformerv2_ros[dds]' ({error})"
         ) from error
 
 

@@ -42,40 +42,46 @@ BAG, CAMERA, VIDEO, TOPIC = "recording", "camera", "video", "topic"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 select`."""
     parser.description = (
-        "Show images in a window and let the user drag a box around a target. A box drawn on a "
-        "topic's image is published as mixformerv2_ros/msg/InitBox on init_box, with the stamp of "
-        "that image, by rclpy, or by Cyclone DDS where no ROS is installed. A box drawn on a "
-        "recording or a video is printed, or tracked at once. The newest image is shown until the "
-        "mouse is pressed; then it stands still. Keys: enter takes the box, r draws another, "
-        "space pauses, right shows the next image of a file, q quits."
+        "Show images in a window to draw a box around a target. A box drawn on an image of a topic "
+        "is published as mixformerv2_ros/msg/InitBox on init_box, with the stamp of that image, by "
+        "rclpy, or by Cyclone DDS if ROS is not installed. A box drawn on a recording or a video "
+        "is printed, or tracked with --track. The image is frozen while a box is drawn. Keys: "
+        "enter confirms the box, r discards it, space pauses, right shows the next image of a "
+        "file, q quits."
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="topic of images, rosbag2 recording, video file, folder of images, number of a camera",
+        help="image topic, rosbag2 recording, video file, image folder, or camera index",
     )
     parser.add_argument(
-        "--image-topic", metavar="T", help="topic of a recording's images (default: the only one)"
+        "--image-topic", metavar="T", help="image topic of a recording (default: its only one)"
     )
-    parser.add_argument("--target-id", default="", metavar="ID", help="name of the target")
     parser.add_argument(
-        "--once", action="store_true", help="close the window after the first box of a topic"
+        "--target-id", default="", metavar="ID", help="id of the target (default: target)"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="topic: close the window after the first box"
     )
     parser.add_argument(
         "--no-confirm",
         action="store_true",
-        help="take a box when the mouse is released, without enter: a tracker keeps images for "
-        "buffer.duration and refuses a box on an older one",
+        help="confirm a box when the mouse button is released (the tracker rejects boxes on images "
+        "older than buffer.duration)",
     )
-    parser.add_argument("--dds", action="store_true", help="use Cyclone DDS, not rclpy")
-    parser.add_argument("--box-file", type=Path, metavar="F", help="write the last box as JSON")
-    parser.add_argument("--force", action="store_true", help="overwrite the file if it exists")
+    parser.add_argument(
+        "--dds", action="store_true", help="use Cyclone DDS even if rclpy is installed"
+    )
+    parser.add_argument(
+        "--box-file", type=Path, metavar="F", help="write the last box as JSON to a file"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite that file")
     parser.add_argument(
         "--track",
         nargs=argparse.REMAINDER,
         metavar="OPTION",
-        help="track the box: what follows are options of mixformerv2 track (of mixformerv2 replay "
-        "for a recording); must come last",
+        help="recording or video: track the box; all following options are passed to mixformerv2 "
+        "replay or track",
     )
     add_node_arguments(parser, "selector")
 
@@ -84,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Show images until a box is drawn on a file, or the user quits."""
     kind = _kind(args.source)
     if args.track is not None and kind in (TOPIC, CAMERA):
-        raise SourceError(f"--track needs a recording or a video, got the {kind} {args.source}")
+        raise SourceError(f"--track requires a recording or a video, got {kind} {args.source}")
     if args.box_file is not None:
         check_output(args.box_file, args.force, Path(args.source))
         if not args.box_file.parent.is_dir():
@@ -124,7 +130,7 @@ def _kind(source: str) -> str:
     """What a source is.
 
     Raises:
-        SourceError: it neither exists nor can it be the name of a topic.
+        SourceError: it is neither an existing file nor a valid topic name.
     """
     path = Path(source)
     if path.is_dir():
@@ -135,7 +141,9 @@ def _kind(source: str) -> str:
     if source.isdecimal():
         return CAMERA
     if not source.removeprefix("~").replace("/", "").replace("_", "").isalnum():
-        raise SourceError(f"{printable(source)} is no file, and cannot be the name of a topic")
+        raise SourceError(
+            f"source must be an existing file or a topic name, got {printable(source)}"
+        )
     return TOPIC
 
 
@@ -207,7 +215,7 @@ def _finish(
 ) -> int:
     """Print and store the last box, and track it if that was asked for."""
     if not drawn:
-        print("no box was drawn", file=sys.stderr)
+        print("no box drawn", file=sys.stderr)
         return code
     box, shown = drawn[-1]
     if args.box_file is not None:

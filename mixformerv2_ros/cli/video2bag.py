@@ -1,4 +1,4 @@
-"""`mixformerv2 video2bag`: make a recording out of a video."""
+"""`mixformerv2 video2bag`: convert a video to a recording."""
 
 from __future__ import annotations
 
@@ -23,32 +23,35 @@ from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.frame import Frame
 
 EPOCH_S = 1_700_000_000.0
-"""Stamp of a video's first frame unless told otherwise, in seconds: any, but always the same."""
+"""Default stamp of a video's first frame in seconds: arbitrary, but always the same."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 video2bag`."""
     parser.description = (
-        "Record a video or a folder of images as sensor_msgs/msg/Image (rgb8) or CompressedImage, "
-        "stamped with the video's own timing. The same video gives the same messages every time."
+        "Record a video or an image folder as sensor_msgs/msg/Image (rgb8) or CompressedImage, "
+        "stamped by the video's timing. The output is reproducible byte for byte."
     )
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    parser.add_argument("video", metavar="VIDEO", help="video file or image folder")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="BAG", help="folder to record into"
+        "-o", "--output", type=Path, required=True, metavar="BAG", help="output folder"
     )
     parser.add_argument(
         "--topic",
         metavar="T",
-        help="topic of the images (default: /camera/image_raw, with /compressed if compressed)",
+        help="image topic (default: /camera/image_raw, or /camera/image_raw/compressed)",
     )
     parser.add_argument(
         "--compressed",
         choices=["jpeg", "png", "none"],
         default="none",
-        help="record CompressedImage of this kind (default: %(default)s, raw images)",
+        help="record CompressedImage in this format (default: %(default)s, raw images)",
     )
     parser.add_argument(
-        "--frame-id", default="camera", metavar="ID", help="frame_id (default: %(default)s)"
+        "--frame-id",
+        default="camera",
+        metavar="ID",
+        help="frame_id of the images (default: %(default)s)",
     )
     parser.add_argument(
         "--storage",
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="storage format (default: %(default)s)",
     )
     parser.add_argument(
-        "--fps", type=float, metavar="F", help="frames per second instead of the video's timing"
+        "--fps", type=float, metavar="F", help="frame rate to use instead of the video's timing"
     )
     parser.add_argument(
         "--start-stamp",
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="stamp of the first frame in seconds (default: %(default).0f)",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite an output that exists")
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
 
 
 def run(args: argparse.Namespace) -> int:

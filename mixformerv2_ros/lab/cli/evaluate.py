@@ -1,4 +1,4 @@
-"""`mixformerv2 evaluate`: judge trackers on annotated sequences, side by side."""
+"""`mixformerv2 evaluate`: evaluate trackers on annotated sequences."""
 
 from __future__ import annotations
 
@@ -51,35 +51,36 @@ CONFIDENCE_LEGEND = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 evaluate`."""
     parser.description = (
-        "Follow the target of each annotated sequence from its first box to the end, with our "
-        "tracker and any of OpenCV's, and print success AUC, precision and more side by side. "
-        "Results are kept in OUT/TRACKER; a run that was killed continues where it stopped. "
-        "Choosing a data set also chooses the search factor and template updates that were "
-        "published for it; options of the tracker override them. Each tracker has one thread, so "
-        "that speeds compare, unless --num-threads says otherwise."
+        "One-pass evaluation: track the target of each annotated sequence from its first box to "
+        "the end, with this tracker and trackers of OpenCV, and print success AUC, precision and "
+        "other measures. Results are stored in OUT/TRACKER; an interrupted run is continued. "
+        "--dataset also sets the search factor and the template updates published for it; the "
+        "tracker options override them. Each tracker uses one thread unless --num-threads is "
+        "given."
     )
     parser.add_argument(
         "bundle",
         nargs="?",
         type=Path,
         metavar="BUNDLE",
-        help="model bundle for the tracker `mixformer`, as --model (default: the one shipped)",
+        help="model bundle of the tracker `mixformer`, same as --model (default: the bundle of the "
+        "package)",
     )
     parser.add_argument(
-        "--root", type=Path, required=True, metavar="R", help="folder of the data set"
+        "--root", type=Path, required=True, metavar="R", help="root folder of the data set"
     )
     parser.add_argument(
         "--dataset",
         choices=list(LAYOUTS),
         default="plain",
         metavar="D",
-        help=f"layout on disk: {', '.join(LAYOUTS)} (default: plain)",
+        help=f"layout of the data set: {', '.join(LAYOUTS)} (default: plain)",
     )
     parser.add_argument(
         "--sequences",
         metavar="FILE|NAMES",
-        help="only these: a file with one name per line, or names with commas (default: all, or "
-        "those in the data set's own list)",
+        help="subset of sequences: a file with one name per line, or names separated by commas "
+        "(default: the data set's own list, else all)",
     )
     parser.add_argument(
         "--frame-step",
@@ -94,39 +95,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trackers",
         default="mixformer",
         metavar="LIST",
-        help=f"with commas, of {kinds}; KIND=PATH gives a bundle or weights, as in "
+        help=f"trackers separated by commas: {kinds}; KIND=PATH sets a bundle or weights, such as "
         "Nano=peers/nanotrackv2 (default: mixformer)",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="folder for the results")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="output folder")
     parser.add_argument(
         "--compare",
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="run nothing; put existing result folders side by side (ours, or published raw "
-        "results: one NAME.txt with x,y,w,h per frame for each sequence)",
+        help="compare existing result folders instead of running trackers (folders of evaluate, or "
+        "raw results: NAME.txt with x,y,w,h per frame for each sequence)",
     )
     parser.add_argument(
-        "--per-sequence", action="store_true", help="also print the success AUC per sequence"
+        "--per-sequence", action="store_true", help="print the success AUC per sequence, too"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes (default: 1)"
+        "--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)"
     )
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="also write a page to look at"
-    )
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report")
     parser.add_argument(
         "--submission",
         type=Path,
         metavar="FILE.zip",
-        help="also pack the results of the one tracker as the benchmark's server or toolkit takes "
-        f"them ({', '.join(DATASETS)})",
+        help="write the results of a single tracker in the submission format of the benchmark "
+        f"({', '.join(DATASETS)})",
     )
     add_parameter_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate or compare; 2 where a sequence, a frame or a result could not be used.
+    """Evaluate or compare; exit code 2 if a sequence, a frame or a result could not be used.
 
     Raises:
         ParameterError: an argument is out of range, or OUT holds results of another run.
@@ -142,10 +141,12 @@ def run(args: argparse.Namespace) -> int:
     if args.submission is not None:
         check_submission(args.submission, args.dataset)
         if len(folders) > 1:
-            raise ParameterError(f"--submission needs one tracker, got {', '.join(folders)}")
+            raise ParameterError(
+                f"--submission requires a single tracker, got {', '.join(folders)}"
+            )
         if args.frame_step > 1:
             raise ParameterError(
-                f"--submission needs all frames, got --frame-step {args.frame_step}"
+                f"--submission requires all frames, got --frame-step {args.frame_step}"
             )
     sequences, problems = load_sequences(args.root, args.dataset, _names(args))
     if args.frame_step > 1:
@@ -170,16 +171,16 @@ def run(args: argparse.Namespace) -> int:
         _print(summaries, args.per_sequence)
     counts = {summary.overall.sequences for summary in summaries.values()}
     if len(counts) > 1:
-        problems.append("the trackers' figures are over different sequences, see column seqs")
+        problems.append("the trackers were evaluated on different sequences, see column seqs")
     if args.submission is not None and not problems:
         ((label, folder),) = folders.items()
         write_submission(args.submission, args.dataset, label, folder, sequences)
         print(f"\nsubmission: {args.submission}")
     elif args.submission is not None:
-        problems.append(f"{args.submission} is not written: a submission must be complete")
+        problems.append(f"{args.submission} not written: results are incomplete")
     withheld = sum(sequence.withheld for sequence in sequences)
     if withheld:
-        print(f"\n{withheld} sequences have no published ground truth: their speed alone counts.")
+        print(f"\n{withheld} sequences have no public ground truth: only their speed is evaluated.")
     if args.report is not None and len(sequences) > withheld and any(counts):
         _report(args, {label: folders[label] for label in outcomes}, sequences, problems)
         print(f"\nreport: {args.report}")
@@ -237,11 +238,11 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     if args.frame_step < 1:
         raise ParameterError(f"--frame-step must be at least 1, got {args.frame_step}")
     if args.compare is None and args.output is None:
-        raise ParameterError("evaluate needs -o OUT for its results, or --compare FOLDER")
+        raise ParameterError("evaluate requires -o OUT or --compare FOLDER")
     if args.report is not None and not args.report.parent.is_dir():
         raise ParameterError(f"--report must be a file in an existing folder, got {args.report}")
     if args.bundle is not None and args.model is not None:
-        raise ParameterError("give the model as BUNDLE or with --model, not both")
+        raise ParameterError("BUNDLE and --model exclude each other")
     values: dict[str, Any] = values_from_arguments(args)
     check_values(values)
     return values
@@ -310,7 +311,7 @@ def _specs(args: argparse.Namespace, values: dict[str, Any]) -> list[TrackerSpec
         if spec.kind == "mixformer" and spec.path is None:
             spec = dataclasses.replace(spec, path=bundle)
         if spec.label in specs:
-            raise ParameterError(f"--trackers must name each tracker once, got {spec.label} twice")
+            raise ParameterError(f"--trackers must list each tracker once, got {spec.label} twice")
         specs[spec.label] = spec
     return list(specs.values())
 

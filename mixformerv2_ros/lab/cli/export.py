@@ -11,14 +11,19 @@ from mixformerv2_ros.errors import EngineError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("bundle", type=Path, help="model bundle; the graphs are written into it")
+    parser.add_argument(
+        "bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help="model bundle; the ONNX graphs are written into it",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, verify, and print the differences."""
     for name in ("torch", "onnx", "onnxscript"):
         if find_spec(name) is None:
-            raise EngineError(f"export needs {name}: pip install 'mixformerv2_ros[lab]'")
+            raise EngineError(f"export requires {name}: pip install 'mixformerv2_ros[lab]'")
     from mixformerv2_ros.lab.export import TOLERANCE, export_bundle
     from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, open_bundle
 
@@ -28,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
         path = bundle.path / name
         print(f"wrote {path} ({path.stat().st_size / 1024:.0f} kB; weights: model.safetensors)")
     print(
-        f"largest difference to torch: boxes {difference.boxes:.1e}, scores "
+        f"maximum difference from torch: boxes {difference.boxes:.1e}, scores "
         f"{difference.scores:.1e}, edge distributions {difference.edges:.1e} "
-        f"(permitted on boxes and scores: {TOLERANCE:g})"
+        f"(tolerance for boxes and scores: {TOLERANCE:g})"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`mixformerv2 trax`: be a tracker for the VOT toolkit."""
+"""`mixformerv2 trax`: run the tracker under the VOT toolkit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mixformerv2_ros.ros.parameters import add_parameter_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 trax`."""
     parser.description = (
-        "Speak the TraX protocol on standard input and output (or on the socket in TRAX_SOCKET), "
-        "so that the VOT toolkit, or any other TraX client, can run the tracker: name this command "
-        "in its trackers.ini with protocol = trax. Needs vot-trax (pip install vot-trax)."
+        "TraX server on standard input and output, or on the socket of TRAX_SOCKET, for the VOT "
+        "toolkit and other TraX clients: set this command and protocol = trax in trackers.ini. "
+        "Requires pip install vot-trax."
     )
     add_parameter_arguments(parser)
 

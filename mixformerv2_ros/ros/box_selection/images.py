@@ -1,4 +1,4 @@
-"""What images to draw on come from."""
+"""Sources of images to draw on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ShownImage:
 
     Attributes:
         frame: The image with its stamp.
-        index: Number of the image in a file, from 0; None for those of a topic.
+        index: Number of the image in a file, from 0; None for a topic.
     """
 
     frame: Frame
@@ -27,11 +27,11 @@ class ShownImage:
 
 
 class ImageSource(Protocol):
-    """Where images come from. Its methods are called from the window's thread and return at once.
+    """A source of images. Its methods are called from the window's thread and must not block.
 
     Attributes:
-        title: What it is, for the window's title.
-        live: Whether images come by themselves; a file waits for whoever looks at it.
+        title: Title of the window.
+        live: Whether images arrive by themselves (topic, camera); files can be paused.
     """
 
     title: str
@@ -41,33 +41,33 @@ class ImageSource(Protocol):
         """The newest image since the last call; None if there is none.
 
         Raises:
-            ImageError: the newest image cannot be decoded; there may be others after it.
-            MixFormerError: no image will come any more.
+            ImageError: the newest image cannot be decoded; others may follow.
+            MixFormerError: the source has failed.
         """
 
     def hold(self, held: bool) -> None:
-        """Let a file stop before its next image, or go on; a topic goes on anyway."""
+        """Pause a file before its next image, or resume it; no effect on live sources."""
 
     def step(self) -> None:
-        """Let a file that is held give one image more."""
+        """Read one more image of a paused file."""
 
     def status(self) -> str:
-        """What is the matter, or what became of the last box, in a line; may be empty."""
+        """State of the source or of the last box, one line; may be empty."""
 
 
 class FileImages:
-    """Images of a video, a folder, a recording or a camera, at the speed of their stamps.
+    """Images of a video, a folder, a recording or a camera, paced by their stamps.
 
-    They are read and decoded in a thread of their own. Use it as a context manager.
+    They are read and decoded in a thread. Use it as a context manager.
     """
 
     def __init__(self, title: str, live: bool, read: Callable[[], Iterator[ShownImage]]) -> None:
-        """Begin to read; a source that is not live waits after its first image.
+        """Start reading; a file is paused after its first image.
 
         Args:
-            title: What it is.
-            live: Whether it is a camera, which does not wait.
-            read: Opens the source and reads it, in the thread.
+            title: Title of the window.
+            live: Whether it is a camera, which cannot be paused.
+            read: Opens and reads the source, called in the thread.
         """
         self.title = title
         self.live = live
@@ -83,11 +83,11 @@ class FileImages:
         self._thread.start()
 
     def __enter__(self) -> FileImages:
-        """Return the source, which is being read already."""
+        """Return the source."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop reading; a camera that gives no image is not waited for."""
+        """Stop reading; does not wait for a camera that blocks."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -103,19 +103,19 @@ class FileImages:
             return None
 
     def hold(self, held: bool) -> None:
-        """Stop before the next image, or go on; a camera goes on anyway."""
+        """Pause before the next image, or resume; no effect on a camera."""
         with self._changed:
             self._held = held and not self.live
             self._changed.notify()
 
     def step(self) -> None:
-        """Give one image although it is held."""
+        """Read one more image while paused."""
         with self._changed:
             self._allowed += 1
             self._changed.notify()
 
     def status(self) -> str:
-        """Whether the end was reached."""
+        """Whether the end has been reached."""
         return f"end of {self.title}" if self._ended else ""
 
     def _run(self) -> None:
@@ -128,7 +128,7 @@ class FileImages:
                     if self._closing:
                         return
                     self._allowed = max(0, self._allowed - 1)
-                # Time that was spent waiting for whoever looks does not count.
+                # Time spent paused does not count.
                 due = time.monotonic() if waits else due + (shown.frame.stamp_ns - before) / NS
                 before = shown.frame.stamp_ns
                 if not self.live:

@@ -1,7 +1,7 @@
-"""Drawing a box, without the window that it is drawn in.
+"""Drawing a box, independent of the window.
 
-The newest image is shown until the mouse is pressed. From then on the image stands still, so that
-the box belongs to it and to its stamp, until the box is chosen or thrown away.
+The newest image is shown until the mouse button is pressed. From then on the image is frozen, so
+that the box belongs to it and to its stamp, until the box is confirmed or discarded.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.tracking.boxes import MARGIN, Box
 
 MIN_SIDE = MARGIN
-"""Smallest side of a box in pixels of the image; smaller targets are tracked as if so large."""
+"""Minimum side of a box in pixels of the image; the tracker enlarges smaller boxes."""
 
 Choose = Callable[[Box, ShownImage], str]
-"""Takes a box and the image that it was drawn on; says in a line what became of it."""
+"""Takes a confirmed box and its image; returns a line for the user."""
 
 
 class Selector:
-    """What the mouse and the keys do.
+    """Handles mouse and keys.
 
     Attributes:
         shown: The image that is shown; None before the first.
-        box: The box being drawn, or drawn and not yet chosen, in pixels of that image.
-        paused: Whether the user made the images stand still.
-        message: What happened last, one line.
+        box: The box being drawn, or drawn and not yet confirmed, in pixels of that image.
+        paused: Whether the user has paused the images.
+        message: Last message for the user, one line.
         done: Whether the window is to be closed.
     """
 
     def __init__(
         self, images: ImageSource, choose: Choose, *, once: bool, confirm: bool = True
     ) -> None:
-        """Begin without an image.
+        """Wait for an image.
 
         Args:
             images: Where images come from.
-            choose: Takes the chosen box.
+            choose: Takes the confirmed box.
             once: Close the window after the first box.
-            confirm: Wait for a key before a box is taken.
+            confirm: Whether a box must be confirmed by a key.
         """
         self.shown: ShownImage | None = None
         self.box: Box | None = None
@@ -56,26 +56,26 @@ class Selector:
 
     @property
     def drawing(self) -> bool:
-        """Whether the mouse is pressed."""
+        """Whether the mouse button is pressed."""
         return self._corner is not None
 
     @property
     def frozen(self) -> bool:
-        """Whether the image stands still."""
+        """Whether the image is frozen."""
         return self.paused or self.box is not None or self.drawing
 
     @property
     def help(self) -> str:
-        """What can be done now."""
+        """Available keys, one line."""
         if self.box is not None and not self.drawing:
-            return "enter: track this box    r: draw another    q: quit"
+            return "enter: confirm box    r: discard box    q: quit"
         more = "    right: next image" if self.paused and not self._images.live else ""
-        pause = "go on" if self.paused else "pause"
-        return f"drag a box around the target    space: {pause}{more}    q: quit"
+        pause = "resume" if self.paused else "pause"
+        return f"draw a box around the target    space: {pause}{more}    q: quit"
 
     @property
     def status(self) -> str:
-        """One line about the box, what happened last, or the image."""
+        """One line: the box, the last message, or the image."""
         if self.box is not None:
             return f"box {','.join(f'{round(value, 1):g}' for value in self.box)}"
         news = [text for text in (self.message, self._images.status()) if text]
@@ -84,23 +84,23 @@ class Selector:
         if self.shown is None:
             return "waiting for an image"
         stamp_s = self.shown.frame.stamp_ns / NS
-        image = f"image of {stamp_s:.3f} s"
+        image = f"image at {stamp_s:.3f} s"
         if self.shown.index is not None:
             image = f"frame {self.shown.index}, {stamp_s:.3f} s"
         return f"paused at {image}" if self.paused else image
 
     def tick(self) -> bool:
-        """Take the newest image unless the image stands still; whether there is another one.
+        """Take the newest image unless frozen; returns whether there is a new one.
 
         Raises:
-            MixFormerError: no image will come any more.
+            MixFormerError: the image source has failed.
         """
         if self.frozen and self.shown is not None and not self._stepping:
             return False
         try:
             newest = self._images.take()
         except ImageError as error:
-            self.message = f"image cannot be shown: {error}"
+            self.message = f"cannot decode image: {error}"
             return False
         if newest is None:
             return False
@@ -108,19 +108,19 @@ class Selector:
         return True
 
     def press(self, x: float, y: float) -> None:
-        """Begin a box at a pixel of the image."""
+        """Start a box at a pixel of the image."""
         if self.shown is not None:
             self._corner, self.box, self.message = (x, y), None, ""
             self._hold()
 
     def move(self, x: float, y: float) -> None:
-        """Draw the box up to a pixel of the image."""
+        """Extend the box to a pixel of the image."""
         if self._corner is not None:
             left, top = min(x, self._corner[0]), min(y, self._corner[1])
             self.box = Box(left, top, abs(x - self._corner[0]), abs(y - self._corner[1]))
 
     def release(self, x: float, y: float) -> None:
-        """End the box at a pixel of the image; one that is too small is thrown away."""
+        """Finish the box at a pixel of the image; one that is too small is discarded."""
         if self._corner is None:
             return
         self.move(x, y)
@@ -128,13 +128,13 @@ class Selector:
         if self.box is not None and min(self.box.w, self.box.h) < MIN_SIDE:
             size = f"{self.box.w:.0f}x{self.box.h:.0f}"
             self.box = None
-            self.message = f"a box must be at least {MIN_SIDE:.0f} px on each side, got {size}"
+            self.message = f"box must be at least {MIN_SIDE:.0f} px wide and high, got {size}"
         if not self._confirm:
             self._take()
         self._hold()
 
     def key(self, name: str) -> None:
-        """Do what a key means; names are `enter`, `space`, `right`, `escape` or a letter."""
+        """Handle a key: `enter`, `space`, `right`, `escape` or a letter."""
         if name in ("q", "escape"):
             self.done = True
         elif name == "space":
@@ -150,7 +150,7 @@ class Selector:
         self._hold()
 
     def _take(self) -> None:
-        """Hand over the box that was drawn, if there is one."""
+        """Pass on the confirmed box, if there is one."""
         if self.box is not None and self.shown is not None and not self.drawing:
             box = Box(*(round(value, 1) for value in self.box))
             self.message = self._choose(box, self.shown)

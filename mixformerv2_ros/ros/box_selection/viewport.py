@@ -1,4 +1,4 @@
-"""Between the pixels of an image and those of the window that shows it."""
+"""Conversion between pixels of an image and of the window that shows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.pixels import Pixels
 
 MAX_SCALE = 8.0
-"""Largest magnification of a small image."""
+"""Maximum magnification of a small image."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The window that boxes are drawn in, made with Tk.
+"""The window that boxes are drawn in, based on Tk.
 
-OpenCV's headless wheel has no windows. Tk comes with Python, or as one small package of the system
-(`python3-tk` on Debian and Ubuntu), and needs no library beside X.
+OpenCV's headless wheel has no windows. Tk comes with Python or as one small system package
+(`python3-tk` on Debian and Ubuntu), and requires no library besides X.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class SelectionWindow:
             import tkinter
         except ImportError as error:
             raise WindowError(
-                "a window needs Tk, which this Python lacks: install python3-tk (Debian, Ubuntu), "
-                f"python3-tkinter (Fedora) or a Python with Tk ({error})"
+                "Tk is not installed: install python3-tk (Debian, Ubuntu), python3-tkinter "
+                f"(Fedora) or a Python with Tk ({error})"
             ) from error
         try:
             self._root = tkinter.Tk(className="mixformerv2")
         except tkinter.TclError as error:
-            raise WindowError(f"no window can be opened: {printable(error)}") from error
+            raise WindowError(f"cannot open a window: {printable(error)}") from error
         self._tkinter = tkinter
         self._root.title(printable(title))
         self._root.configure(background=_DARK)
@@ -72,19 +72,19 @@ class SelectionWindow:
         self._viewport: Viewport | None = None
 
     def run(self, selector: Selector, stopped: Callable[[], bool]) -> None:
-        """Show images until the selector is done, or the window is closed.
+        """Show images until the selector is done or the window is closed.
 
         Args:
             selector: What is shown, and what mouse and keys do.
-            stopped: Says whether the end was asked for from outside.
+            stopped: Returns whether to close the window.
 
         Raises:
-            MixFormerError: no image will come any more.
+            MixFormerError: the image source has failed.
         """
         failures: list[BaseException] = []
 
         def guarded(action: Callable[..., None]) -> Callable[..., None]:
-            """Tk prints what a callback raises and goes on; here it ends the window."""
+            """End the window when a callback raises; Tk would print it and go on."""
 
             def call(*args: Any) -> None:
                 try:

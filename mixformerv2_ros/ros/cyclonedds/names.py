@@ -1,4 +1,4 @@
-"""Names of nodes and topics, and the rules that remap them, as ROS 2 defines them."""
+"""Names of nodes and topics, and remapping rules, as defined by ROS 2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOPIC = re.compile(rf"~|(~/|/)?{_TOKEN}(/{_TOKEN})*")
 
 @dataclass(frozen=True)
 class NodeNames:
-    """Name and namespace of a node, and how its topics are renamed.
+    """Name and namespace of a node, and its remapping rules.
 
     Attributes:
         node: Name of the node.
@@ -33,7 +33,7 @@ class NodeNames:
         """Check the names.
 
         Raises:
-            ParameterError: a name is not one that ROS allows.
+            ParameterError: a name is not a valid ROS name.
         """
         _check(_NODE, "node name", self.node)
         _check(_NAMESPACE, "namespace", self.namespace)
@@ -50,7 +50,7 @@ class NodeNames:
         """Full name of a topic, not remapped: `~` stands for the node, `image` is relative.
 
         Raises:
-            ParameterError: the name is not one that ROS allows.
+            ParameterError: the name is not a valid ROS name.
         """
         _check(_TOPIC, "topic", name)
         if name.startswith("~"):
@@ -58,7 +58,7 @@ class NodeNames:
         return name if name.startswith("/") else f"{self.namespace.rstrip('/')}/{name}"
 
     def remapped(self, name: str) -> str | None:
-        """Full name that a rule gives to a topic; None if no rule is about it."""
+        """Full name of a topic after remapping; None if no rule applies."""
         full = self.expand(name)
         for old, new in self.rules.items():
             if self.expand(old) == full:
@@ -85,13 +85,13 @@ def parse_names(node: str, namespace: str, remaps: Iterable[str]) -> NodeNames:
     """Read rules such as `image:=/camera/image_raw`, `__node:=eye` and `__ns:=/drone`.
 
     Raises:
-        ParameterError: a rule or a name is malformed.
+        ParameterError: a rule or a name is invalid.
     """
     rules = {}
     for rule in remaps:
         old, separator, new = rule.partition(":=")
         if not (old and separator and new):
-            raise ParameterError(f"remapping must be FROM:=TO, got {rule!r}")
+            raise ParameterError(f"remapping rule must be FROM:=TO, got {rule!r}")
         if old in ("__node", "__name"):
             node = new
         elif old == "__ns":
@@ -106,5 +106,5 @@ def parse_names(node: str, namespace: str, remaps: Iterable[str]) -> NodeNames:
 def _check(pattern: re.Pattern[str], what: str, name: str) -> None:
     if not pattern.fullmatch(name):
         raise ParameterError(
-            f"{what} must be letters, digits and _ between slashes, got {printable(name)!r}"
+            f"{what} must consist of letters, digits, _ and /, got {printable(name)!r}"
         )

@@ -22,20 +22,20 @@ from mixformerv2_ros.text import printable
 
 KEY = "ros__parameters"
 MAX_BYTES = 2**20
-"""Longest parameter file."""
+"""Maximum size of a parameter file in bytes."""
 MAX_ENTRIES = 10_000
-"""Most entries of one; a few lines of YAML can refer to each other without end."""
+"""Maximum number of entries; a few lines of YAML can expand without end."""
 
 
 def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
-    """The values that a file has for a node, by name with dots; what comes later wins.
+    """Values of a file for a node, by name with dots; later entries take precedence.
 
     Args:
         path: The file.
         node: Full name of the node, such as `/drone/tracker`.
 
     Raises:
-        ParameterError: the file cannot be read or is no parameter file.
+        ParameterError: the file cannot be read or is not a parameter file.
     """
     try:
         with path.open("rb") as stream:
@@ -47,7 +47,7 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else printable(error, 160)
         raise ParameterError(f"parameter file {path} cannot be read: {reason}") from None
     if not isinstance(content, dict):
-        raise ParameterError(f"parameter file {path} must map names of nodes to {KEY}")
+        raise ParameterError(f"parameter file {path} must map node names to {KEY}")
     values: dict[str, Any] = {}
     count = 0
     try:
@@ -67,15 +67,14 @@ def _entries(content: dict[Any, Any], pattern: str, path: Path) -> Iterator[tupl
     for key, value in content.items():
         if key == KEY:
             if not isinstance(value, dict):
-                raise ParameterError(f"{KEY} in {path} must hold names and values")
+                raise ParameterError(f"{KEY} in {path} must map names to values")
             for name, inner in _flat(value, ""):
                 yield pattern, name, inner
         elif isinstance(value, dict):
             yield from _entries(value, f"{pattern}/{key}".replace("//", "/"), path)
         else:
             raise ParameterError(
-                f"parameter file {path} must have {KEY} below the name of a node, "
-                f"got {printable(key)!r} instead"
+                f"parameter file {path} must have {KEY} below a node name, got {printable(key)!r}"
             )
 
 

@@ -1,10 +1,10 @@
-"""Types of ROS 2 messages for Cyclone DDS, whose bytes the type store of `rosbags` makes.
+"""DDS types of ROS 2 messages, serialized by the type store of `rosbags`.
 
-Cyclone's own Python classes turn an image into a list of numbers, which takes longer than to track
-in it. A type that is declared here has the name and the fields that a ROS node expects, while its
-two methods move the bytes between DDS and the message classes of `interfaces.typestore()`.
+Cyclone's own Python classes convert an image to a list of numbers, which takes longer than to track
+in it. A type declared here has the name and the fields that ROS nodes expect, while its two methods
+pass the bytes through; `interfaces.typestore()` converts them.
 
-The methods are replaced on the class itself: a class derived from it would be another type.
+The methods are replaced on the class itself: a derived class would be another DDS type.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def type_name(msgtype: str) -> str:
 
 
 def message_type(name: str) -> str | None:
-    """ROS type of a name on the wire; None if it is not a message's."""
+    """ROS type of a name on the wire; None if it is not that of a message."""
     parts = name.split("::")
     if len(parts) != 4 or parts[1:3] != ["msg", "dds_"] or not parts[3].endswith("_"):
         return None
@@ -60,10 +60,10 @@ def type_hash(msgtype: str) -> str:
 
 @cache
 def dds_type(msgtype: str) -> type[IdlStruct]:
-    """Type to make a DDS topic of. Its samples hold the serialized message as `cdr`.
+    """Type of a DDS topic; its samples hold the serialized message as `cdr`.
 
     Raises:
-        MiddlewareError: the message is not known, or has a field that cannot be declared.
+        MiddlewareError: the message or the type of one of its fields is unknown.
     """
     cls = _declare(msgtype)
 
@@ -101,15 +101,15 @@ def from_cdr(cdr: bytes, msgtype: str) -> Any:
     try:
         # A memoryview, because rosbags slices off the header, which would copy bytes.
         return typestore().deserialize_cdr(memoryview(cdr), msgtype)  # type: ignore[arg-type]
-    except Exception as error:  # rosbags raises whatever its generated code trips over
-        raise MiddlewareError(f"bytes are no {msgtype}: {printable(error)}") from error
+    except Exception as error:  # generated code of rosbags raises many kinds
+        raise MiddlewareError(f"cannot deserialize {msgtype}: {printable(error)}") from error
 
 
 @cache
 def _declare(msgtype: str) -> type[IdlStruct]:
     definition = typestore().fielddefs.get(msgtype)
     if definition is None:
-        raise MiddlewareError(f"messages of type {printable(msgtype)} are not known")
+        raise MiddlewareError(f"unknown message type {printable(msgtype)}")
     package, kind, name = msgtype.split("/")
     fields = {field: _field(node, msgtype) for field, node in definition[1]}
     return make_idl_struct(f"{name}_", f"{package}.{kind}.dds_.{name}_", fields)
@@ -121,7 +121,7 @@ def _field(node: Any, msgtype: str) -> Any:
         return _declare(value)
     if kind == Nodetype.BASE:
         if value[0] not in _BASE:
-            raise MiddlewareError(f"{msgtype} has a field of type {value[0]}, which is not known")
+            raise MiddlewareError(f"unknown field type {value[0]} in {msgtype}")
         return _BASE[value[0]]
     inner, length = _field(value[0], msgtype), value[1]
     if kind == Nodetype.ARRAY:

@@ -1,6 +1,6 @@
-"""The target pose node without its middleware: tracks and distances in, poses out.
+"""The target pose node without its middleware: tracks and depth in, poses out.
 
-Work is done in the callbacks: a pose costs about a millisecond. Callbacks may come from several
+The work is done in the callbacks, a pose takes about a millisecond. They may be called from several
 threads.
 """
 
@@ -51,17 +51,16 @@ from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.session import Track
 
 RANGE_TOPICS = {DEPTH: DEPTH_IMAGE, CLOUD: POINTS}
-"""Topic and type of the distances by the parameter `source`; other sources need none."""
+"""Topic and type of the depth by the parameter `source`; other sources have none."""
 
 
 class PoseMiddleware(Middleware, Protocol):
-    """A node of some middleware that knows where frames are."""
+    """A node of some middleware with access to transforms."""
 
     def transform(self, target_frame: str, source_frame: str, stamp_ns: int) -> Vector | None:
-        """(4, 4) matrix from a frame to another at a time; None where it is not known.
+        """(4, 4) matrix from a frame to another at a time; None if not available.
 
-        It may wait a moment for a transform that is about to come: those of a robot's odometry are
-        often younger than an image.
+        May wait a moment: transforms of odometry often arrive after the image.
         """
 
 
@@ -72,8 +71,8 @@ class LiveTargetPose:
         """Wait for messages.
 
         Args:
-            values: Parameters of the node by name; defaults hold for those that are missing.
-            middleware: Where messages come from and go to.
+            values: Parameters of the node by name; missing ones have their defaults.
+            middleware: The node.
 
         Raises:
             ParameterError: see `parameters.check_values`.
@@ -86,15 +85,15 @@ class LiveTargetPose:
 
     @property
     def values(self) -> dict[str, Value]:
-        """The parameters in force, by name."""
+        """The current parameters by name."""
         return dict(self._values)
 
     def set_values(self, changes: Mapping[str, Any]) -> None:
-        """Change parameters, all of them or none, before the next message.
+        """Change parameters, all or none, before the next message.
 
         Raises:
-            ParameterError: a parameter is unknown or fixed, a value is out of range, or values
-                contradict each other.
+            ParameterError: a parameter is unknown or cannot be changed at runtime, or values are
+                out of range or inconsistent.
         """
         with self._lock:
             self._values = check_changes(self._values, changes, POSE_PARAMETERS, running=True)
@@ -107,7 +106,7 @@ class LiveTargetPose:
                 track = read_track(message)
                 bearing = self._pose.add_track(track)
             except ValueError as error:
-                self._explain("bearing", error)
+                self._warn("no bearing", error)
             else:
                 if bearing is not None:
                     self._publish_bearing(track, bearing)
@@ -119,15 +118,15 @@ class LiveTargetPose:
             try:
                 self._pose.set_camera(message)
             except PoseError as error:
-                self._explain("camera", error)
+                self._warn("camera_info rejected", error)
 
     def receive_range(self, message: Any) -> None:
-        """Take a depth image or a cloud, whichever the parameter `source` asks for."""
+        """Take a depth image or a point cloud, depending on the parameter `source`."""
         with self._lock:
             try:
                 self._pose.add_range(message)
             except PoseError as error:
-                self._explain("distances", error)
+                self._warn("depth rejected", error)
             self._publish_poses()
 
     def _publish_poses(self) -> None:
@@ -135,7 +134,7 @@ class LiveTargetPose:
             try:
                 estimate = self._pose.next_pose()
             except PoseError as error:
-                self._explain("position", error)
+                self._warn("no position", error)
                 continue
             if estimate is None:
                 return
@@ -160,7 +159,7 @@ class LiveTargetPose:
             try:
                 estimate = transformed(estimate, matrix, target_frame)
             except PoseError as error:
-                self._explain("pose", error)
+                self._warn("no pose", error)
                 return
         types, publish = self._middleware.types, self._middleware.publish
         pose = estimate.position, estimate.orientation
@@ -175,8 +174,8 @@ class LiveTargetPose:
         if tf_frame:
             publish(TF, tf_message(types, *pose, *place, tf_frame))
 
-    def _explain(self, what: str, error: ValueError) -> None:
-        self._throttle.throttle(Level.WARN, what, f"no {what}: {error}")
+    def _warn(self, what: str, error: ValueError) -> None:
+        self._throttle.throttle(Level.WARN, what, f"{what}: {error}")
 
 
 def pose_settings(values: Mapping[str, Value]) -> PoseSettings:

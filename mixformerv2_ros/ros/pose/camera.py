@@ -25,17 +25,17 @@ Vector = npt.NDArray[np.float64]
 _PLUMB_BOB = ("plumb_bob", "rational_polynomial")
 _FISHEYE = ("equidistant", "fisheye")
 MODELS = (*_PLUMB_BOB, *_FISHEYE)
-"""Names of lens models; a calibration without coefficients needs none."""
+"""Known distortion models; a calibration without coefficients may name any."""
 
 _FOCAL_PX = (1e-3, 1e7)
-"""Smallest and largest focal length of a camera that there could be."""
+"""Range of plausible focal lengths in pixels."""
 
-FARTHEST_PX = 1e7
-"""How far pixels and the principal point may lie from the image's corner."""
+MAX_PX = 1e7
+"""Maximum coordinate of pixels and of the principal point."""
 
 _STEPS = 30
-_CLOSE_PX = 0.01
-"""How near the projection of a ray must come to its pixel."""
+_TOLERANCE_PX = 0.01
+"""Maximum distance between a pixel and the projection of its ray."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Camera:
     """A calibrated camera.
 
     Attributes:
-        width, height: Size of its images in pixels; 0 where the calibration does not say.
+        width, height: Size of its images in pixels; 0 if unknown.
         frame_id: Optical frame of the camera.
         matrix: (3, 3) float64, focal lengths and principal point of the full sensor.
         distortion: (n,) float64 coefficients of the lens; empty for a rectified image.
@@ -82,11 +82,11 @@ class Camera:
 
         Args:
             message: The message.
-            rectified: The images are rectified: the projection matrix holds, without distortion.
+            rectified: Whether the images are rectified: use P without distortion, instead of K, D.
 
         Raises:
-            PoseError: the camera is not calibrated, its matrix is no camera's, or the lens model
-                is not known.
+            PoseError: the camera is not calibrated, its matrix is implausible, or the distortion
+                model is unknown.
         """
         name = "P" if rectified else "K"
         values = np.asarray(message.p if rectified else message.k, np.float64)
@@ -96,12 +96,12 @@ class Camera:
                 f"camera matrix {name} must have {shape[0] * shape[1]} values, got {values.size}"
             )
         matrix = values.reshape(shape)[:, :3]
-        # Skew and the last row are not the camera's: OpenCV knows four numbers only.
+        # OpenCV uses these four numbers only, neither skew nor the last row.
         fx, fy, cx, cy = map(float, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]))
         if not (fx > 0 and fy > 0):
             raise PoseError(
-                f"camera matrix {name} must have positive focal lengths, got fx {fx:g}, fy {fy:g}: "
-                "the camera is not calibrated"
+                f"camera is not calibrated: matrix {name} must have positive focal lengths, got "
+                f"fx {fx:g}, fy {fy:g}"
             )
         low, high = _FOCAL_PX
         if not all(low <= f <= high for f in (fx, fy)):
@@ -109,9 +109,9 @@ class Camera:
                 f"camera matrix {name} must have focal lengths of {low:g} to {high:g} pixels, "
                 f"got fx {fx:g}, fy {fy:g}"
             )
-        if not all(abs(c) <= FARTHEST_PX for c in (cx, cy)):
+        if not all(abs(c) <= MAX_PX for c in (cx, cy)):
             raise PoseError(
-                f"camera matrix {name} must have its principal point within {FARTHEST_PX:g} "
+                f"camera matrix {name} must have its principal point within {MAX_PX:g} "
                 f"pixels of the corner, got cx {cx:g}, cy {cy:g}"
             )
         distortion, fisheye = (np.zeros(0), False) if rectified else _lens(message)
@@ -136,7 +136,7 @@ class Camera:
             v: Row in pixels, 0 at the top border.
 
         Raises:
-            PoseError: the lens model has no ray for that point.
+            PoseError: the distortion model has no ray for that point.
         """
         ray = self.rays(np.array([[u, v]]))[0]
         x, y, z = map(float, ray)
@@ -152,14 +152,14 @@ class Camera:
             (n, 3) float64.
 
         Raises:
-            PoseError: one of them is not finite or far from every sensor, or the lens model has
-                no ray for it.
+            PoseError: one of them is not finite or too large, or the distortion model has no ray
+                for it.
         """
-        if not (np.abs(points) <= FARTHEST_PX).all():
+        if not (np.abs(points) <= MAX_PX).all():
             got = ", ".join(f"({u:g}, {v:g})" for u, v in points)
-            raise PoseError(f"pixels must be finite, {FARTHEST_PX:g} at most, got {got}")
+            raise PoseError(f"pixel coordinates must be finite and at most {MAX_PX:g}, got {got}")
         on_sensor = points * self.binning + self.offset - 0.5
-        # Lenses may have coefficients of any size: where a step overflows, there is no ray.
+        # Coefficients may be of any size: where a step overflows, there is no ray.
         with np.errstate(over="ignore", invalid="ignore"):
             if self.fisheye:
                 return self._fisheye_rays(points, on_sensor)
@@ -190,7 +190,7 @@ class Camera:
             # Beyond its widest angle a lens model folds the image back, once or twice.
             if not ((np.linalg.det(slope) > 0) & (np.trace(slope, axis1=1, axis2=2) > 0)).all():
                 break
-            if np.abs(error).max() < _CLOSE_PX:
+            if np.abs(error).max() < _TOLERANCE_PX:
                 return plane
             plane = plane + np.linalg.solve(slope, error[:, :, None])[:, :, 0]
         raise _no_ray(points)
@@ -212,7 +212,7 @@ class Camera:
             if not ((rise > 0) & (angle >= 0) & (angle <= np.pi)).all():
                 break
             error = distorted - value(angle)
-            if np.abs(error).max() * self.matrix[0, 0] < _CLOSE_PX:
+            if np.abs(error).max() * self.matrix[0, 0] < _TOLERANCE_PX:
                 # One ray through the principal point has no side to lean to.
                 side = plane / np.maximum(distorted, 1e-12)[:, None]
                 return np.column_stack([np.sin(angle)[:, None] * side, np.cos(angle)])
@@ -228,7 +228,7 @@ def _lens(message: Any) -> tuple[Vector, bool]:
         raise PoseError("distortion coefficients must be finite numbers")
     if model in _FISHEYE:
         if values.size not in (0, 4):
-            raise PoseError(f"{model} needs 4 distortion coefficients, got {values.size}")
+            raise PoseError(f"{model} requires 4 distortion coefficients, got {values.size}")
         return (values if values.size else np.zeros(4)), True
     if not values.any():
         return np.zeros(0), False
@@ -237,12 +237,14 @@ def _lens(message: Any) -> tuple[Vector, bool]:
             f"distortion model must be one of {', '.join(MODELS)}, got {printable(model)!r}"
         )
     if values.size not in (4, 5, 8, 12, 14):
-        raise PoseError(f"{model} needs 4, 5, 8, 12 or 14 coefficients, got {values.size}")
+        raise PoseError(f"{model} requires 4, 5, 8, 12 or 14 coefficients, got {values.size}")
     return values, False
 
 
 def _no_ray(points: Vector) -> PoseError:
-    return PoseError(f"the lens model has no ray for one of the pixels {_named(points)}")
+    return PoseError(
+        f"no ray for pixels {_named(points)}: outside the valid range of the distortion model"
+    )
 
 
 def _named(points: Vector) -> str:

@@ -1,7 +1,7 @@
-"""The position of a target from an organised `sensor_msgs/PointCloud2`.
+"""Position of a target from an organised `sensor_msgs/PointCloud2`.
 
-Organised means that the points lie in rows and columns like pixels; they must be those of the image
-that is tracked in, in any resolution. A cloud may be given in another frame than the camera's.
+Organised means that the points are in rows and columns like pixels; they must cover the same view
+as the tracked image, at any resolution. A cloud may be in another frame than the camera's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.ros.pose.camera import Vector
-from mixformerv2_ros.ros.pose.samples import Measured, agree, sample_slices
+from mixformerv2_ros.ros.pose.samples import Measured, robust_median, sample_slices
 from mixformerv2_ros.tracking.boxes import Box
 
 _KINDS = {7: "f4", 8: "f8"}
@@ -22,16 +22,16 @@ _KINDS = {7: "f4", 8: "f8"}
 
 _INLIER_STDS = 3.0
 _INLIER_FLOOR_M = 0.05
-"""Points belong to the target's surface within so many spreads, and within this at least."""
+"""Points within so many standard deviations, and at least this distance, are inliers."""
 
 
 @dataclass(frozen=True)
 class MeasuredPoint:
-    """A robust mean of points.
+    """A robust estimate of a position.
 
     Attributes:
         position: (3,) float64 in metres, in the frame of the cloud.
-        range: Their distance from the cloud's origin in metres.
+        range: Distance from the cloud's origin in metres.
     """
 
     position: Vector
@@ -39,7 +39,7 @@ class MeasuredPoint:
 
 
 def cloud_view(message: Any) -> npt.NDArray[Any]:
-    """The points of an organised cloud, nothing is copied.
+    """The points of an organised cloud, without a copy.
 
     Returns:
         (height, width) structured view of the buffer with fields `x`, `y`, `z`.
@@ -83,8 +83,8 @@ def measure_cloud(message: Any, box: Box, min_share: float) -> MeasuredPoint:
 
     Args:
         message: The cloud.
-        box: Where to look, in columns and rows of the cloud.
-        min_share: Smallest share of valid points.
+        box: Region to sample, in columns and rows of the cloud.
+        min_share: Minimum fraction of valid points.
 
     Raises:
         PoseError: the cloud is not usable, or too few points are valid.
@@ -96,7 +96,7 @@ def measure_cloud(message: Any, box: Box, min_share: float) -> MeasuredPoint:
     ranges = np.linalg.norm(xyz, axis=1)
     # Drivers mark a missing point as NaN, or as the origin.
     valid = np.isfinite(ranges) & (ranges > 0)
-    measured = agree(ranges[valid], len(xyz), min_share)
+    measured = robust_median(ranges[valid], len(xyz), min_share)
     reach = max(_INLIER_STDS * measured.std, _INLIER_FLOOR_M)
     near = np.abs(ranges - measured.value, where=valid, out=np.full(len(xyz), np.inf)) <= reach
     return MeasuredPoint(np.median(xyz[near], axis=0), measured)

@@ -1,8 +1,8 @@
-"""The distance of a target from a registered depth image.
+"""Distance of a target from a registered depth image.
 
 A depth image holds distances along the optical axis (REP-118): `16UC1` in millimetres with 0 for
-none, `32FC1` in metres with NaN for none. Registered means that its pixels are those of the image
-that is tracked in; it may have another resolution.
+invalid, `32FC1` in metres with NaN for invalid. Registered means that it covers the same view as
+the tracked image; its resolution may differ.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.ros.pose.samples import Measured, agree, sample_slices
+from mixformerv2_ros.ros.pose.samples import Measured, robust_median, sample_slices
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 
 _FORMATS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}
-"""Type of a pixel and its unit in metres by encoding."""
+"""Pixel type and unit in metres by encoding."""
 
 ENCODINGS = tuple(_FORMATS)
 
@@ -51,18 +51,18 @@ def measure_depth(message: Any, box: Box, min_share: float) -> Measured:
 
     Args:
         message: The depth image.
-        box: Where to look, in pixels of the depth image.
-        min_share: Smallest share of pixels with a distance.
+        box: Region to sample, in pixels of the depth image.
+        min_share: Minimum fraction of valid pixels.
 
     Returns:
         The distance in metres.
 
     Raises:
-        PoseError: the message does not hold a depth image, or too few pixels have a distance.
+        PoseError: the message does not hold a depth image, or too few pixels are valid.
     """
     depths = depth_view(message)
     rows, columns = sample_slices(box, depths.shape[1], depths.shape[0])
     unit = _FORMATS[message.encoding][1]
     values = depths[rows, columns].astype(np.float64) * unit
     valid = values[np.isfinite(values) & (values > 0)]
-    return agree(valid, values.size, min_share)
+    return robust_median(valid, values.size, min_share)

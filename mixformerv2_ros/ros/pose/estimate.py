@@ -1,4 +1,4 @@
-"""Position of a target with its covariance, and what follows from it: orientation, goals.
+"""Position of a target with its covariance, and orientation.
 
 A position is a function of the box's edges and of one distance. Its covariance comes from their
 standard deviations by first-order propagation: with the Jacobian J of that function and independent
@@ -27,10 +27,10 @@ from mixformerv2_ros.ros.pose.camera import Camera, Vector
 from mixformerv2_ros.tracking.boxes import Box
 
 MIN_EDGE_STD = 1 / math.sqrt(12)
-"""Edges are never better known than to a pixel, even where a box was drawn by hand."""
+"""Minimum standard deviation of an edge in pixels: that of rounding to a whole pixel."""
 
 ANY_ANGLE_VARIANCE = math.pi**2 / 3
-"""Variance of an angle about which nothing is known: uniform over the circle."""
+"""Variance of an unknown angle: uniform over the circle."""
 
 _STEP_PX = 0.5
 _STEP_SHARE = 0.01
@@ -41,18 +41,18 @@ PositionOf = Callable[[Box, float], Vector]
 
 @dataclass(frozen=True, eq=False)
 class PoseEstimate:
-    """Where a target is.
+    """Pose of a target.
 
     Attributes:
         stamp_ns: Time of the image.
         frame_id: Frame of the position; the optical frame of the camera unless transformed.
         position: (3,) float64 in metres.
-        orientation: (4,) float64 unit quaternion x, y, z, w. A box says nothing about it: the x
+        orientation: (4,) float64 unit quaternion x, y, z, w. A box does not determine it: the x
             axis continues the line of sight, from the camera through the target, and z points
             upwards as far as that allows.
-        covariance: (6, 6) float64: position, and rotation about the axes of the frame, of which
-            nothing is known (variance pi^2 / 3).
-        source: What the distance comes from: `depth`, `cloud` or `width`.
+        covariance: (6, 6) float64: position, and rotation about the axes of the frame, which is
+            unknown (variance pi^2 / 3).
+        source: Source of the distance: `depth`, `cloud` or `width`.
         target_id: Name of the target.
     """
 
@@ -71,7 +71,9 @@ def at_depth(camera: Camera) -> PositionOf:
     def position(box: Box, depth: float) -> Vector:
         ray = camera.bearing(*box.center).ray
         if ray[2] <= 0:
-            raise PoseError("a depth image says nothing about what is beside the camera")
+            raise PoseError(
+                "target is 90 degrees or more off the optical axis: no distance from depth images"
+            )
         return np.asarray(depth * ray / ray[2])
 
     return position
@@ -83,16 +85,16 @@ def at_range(camera: Camera) -> PositionOf:
 
 
 def at_width(camera: Camera) -> PositionOf:
-    """Positions where a target of known width fills its box from left to right."""
+    """Positions of a target of known width that fills its box from left to right."""
 
     def position(box: Box, width: float) -> Vector:
         (x, y), half = box.center, box.w / 2
         ray, left, right = camera.rays(np.array([[x, y], [x - half, y], [x + half, y]]))
         if not box.w > 0:
-            raise PoseError(f"box must have a width, got {box.w:g}")
+            raise PoseError(f"box width must be above 0, got {box.w:g}")
         angle = 2 * math.atan2(float(np.linalg.norm(right - left)), np.linalg.norm(right + left))
         if not angle > 0:
-            raise PoseError(f"box of width {box.w:g} is too narrow to tell a distance")
+            raise PoseError(f"box width {box.w:g} is too small for a distance")
         return np.asarray(width / (2 * math.tan(angle / 2)) * ray)
 
     return position
@@ -105,10 +107,10 @@ def position_covariance(
     distance: float,
     distance_std: float,
 ) -> Vector:
-    """Covariance of a position by first-order propagation; see this module's text.
+    """Covariance of a position by first-order propagation; see the module docstring.
 
     Args:
-        position: The function that the position comes from.
+        position: Position as a function of box and distance.
         box: The box.
         edge_std: Standard deviations of left, top, right and bottom edge in pixels.
         distance: The distance or width in metres.
@@ -118,7 +120,7 @@ def position_covariance(
         (3, 3) float64 in square metres.
 
     Raises:
-        PoseError: a standard deviation is not finite, or a pixel beside the box has no ray.
+        PoseError: a standard deviation is not finite, or a pixel next to the box has no ray.
     """
     x, y, w, h = box
     inputs = np.array([x, y, x + w, y + h, distance])
@@ -147,12 +149,12 @@ def pose_covariance(position: Vector) -> Vector:
     return covariance
 
 
-def facing(direction: Vector, up: Vector) -> Vector:
+def look_at(direction: Vector, up: Vector) -> Vector:
     """Quaternion whose x axis points along a direction and whose z axis is upwards.
 
     Args:
         direction: (3,) direction, of any length but 0.
-        up: (3,) unit vector; where the direction is parallel to it, any side will do.
+        up: (3,) unit vector; for a direction parallel to it, the rotation is arbitrary.
 
     Returns:
         (4,) float64 x, y, z, w.

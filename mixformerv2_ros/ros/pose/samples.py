@@ -1,4 +1,4 @@
-"""Which pixels of a registered image speak for a target, and what they agree on."""
+"""Robust depth sampling inside the target's box."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.tracking.boxes import Box
 
-MOST_SAMPLES = 10_000
-"""Pixels looked at; of larger regions every second, third... row and column."""
+MAX_SAMPLES = 10_000
+"""Maximum number of sampled pixels; larger regions are subsampled by rows and columns."""
 
 MAD_TO_STD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -19,12 +19,12 @@ MAD_TO_STD = 1.4826
 
 @dataclass(frozen=True)
 class Measured:
-    """A robust mean of measurements.
+    """A robust estimate from samples.
 
     Attributes:
-        value: Their median.
-        std: Their spread: the median absolute deviation, scaled to a standard deviation.
-        share: Share of the pixels that gave a valid measurement, in [0, 1].
+        value: Median.
+        std: Median absolute deviation, scaled to a standard deviation.
+        share: Fraction of valid samples, in [0, 1].
     """
 
     value: float
@@ -33,12 +33,12 @@ class Measured:
 
 
 def inner_box(box: Box, region: float, scale: tuple[float, float] = (1.0, 1.0)) -> Box:
-    """The middle of a box, where the target is rather than what is behind it.
+    """Central region of a box, which holds the target rather than its background.
 
     Args:
-        box: The box in pixels of the image that is tracked in.
-        region: Sides of the middle part over those of the box, in (0, 1].
-        scale: Columns and rows of the measuring image per column and row of the tracked one.
+        box: Box in pixels of the tracked image.
+        region: Size of the region as a fraction of the box, in (0, 1].
+        scale: Columns and rows of the depth image per column and row of the tracked image.
     """
     x, y = box.center
     w, h = box.w * region, box.h * region
@@ -46,7 +46,7 @@ def inner_box(box: Box, region: float, scale: tuple[float, float] = (1.0, 1.0)) 
 
 
 def sample_slices(box: Box, width: int, height: int) -> tuple[slice, slice]:
-    """Rows and columns of the pixels to look at in a box; at least one pixel.
+    """Rows and columns to sample in a box; at least one pixel.
 
     Raises:
         PoseError: the box lies outside of the image.
@@ -56,23 +56,23 @@ def sample_slices(box: Box, width: int, height: int) -> tuple[slice, slice]:
     y2 = min(height, max(y1 + 1, round(box.y + box.h)))
     if x1 >= x2 or y1 >= y2:
         raise PoseError(
-            f"target must lie in the {width}x{height} image that is measured in, "
-            f"got {box.x:.0f},{box.y:.0f},{box.w:.0f},{box.h:.0f}"
+            f"target must lie inside the {width}x{height} depth image or point cloud, "
+            f"got box {box.x:.0f},{box.y:.0f},{box.w:.0f},{box.h:.0f}"
         )
-    stride = max(1, int(np.ceil(np.sqrt((x2 - x1) * (y2 - y1) / MOST_SAMPLES))))
+    stride = max(1, int(np.ceil(np.sqrt((x2 - x1) * (y2 - y1) / MAX_SAMPLES))))
     return slice(y1, y2, stride), slice(x1, x2, stride)
 
 
-def agree(values: npt.NDArray[np.float64], count: int, min_share: float) -> Measured:
-    """Median and spread of the valid measurements.
+def robust_median(values: npt.NDArray[np.float64], count: int, min_share: float) -> Measured:
+    """Median and spread of the valid samples.
 
-    Of an even number, the nearer of the two middle ones is the median: halfway between a target and
-    its background there is nothing.
+    Of an even number, the smaller of the two middle ones is the median: their mean may lie between
+    target and background, where nothing is.
 
     Args:
-        values: (n,) the valid measurements in metres.
-        count: Number of pixels looked at.
-        min_share: Smallest share of valid ones.
+        values: (n,) valid samples in metres.
+        count: Number of samples, valid or not.
+        min_share: Minimum fraction of valid samples.
 
     Raises:
         PoseError: too few of them are valid.
@@ -80,7 +80,7 @@ def agree(values: npt.NDArray[np.float64], count: int, min_share: float) -> Meas
     share = values.size / count
     if not values.size or share < min_share:
         raise PoseError(
-            f"at least {100 * min_share:.0f} % of the target's pixels must have a distance, "
+            f"at least {100 * min_share:.0f} % of the depth pixels in the box must be valid, "
             f"got {100 * share:.0f} %"
         )
     middle = (values.size - 1) // 2

@@ -1,12 +1,11 @@
-"""The pose of a target from its tracks: which distances belong to which image, and what they give.
+"""Pose of a target from its tracks: matches depth images or clouds to tracks.
 
-A target has a pose while it is TRACKING (by choice, while UNCERTAIN too), and none otherwise: what
-follows it takes silence for loss, and a frozen pose for a target that stands still.
+A target has a pose while it is TRACKING (optionally also while UNCERTAIN), and none otherwise:
+consumers take missing poses for loss, and would take a repeated one for a target that stands still.
 
-A depth image or cloud serves the image whose stamp is nearest, within a tolerance. A track waits
-until no nearer one can come: until one with its stamp or a later one is there, or the last two
-tell, by the time between them, that the next one will be further away. It waits until the next
-track at most.
+A track is matched to the depth image or cloud with the nearest stamp, within a tolerance. It is
+held back until no nearer one can arrive: until there is one with its stamp or a later one, or the
+spacing of the last two shows that the next one will be further away; at most until the next track.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages
 from mixformerv2_ros.ros.messages import NS, stamp_ns
-from mixformerv2_ros.ros.pose.camera import FARTHEST_PX, Bearing, Camera, Vector
+from mixformerv2_ros.ros.pose.camera import MAX_PX, Bearing, Camera, Vector
 from mixformerv2_ros.ros.pose.cloud import cloud_view, measure_cloud
 from mixformerv2_ros.ros.pose.depth import depth_view, measure_depth
 from mixformerv2_ros.ros.pose.estimate import (
@@ -31,7 +30,7 @@ from mixformerv2_ros.ros.pose.estimate import (
     at_depth,
     at_range,
     at_width,
-    facing,
+    look_at,
     pose_covariance,
     position_covariance,
 )
@@ -42,16 +41,16 @@ from mixformerv2_ros.tracking.session import State, Track
 DEPTH, CLOUD, WIDTH, BEARING = "depth", "cloud", "width", "bearing"
 
 HANDOVER_NS = NS
-"""A target without a track for so long leaves its place to another, where none is named."""
+"""Without `target_id`, a target without a track for this long is replaced by another one."""
 
-MOST_RANGES = 1000
-"""Depth images or clouds kept; their age and their bytes are bounded besides."""
+MAX_RANGES = 1000
+"""Maximum number of buffered depth images or clouds, besides their age and bytes."""
 
 SAME_ASPECT = 0.02
-"""Largest difference of the scales of columns and rows of a registered depth image."""
+"""Maximum relative difference between the scales of columns and rows of a depth image."""
 
-NEAREST_M = 1e-6
-"""Nearer than this, a target has no direction from the camera."""
+MIN_DISTANCE_M = 1e-6
+"""Minimum distance of a target from the camera."""
 
 UP_OPTICAL: Vector = np.array([0.0, -1.0, 0.0])
 UP_FIXED: Vector = np.array([0.0, 0.0, 1.0])
@@ -65,7 +64,7 @@ Arguments: target frame, source frame, nanoseconds.
 
 @dataclass(frozen=True)
 class PoseSettings:
-    """How a target is located; names and meanings as in `parameters.POSE_PARAMETERS`."""
+    """Settings of `TargetPose`; see `parameters.POSE_PARAMETERS`."""
 
     source: str = DEPTH
     rectified: bool = False
@@ -82,26 +81,26 @@ class PoseSettings:
 
 
 class TargetPose:
-    """Locates one target. Not thread-safe.
+    """Estimates the pose of one target. Not thread-safe.
 
     Attributes:
-        settings: Replaced between messages; source, `rectified` and buffer are those of the start.
-        target_id: Name of the target that is located; empty before its first track.
+        settings: May be replaced between messages, but for `source`, `rectified` and the buffer.
+        target_id: Id of the target; empty before its first track.
     """
 
     def __init__(self, settings: PoseSettings, transform: Transform) -> None:
-        """Begin without camera, distances or target.
+        """Wait for messages.
 
         Args:
-            settings: How to locate it.
-            transform: Finds the camera for clouds that are given in another frame.
+            settings: The settings.
+            transform: Looks up transforms, for clouds in another frame than the camera's.
         """
         self.settings = settings
         self.target_id = ""
         self._transform = transform
         self._camera: Camera | None = None
         self._calibration: tuple[Any, ...] = ()
-        self._ranges = RecentImages(MOST_RANGES, settings.buffer_ns, settings.buffer_bytes)
+        self._ranges = RecentImages(MAX_RANGES, settings.buffer_ns, settings.buffer_bytes)
         self._count = 0
         self._seen_ns = 0
         self._waiting: Track | None = None
@@ -112,14 +111,14 @@ class TargetPose:
         """The camera.
 
         Raises:
-            PoseError: no usable calibration has come.
+            PoseError: no valid camera_info has been received.
         """
         if self._camera is None:
-            raise PoseError("no usable calibration has come on camera_info")
+            raise PoseError("no valid camera_info received")
         return self._camera
 
     def set_camera(self, message: Any) -> None:
-        """Take a `sensor_msgs/CameraInfo`; the same one again costs nothing.
+        """Take a `sensor_msgs/CameraInfo`; repeated ones are ignored.
 
         Raises:
             PoseError: it is not usable; there is no camera then.
@@ -130,7 +129,9 @@ class TargetPose:
             self._camera = Camera.from_message(message, self.settings.rectified)
 
     def add_range(self, message: Any) -> None:
-        """Take a depth image or a cloud, whichever the source is; a step back in time forgets all.
+        """Take a depth image or a cloud, depending on `source`.
+
+        A step back in time clears the buffer.
 
         Raises:
             PoseError: it is not usable.
@@ -146,16 +147,16 @@ class TargetPose:
         self._ranges.add(Arrival(self._count, 0, message, stamp, stamp))
 
     def add_track(self, track: Track) -> Bearing | None:
-        """Take a track; those of other targets, and a target that is out of sight, give nothing.
+        """Take a track.
 
         Returns:
-            The direction to the target.
+            The direction to the target; None for other targets and states without a pose.
 
         Raises:
-            PoseError: there is no usable calibration, the box is not finite, or the lens has no
-                ray for the target.
+            PoseError: there is no valid camera_info, the box is not finite, or the distortion
+                model has no ray for the target.
         """
-        if not self._is_ours(track):
+        if not self._is_of_target(track):
             return None
         if self._waiting is not None:
             self._due.append(self._waiting)
@@ -171,21 +172,21 @@ class TargetPose:
         return bearing
 
     def next_pose(self) -> PoseEstimate | None:
-        """The next pose that can be told; to be asked after every message until it is None.
+        """The next pose, or None; call it after every message until it returns None.
 
         Raises:
-            PoseError: the next track has no position, and why; ask again.
+            PoseError: the next track has no position; call again.
         """
         if self._waiting is not None and self._is_settled(self._waiting):
             self._due.append(self._waiting)
             self._waiting = None
         if not self._due:
             return None
-        # Distances of any size may come; what overflows is refused as not finite.
+        # Distances may be of any size; overflows are rejected as not finite.
         with np.errstate(over="ignore", invalid="ignore"):
             return self._locate(self._due.popleft())
 
-    def _is_ours(self, track: Track) -> bool:
+    def _is_of_target(self, track: Track) -> bool:
         if track.state is State.IDLE:
             return False
         wanted = self.settings.target_id
@@ -200,7 +201,7 @@ class TargetPose:
         return True
 
     def _is_settled(self, track: Track) -> bool:
-        """Whether no distances can come that belong to a track more than those that are here."""
+        """Whether no depth image or cloud can arrive that is nearer to the track."""
         if self.settings.source == WIDTH:
             return True
         newest = self._ranges.newest
@@ -231,12 +232,12 @@ class TargetPose:
         found = self._ranges.nearest(track.stamp_ns)
         what = "depth image" if self.settings.source == DEPTH else "point cloud"
         if found is None:
-            raise PoseError(f"no {what} has come")
+            raise PoseError(f"no {what} received")
         apart = abs(found.stamp_ns - track.stamp_ns)
         if apart > self.settings.tolerance_ns:
             raise PoseError(
-                f"{what} must be at most {self.settings.tolerance_ns / NS:g} s from the image, "
-                f"the nearest is {apart / NS:.3f} s away"
+                f"time difference to the nearest {what} must be at most "
+                f"{self.settings.tolerance_ns / NS:g} s, got {apart / NS:.3f} s"
             )
         return found
 
@@ -246,12 +247,12 @@ class TargetPose:
             return position
         matrix = self._transform(frame_id, source, stamp_ns(message))
         if matrix is None:
-            raise PoseError(f"no transform from the cloud's frame {source!r} to {frame_id!r}")
+            raise PoseError(f"no transform from the point cloud's frame {source!r} to {frame_id!r}")
         return np.asarray(matrix[:3, :3] @ position + matrix[:3, 3])
 
 
 def transformed(estimate: PoseEstimate, matrix: Vector, frame_id: str) -> PoseEstimate:
-    """A pose in a fixed frame whose z axis points upwards.
+    """The pose in a fixed frame with z up.
 
     Args:
         estimate: The pose in the optical frame of the camera.
@@ -270,15 +271,15 @@ def transformed(estimate: PoseEstimate, matrix: Vector, frame_id: str) -> PoseEs
         estimate,
         frame_id=frame_id,
         position=rotation @ estimate.position + matrix[:3, 3],
-        orientation=facing(rotation @ estimate.position, UP_FIXED),
+        orientation=look_at(rotation @ estimate.position, UP_FIXED),
         covariance=both @ estimate.covariance @ both.T,
     )
 
 
 def ground_goal(estimate: PoseEstimate) -> tuple[Vector, Vector]:
-    """Position and quaternion of a goal for a robot that drives: the target on the plane z = 0.
+    """Position and quaternion of a navigation goal: the target on the plane z = 0.
 
-    The robot that reaches it looks where the camera looks to see the target now.
+    The goal's heading is the camera's line of sight to the target.
 
     Args:
         estimate: The pose in a fixed frame.
@@ -287,23 +288,25 @@ def ground_goal(estimate: PoseEstimate) -> tuple[Vector, Vector]:
     ahead = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 0.0])
     flat = np.linalg.norm(ahead) > 1e-6
     position = np.array([estimate.position[0], estimate.position[1], 0.0])
-    return position, facing(ahead if flat else np.array([1.0, 0.0, 0.0]), UP_FIXED)
+    return position, look_at(ahead if flat else np.array([1.0, 0.0, 0.0]), UP_FIXED)
 
 
 def _estimate(
     position: Vector, track: Track, source: str, place: PositionOf, distance: float, std: float
 ) -> PoseEstimate:
     away = float(np.linalg.norm(position))
-    if not NEAREST_M <= away < math.inf:
-        raise PoseError(f"distance must be finite, {NEAREST_M:g} m at least, got {away:g} m")
+    if not MIN_DISTANCE_M <= away < math.inf:
+        raise PoseError(
+            f"distance must be finite and at least {MIN_DISTANCE_M:g} m, got {away:g} m"
+        )
     spread = position_covariance(place, track.box, track.edge_std, distance, std)
     if not np.isfinite(spread).all():
-        raise PoseError(f"covariance of a position {away:g} m from the camera is not finite")
+        raise PoseError(f"covariance of a position at {away:g} m is not finite")
     return PoseEstimate(
         stamp_ns=track.stamp_ns,
         frame_id=track.frame_id,
         position=position,
-        orientation=facing(position, UP_OPTICAL),
+        orientation=look_at(position, UP_OPTICAL),
         covariance=pose_covariance(spread),
         source=source,
         target_id=track.target_id,
@@ -317,26 +320,28 @@ def _scale(message: Any, camera: Camera) -> tuple[float, float]:
     x, y = int(message.width) / camera.width, int(message.height) / camera.height
     if abs(x / y - 1) > SAME_ASPECT:
         raise PoseError(
-            f"depth must be registered to the image of {camera.width}x{camera.height}, "
-            f"got {message.width}x{message.height}"
+            f"depth must be registered to the {camera.width}x{camera.height} image, got another "
+            f"aspect ratio: {message.width}x{message.height}"
         )
     return x, y
 
 
 def _check_box(box: Box) -> None:
-    if not all(abs(value) <= FARTHEST_PX for value in box):
+    if not all(abs(value) <= MAX_PX for value in box):
         got = ",".join(f"{value:g}" for value in box)
-        raise PoseError(f"box must be finite, {FARTHEST_PX:g} pixels at most, got {got}")
+        raise PoseError(f"box must be finite and at most {MAX_PX:g} pixels, got {got}")
 
 
 def _check_whole(box: Box, camera: Camera) -> None:
-    """Refuse a box that the image cuts off: its width is not the target's."""
+    """Reject a box that is cut off at the image border: its width is not the target's."""
     if box.x <= 0 or (camera.width and box.x + box.w >= camera.width):
-        raise PoseError("the target is cut off by the side of the image: its width is not known")
+        raise PoseError(
+            "target is cut off at the image border: source width requires its full width"
+        )
 
 
 def _content(message: Any) -> tuple[Any, ...]:
-    """All of a calibration but its stamp, to compare."""
+    """A calibration without its stamp, for comparison."""
     roi = message.roi
     return (
         message.header.frame_id,

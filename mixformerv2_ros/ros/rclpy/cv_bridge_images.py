@@ -1,4 +1,4 @@
-"""Images that only cv_bridge unpacks: distances, temperatures, anything that is not a colour."""
+"""Images in encodings that only cv_bridge decodes: depth, temperature, anything without colour."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mixformerv2_ros.tracking.pixels import MAX_PIXELS, Pixels
 
 
 def open_image(message: Any) -> Frame:
-    """Open an image as `messages.image_frame` does, or else by cv_bridge as a grey one.
+    """Decode an image as `messages.image_frame` does, or by cv_bridge to a grey image.
 
-    An image of one channel in an encoding that holds no colour, such as `32FC1`, becomes grey from
-    black, its smallest finite value, to white, its largest. Such an image is copied.
+    An image of one channel without colour, such as `32FC1`, is scaled to grey: black is its minimum
+    finite value, white its maximum. Such an image is copied.
 
     Raises:
-        ImageError: the message holds no image that either of them can open.
+        ImageError: the message cannot be decoded by either of them.
     """
     try:
         return image_frame(message)
@@ -40,17 +40,17 @@ def open_image(message: Any) -> Frame:
         reason = f"{type(error).__name__}: {printable(' '.join(str(error).split()))}"
         raise _unusable(message, reason) from None
     if values.shape != (message.height, message.width):
-        raise _unusable(message, f"cv_bridge makes {'x'.join(map(str, values.shape))} of it")
+        raise _unusable(message, f"cv_bridge returned shape {values.shape}")
     return Frame(
         Pixels.from_array(_grey(values), "mono8"), stamp_ns(message), message.header.frame_id
     )
 
 
 def _check_layout(message: Any) -> None:
-    """Refuse what cv_bridge takes without a word: it goes by `step`, whatever the width is."""
+    """Check what cv_bridge does not: it trusts `step`, whatever the width is."""
     width, height, step = int(message.width), int(message.height), int(message.step)
     if not 0 < width * height <= MAX_PIXELS:
-        raise _unusable(message, f"it must have 1 to {MAX_PIXELS:,} pixels, got {width}x{height}")
+        raise _unusable(message, f"size must be 1 to {MAX_PIXELS:,} pixels, got {width}x{height}")
     size = _UNPACKED[message.encoding]
     if step < width * size or step % size or len(message.data) < step * height:
         raise _unusable(
@@ -60,13 +60,13 @@ def _check_layout(message: Any) -> None:
 
 
 def _unusable(message: Any, reason: str) -> ImageError:
-    return ImageError(f"image of {message.encoding} cannot be unpacked: {reason}")
+    return ImageError(f"cannot decode {message.encoding} image: {reason}")
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     if not finite.any():
-        raise ImageError("image has no finite value")
+        raise ImageError("image has no finite values")
     low, high = values[finite].min(), values[finite].max()
     # By halves: the difference of two float64 may be too large for a third.
     above = np.where(finite, values / 2 - low / 2, 0.0)

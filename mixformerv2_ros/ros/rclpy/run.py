@@ -15,17 +15,17 @@ from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
 
 BAD_INPUT = 2
-_LOOK_S = 0.2
-"""Longest time until a signal, or a failure of the node's own thread, is noticed."""
-_GOODBYES, _GOODBYE_S = 20, 0.01
-"""What may be left to do after the end, and how long to wait for each of it."""
+_POLL_S = 0.2
+"""Maximum time until a signal, or a failure of the node's own thread, is handled."""
+_FINAL_SPINS, _FINAL_SPIN_S = 20, 0.01
+"""Callbacks executed after the end, such as results of goals, and the wait for each of them."""
 
 
 def run(make: Any, args: list[str] | None) -> int:
-    """Make a node and spin it until Ctrl-C, SIGTERM or a defect.
+    """Create a node and spin it until Ctrl-C, SIGTERM or a failure.
 
-    Signals end the node while it can still say goodbye; rclpy's own handlers would cut it off from
-    its publishers first.
+    Signals end the node while it can still publish; rclpy's own handlers would invalidate its
+    publishers first.
 
     Args:
         make: Class of the node, with `failure` and `close`, and the parameter `autostart`.
@@ -51,14 +51,14 @@ def run(make: Any, args: list[str] | None) -> int:
             ):
                 node.trigger_activate()
             while not stopped() and node.failure is None:
-                executor.spin_once(timeout_sec=_LOOK_S)
+                executor.spin_once(timeout_sec=_POLL_S)
             failure = node.failure
             node.close()
-            # Goals have ended now, and their clients wait for the results.
-            for _ in range(_GOODBYES):
-                executor.spin_once(timeout_sec=_GOODBYE_S)
+            # Goals have ended now; send their results.
+            for _ in range(_FINAL_SPINS):
+                executor.spin_once(timeout_sec=_FINAL_SPIN_S)
         finally:
-            # Threads of the node would keep a process alive that does nothing any more.
+            # Threads of the node would keep the process alive.
             node.close()
             executor.shutdown()
             node.destroy_node()
