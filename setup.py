@@ -68,9 +68,10 @@ setup(
         "opencv-python-headless>=4.6",
         "onnxruntime>=1.17",
         "rosbags>=0.11",
-        # Compression of recordings that are cut off; rosbags itself needs both.
+        # Recordings that are cut off: their records, and compression (mcap itself needs both).
+        "mcap>=1.2.1",
         "lz4",
-        "backports.zstd; python_version < '3.14'",
+        "zstandard",
         "safetensors>=0.4",
         "pyyaml>=6",
         "tqdm>=4.60",

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
+import tracemalloc
 from pathlib import Path
 
+import lz4.frame
 import numpy as np
 import pytest
+import zstandard
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
 from recordings import IMAGE_TOPIC, PERIOD_NS, START_NS, picture, storage_file, write_bag
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosReliability
@@ -16,9 +22,9 @@ from rosbags.typesys import Stores, get_typestore
 
 from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic
-from mixformerv2_ros.io.bag_recovery import Damage, scan
+from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic, scan
 from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.io.damage import Damage, Recovered
 from mixformerv2_ros.io.paths import check_output, remove_output
 from mixformerv2_ros.ros.messages import image_message
 from mixformerv2_ros.ros.replay import choose_image_topic, images
@@ -203,6 +209,9 @@ def test_split_recording_without_metadata(tmp_path: Path) -> None:
         assert reader.topics[IMAGE_TOPIC].count == 12
 
 
+MAGIC = b"\x89MCAP0\r\n"
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 
@@ -252,13 +261,10 @@ def test_cut_at_every_byte_of_a_small_recording(tmp_path: Path) -> None:
 def test_cut_off_chunk_of_a_foreign_recorder(tmp_path: Path, compression: str) -> None:
     """Frames within the chunk that is cut are recovered as well."""
     if compression == "lz4":
-        writer_module = pytest.importorskip("mcap.writer")
         store = typestore()
         file = tmp_path / "whole.mcap"
         msgtype = "sensor_msgs/msg/Image"
-        writer = writer_module.Writer(
-            str(file), compression=writer_module.CompressionType.LZ4, chunk_size=2**20
-        )
+        writer = McapWriter(str(file), compression=CompressionType.LZ4, chunk_size=2**20)
         writer.start(profile="ros2")
         text = store.generate_msgdef(msgtype, ros_version=2)[0]
         schema = writer.register_schema(msgtype, "ros2msg", text.encode())
@@ -347,6 +353,100 @@ def test_recorder_killed_while_writing_a_database(tmp_path: Path, journal: str) 
     assert 95 <= count <= 120
     assert "damaged after" in error
     assert {file.name: file.stat().st_size for file in folder.iterdir()} == before
+
+
+def database_cut_off(path: Path, count: int, keep: float) -> Path:
+    """A cut database whose table has inner pages on two levels, most of them behind the cut."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA page_size=512")
+    create_tables(connection, definitions=False)
+    rows = [(i, START_NS + i, i.to_bytes(4, "big") * 150) for i in range(1, count + 1)]
+    connection.executemany("INSERT INTO messages VALUES (?, 1, ?, ?)", rows)
+    connection.commit()
+    connection.close()
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    return path
+
+
+@pytest.mark.parametrize("keep", [0.04, 0.3, 0.6, 0.95, 0.9999])
+def test_messages_before_a_cut_whose_index_lies_behind_it(tmp_path: Path, keep: float) -> None:
+    """SQLite alone misses up to all of them, and fills a page that is cut with zeros."""
+    count = 3000
+    found: list[Recovered] = []
+    with pytest.raises(Damage, match=r"cut off within page|was left unfinished"):
+        found.extend(scan(database_cut_off(tmp_path / "cut.db3", count, keep)))
+    assert keep * count - 4 <= len(found) <= keep * count + 1
+    for number, message in enumerate(found, start=1):
+        assert message.data == number.to_bytes(4, "big") * 150
+        assert (message.topic, message.record_ns) == (IMAGE_TOPIC, START_NS + number)
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_nothing_is_written_beside_a_database(tmp_path: Path, journal: str) -> None:
+    """Neither the log's index, nor what a journal would take back."""
+    connection = sqlite3.connect(tmp_path / "live.db3")
+    connection.execute(f"PRAGMA journal_mode={journal}")
+    connection.execute("PRAGMA synchronous=OFF")
+    create_tables(connection, definitions=False)
+    insert_images(connection, range(30))
+    connection.commit()
+    connection.execute("PRAGMA cache_size=10")
+    insert_images(connection, range(30, 60))  # not committed
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for file in tmp_path.glob("live.db3*"):
+        if not file.name.endswith("-shm"):  # as files are copied that are needed
+            shutil.copy(file, folder)
+    connection.close()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert len(before) == 2
+    found: list[int] = []
+    with pytest.raises(Damage):
+        found.extend(message.record_ns for message in scan(folder / "live.db3"))
+    count, error = read(folder)
+    assert 30 <= count <= 60
+    assert "damaged after" in error
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def mcap_record(opcode: int, body: bytes, length: int | None = None) -> bytes:
+    return bytes([opcode]) + struct.pack("<Q", len(body) if length is None else length) + body
+
+
+def mcap_chunk(size: int, compression: bytes, content: bytes) -> bytes:
+    head = struct.pack("<QQQI", 0, 0, size, 0) + struct.pack("<I", len(compression)) + compression
+    return mcap_record(6, head + struct.pack("<Q", len(content)) + content)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (mcap_record(5, b"", 2**63), "exceeds limit"),
+        (mcap_record(5, b"", 2**29 + 1), "exceeds limit"),
+        (mcap_record(3, struct.pack("<HI", 1, 2**32 - 1)), "damaged at byte 8"),
+        (mcap_record(6, struct.pack("<QQQI", 0, 0, 9, 0) + struct.pack("<IQ", 0, 2**62)), "byte 8"),
+        (mcap_chunk(2**40, b"", b""), "chunk of 1099511627776 bytes, which is more than 536870912"),
+        (mcap_chunk(100, b"zstd", zstandard.compress(bytes(2**28))), "damaged chunk"),
+        (mcap_chunk(100, b"lz4", lz4.frame.compress(bytes(2**28))), "damaged chunk"),
+        (mcap_chunk(2**29, b"zstd", zstandard.compress(bytes(100))), "100 bytes instead of"),
+        (mcap_chunk(9, b"rar", b"x"), "unknown compression 'rar'"),
+        (mcap_record(5, b"short"), "damaged at byte 8"),
+    ],
+)
+def test_a_hostile_file_does_not_take_the_memory(
+    tmp_path: Path, records: bytes, message: str
+) -> None:
+    """Lengths in a file are believed within limits: of a record, a field and a chunk."""
+    file = tmp_path / "hostile.mcap"
+    file.write_bytes(MAGIC + records + bytes(100))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damage, match=message):
+            list(scan(file))
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_last_file_of_a_split_recording_is_cut(tmp_path: Path) -> None:

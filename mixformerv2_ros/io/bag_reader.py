@@ -20,7 +20,9 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
-from mixformerv2_ros.io.bag_recovery import Damage, scan, unfinished
+from mixformerv2_ros.io.damage import Damage, Recovered
+from mixformerv2_ros.io.mcap_recovery import scan_mcap
+from mixformerv2_ros.io.sqlite_recovery import scan_sqlite, unfinished
 from mixformerv2_ros.text import natural_order, printable
 
 if TYPE_CHECKING:
@@ -296,6 +298,16 @@ class BagReader:
                 f"recording {self.path} holds a definition of {printable(topic.msgtype)} that "
                 f"cannot be read: {printable(error)}"
             ) from error
+
+
+def scan(path: Path) -> Iterator[Recovered]:
+    """Read the messages of an `.mcap` or `.db3` file without an index, in the order of the file.
+
+    Raises:
+        Damage: after the last message before the damage.
+        OSError: the file cannot be read.
+    """
+    yield from scan_mcap(path) if path.suffix == ".mcap" else scan_sqlite(path)
 
 
 @lru_cache(maxsize=16)
