@@ -22,7 +22,7 @@ TORCH = ["torch>=2.6"]
 DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
 REPORT = ["bokeh>=3.6", "jinja2>=3.1"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
-LAB = [*TORCH, *EXPORT, *REPORT, "matplotlib>=3.8", "tensorboard>=2.11"]
+LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -93,6 +93,7 @@ setup(
             "mypy",
             "import-linter>=2",
             "types-PyYAML",
+            "types-cachetools",
             "catkin_pkg",
             "got10k",
             "mcap-ros2-support",

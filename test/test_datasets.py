@@ -15,8 +15,8 @@ import pytest
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.lab.datasets import got10k as got10k_module
 from mixformerv2_ros.lab.datasets import index
-from mixformerv2_ros.lab.datasets.read import KINDS, SetConfig, read_set, read_sets
-from mixformerv2_ros.lab.datasets.source import PictureSet
+from mixformerv2_ros.lab.datasets.source import ClipDataset
+from mixformerv2_ros.lab.datasets.training_sets import TRAINING_SETS, SetConfig, read_set, read_sets
 
 SPLIT = {
     "lasot": "train",
@@ -119,12 +119,12 @@ MINIATURES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def names(found: PictureSet) -> list[str]:
+def names(found: ClipDataset) -> list[str]:
     return [found.clip(i).name for i in range(len(found))]
 
 
 def test_every_kind_has_a_miniature_that_can_be_read(tmp_path):
-    assert set(MINIATURES) == set(KINDS) == set(SPLIT)
+    assert set(MINIATURES) == set(TRAINING_SETS) == set(SPLIT)
     for kind, make in MINIATURES.items():
         make(tmp_path / kind)
         found = read_set(kind, tmp_path / kind, SPLIT[kind], tmp_path / "cache")

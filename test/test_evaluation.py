@@ -23,7 +23,7 @@ from mixformerv2_ros.errors import (
     SourceError,
 )
 from mixformerv2_ros.lab.cli import evaluate
-from mixformerv2_ros.lab.datasets.layouts import load_sequences
+from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
     plain_sequence,

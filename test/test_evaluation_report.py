@@ -11,7 +11,7 @@ from browser import HOVER, ask, needs_browser
 from test_evaluation import write_plain
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.lab.datasets.layouts import load_sequences
+from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
 from mixformerv2_ros.lab.evaluation.analysis import (
     TrackerRun,
     calibration,

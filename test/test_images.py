@@ -13,7 +13,7 @@ from pictures import exif_rotated
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import list_images, read_bgr, read_image
 from mixformerv2_ros.io.video import VideoSource
-from mixformerv2_ros.lab.datasets.image_cache import PictureCache
+from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.datasets.images import read_clips, read_stills
 from mixformerv2_ros.lab.evaluation.run import read_images
 
@@ -55,8 +55,8 @@ READERS: dict[str, Callable[[Path], np.ndarray]] = {
     "read_bgr": lambda path: read_bgr(path)[..., ::-1],
     "image folder": from_a_folder,
     "evaluation": lambda path: next(read_images([path]))[..., ::-1],
-    "training, decoded": lambda path: PictureCache(1.0, True).read(path),
-    "training, files": lambda path: PictureCache(1.0, False).read(path),
+    "training, decoded": lambda path: ImageCache(1.0, True).read(path),
+    "training, files": lambda path: ImageCache(1.0, False).read(path),
     "stills": lambda path: read_stills(path.parents[1])[0].image,
     "sequences": lambda path: read_clips(path.parents[2] / "sequences", ())[0].images[0],
 }

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, load_sequences
+from mixformerv2_ros.lab.datasets.evaluation_sets import EVALUATION_SETS, load_sequences
 from mixformerv2_ros.lab.datasets.sequences import read_boxes
 from mixformerv2_ros.lab.evaluation import metrics
 from mixformerv2_ros.lab.evaluation.protocols import (
@@ -198,6 +198,6 @@ def test_published_settings(
 
 def test_published_settings_are_parameters_and_plain_has_none() -> None:
     assert published_settings("plain", "B") == {}
-    for dataset in LAYOUTS:
+    for dataset in EVALUATION_SETS:
         for preset in ("S", "B", "T", "custom"):
             check_values(published_settings(dataset, preset))

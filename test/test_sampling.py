@@ -17,10 +17,9 @@ import pytest
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ImageError, ParameterError, SourceError
-from mixformerv2_ros.lab.datasets.image_cache import PictureCache
-from mixformerv2_ros.lab.datasets.lru_cache import Recent
-from mixformerv2_ros.lab.datasets.read import read_set
+from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.datasets.source import Clip
+from mixformerv2_ros.lab.datasets.training_sets import read_set
 from mixformerv2_ros.lab.training.crops import (
     Crop,
     View,
@@ -33,8 +32,8 @@ from mixformerv2_ros.lab.training.crops import (
 )
 from mixformerv2_ros.lab.training.sampling import (
     Choice,
-    Sampler,
     SamplingConfig,
+    TrackingDataset,
     centered_box,
     choose_causal,
     choose_trident,
@@ -159,9 +158,9 @@ def test_short_and_hidden_videos_are_not_drawn(video, pictures):
     hidden = Clip("hidden", video.frames, video.boxes, np.arange(12) < 6, False)
     source = Memory("videos", [short, hidden])
     with pytest.raises(SourceError, match="videos: expected videos of 12 frames or more with 7"):
-        Sampler([(source, 1)], T, SamplingConfig(min_frames=12), True).sample(0, 0)
+        TrackingDataset([(source, 1)], T, SamplingConfig(min_frames=12), True).sample(0, 0)
     source.clips.append(video)
-    sampler = Sampler([(source, 1)], T, SamplingConfig(min_frames=12), True)
+    sampler = TrackingDataset([(source, 1)], T, SamplingConfig(min_frames=12), True)
     rng = np.random.default_rng(0)
     assert {sampler.draw_clip(rng).name for _ in range(50)} == {"video"}
     # The published rule: at least 20 frames, and more than 2 * (1 + 2) visible ones.
@@ -173,7 +172,7 @@ def test_sets_are_drawn_by_weight_and_clips_uniformly(still):
         return Memory(name, [dataclasses.replace(still, name=f"{name}{n}") for n in range(count)])
 
     sources = [(named("a", 2), 3.0), (named("b", 5), 1.0), (named("c", 1), 0.0)]
-    sampler = Sampler(sources, T, SamplingConfig(), True)
+    sampler = TrackingDataset(sources, T, SamplingConfig(), True)
     rng = np.random.default_rng(3)
     found = Counter(sampler.draw_clip(rng).name for _ in range(8000))
     expect(found, {f"a{n}": 3 / 8 for n in range(2)} | {f"b{n}": 1 / 20 for n in range(5)}, 8000)
@@ -184,20 +183,22 @@ def test_sets_are_drawn_by_weight_and_clips_uniformly(still):
 
 def test_half_of_the_score_stage_is_negative(sets):
     config = dataclasses.replace(SMALL, mode="trident_pro", negative_ratio=0.5)
-    sampler = Sampler(sets, T, config, True)
+    sampler = TrackingDataset(sets, T, config, True)
     samples = [sampler.sample(1, index) for index in range(400)]
     assert 150 < sum(sample.present for sample in samples) < 250
     for sample in samples:
         assert (sample.edges == 0).all() if not sample.present else (sample.edges > 0).any()
-    assert all(Sampler(sets, T, SMALL, True).sample(1, index).present for index in range(50))
+    assert all(
+        TrackingDataset(sets, T, SMALL, True).sample(1, index).present for index in range(50)
+    )
 
 
 def test_negatives_of_a_video_are_its_hidden_frames_around_their_middle(sets, video, monkeypatch):
-    sampler = Sampler(sets, T, SMALL, True)
+    sampler = TrackingDataset(sets, T, SMALL, True)
     read = []
-    original = PictureCache.read
+    original = ImageCache.read
     monkeypatch.setattr(
-        PictureCache, "read", lambda self, path: read.append(path) or original(self, path)
+        ImageCache, "read", lambda self, path: read.append(path) or original(self, path)
     )
     rng = np.random.default_rng(4)
     for _ in range(40):
@@ -214,12 +215,12 @@ def test_negatives_without_hidden_frames_come_from_another_clip(still, video):
     # Another object of the same picture may well be beside the target.
     neighbour = dataclasses.replace(still, name="neighbour", boxes=still.boxes + 5)
     source = Memory("mixed", [still, other, neighbour])
-    sampler = Sampler([(source, 1.0)], T, SMALL, True)
+    sampler = TrackingDataset([(source, 1.0)], T, SMALL, True)
     rng = np.random.default_rng(5)
     boxes = [sampler.draw_negative(still, rng)[1] for _ in range(200)]
     # Any frame of it, with its own box.
     assert {tuple(box) for box in boxes} == {tuple(map(float, box)) for box in other.boxes}
-    alone = Sampler([(Memory("one", [still]), 1.0)], T, SMALL, True)
+    alone = TrackingDataset([(Memory("one", [still]), 1.0)], T, SMALL, True)
     with pytest.raises(SourceError, match="still: expected other clips"):
         alone.draw_negative(still, rng)
 
@@ -357,7 +358,7 @@ def test_brightness_is_the_published_step_to_rounding():
 # Samples ------------------------------------------------------------------------------------------
 
 
-def oracle(sampler: Sampler, clip: Clip, number: int, seed: int) -> dict[str, np.ndarray]:
+def oracle(sampler: TrackingDataset, clip: Clip, number: int, seed: int) -> dict[str, np.ndarray]:
     """A sample of validation, step by step on whole pictures: no views, canvas or cache."""
     rng = np.random.default_rng((seed, number))
     rng.random(), rng.integers(1)  # which set, which clip
@@ -393,7 +394,7 @@ def oracle(sampler: Sampler, clip: Clip, number: int, seed: int) -> dict[str, np
 
 
 def test_samples_equal_an_oracle(video):
-    sampler = Sampler([(Memory("videos", [video]), 1.0)], S, SMALL, train=False)
+    sampler = TrackingDataset([(Memory("videos", [video]), 1.0)], S, SMALL, train=False)
     for number in range(60):
         sample = sampler.sample(5, number)
         expected = oracle(sampler, video, number, 5)
@@ -405,7 +406,7 @@ def test_samples_equal_an_oracle(video):
 
 def test_samples_have_the_networks_form(sets):
     for train in (True, False):
-        sample = Sampler(sets, S, SMALL, train).sample(0, 0)
+        sample = TrackingDataset(sets, S, SMALL, train).sample(0, 0)
         assert sample.templates.shape == (2, 112, 112, 3)
         assert sample.search.shape == (224, 224, 3)
         assert sample.templates.dtype == sample.search.dtype == np.uint8
@@ -419,12 +420,12 @@ def test_own_changes_are_made_in_training_only(still):
     """A still's templates are one crop; only what is its own can tell them apart."""
     source = [(Memory("stills", [still]), 1.0)]
     for train, differ in ((False, 0), (True, 100)):
-        sampler = Sampler(source, T, SamplingConfig(), train)
+        sampler = TrackingDataset(source, T, SamplingConfig(), train)
         samples = [sampler.sample(0, number) for number in range(100)]
         assert sum((s.templates[0] != s.templates[1]).any() for s in samples) >= 0.9 * differ
         assert differ or all((s.templates[0] == s.templates[1]).all() for s in samples)
     config = SamplingConfig(brightness=0.0)
-    sampler = Sampler(source, T, config, True)
+    sampler = TrackingDataset(source, T, config, True)
     flips = [sampler.sample(0, n).templates for n in range(400)]
     same = [(a == b).all() for a, b in flips]
     assert all(one or (a == b[:, ::-1]).all() for one, (a, b) in zip(same, flips, strict=True))
@@ -445,13 +446,13 @@ def same_samples(a, b) -> bool:
 
 def test_a_sample_depends_on_seed_and_index_only(sets):
     config = dataclasses.replace(SMALL, mode="trident_pro", negative_ratio=0.5)
-    sampler = Sampler(sets, T, config, True)
+    sampler = TrackingDataset(sets, T, config, True)
     expected = [sampler.sample(1, index) for index in range(20)]
     for cached in (
         dataclasses.replace(config, cache_megabytes=0.1),
         dataclasses.replace(config, cache_megabytes=10, cache_decoded=False),
     ):
-        again = pickle.loads(pickle.dumps(Sampler(sets, T, cached, True)))
+        again = pickle.loads(pickle.dumps(TrackingDataset(sets, T, cached, True)))
         for index in (17, 3, 3, 19):
             assert same_samples(again.sample(1, index), expected[index])
     assert not same_samples(sampler.sample(2, 0), expected[0])
@@ -472,7 +473,7 @@ def test_the_number_of_workers_does_not_change_the_stream(miniature_data, tmp_pa
         for split in ("sequences", "stills")
     ]
     config = dataclasses.replace(SMALL, mode="trident_pro", negative_ratio=0.3)
-    sampler = Sampler(found, T, config, True)
+    sampler = TrackingDataset(found, T, config, True)
     streams = []
     for workers, start in ((0, 0), (1, 0), (2, 0), (2, 8)):
         loader = torch.utils.data.DataLoader(
@@ -492,8 +493,8 @@ def test_invalid_crops_are_drawn_again(still, pictures):
     empty = Clip("empty", pictures[:1], np.array([[np.nan] * 4]), np.array([False]), True)
     source = Memory("stills", [outside, still, empty])
     config = SamplingConfig(grey=0.0)
-    sampler = Sampler([(source, 1.0)], T, config, False)
-    alone = Sampler([(Memory("good", [still]), 1.0)], T, config, False)
+    sampler = TrackingDataset([(source, 1.0)], T, config, False)
+    alone = TrackingDataset([(Memory("good", [still]), 1.0)], T, config, False)
     templates = {alone.sample(0, n).templates.tobytes() for n in range(40)}
     assert all(sampler.sample(0, n).templates.tobytes() in templates for n in range(30))
     source.clips.remove(still)
@@ -510,7 +511,7 @@ def test_missing_and_damaged_pictures_are_named(still, tmp_path):
         if content is not None:
             path.write_bytes(content)
         broken = dataclasses.replace(still, frames=[path])
-        sampler = Sampler([(Memory("stills", [broken]), 1.0)], T, SamplingConfig(), True)
+        sampler = TrackingDataset([(Memory("stills", [broken]), 1.0)], T, SamplingConfig(), True)
         with pytest.raises(error, match=f"{name} {came}"):
             sampler.sample(0, 0)
 
@@ -538,34 +539,38 @@ def test_wrong_weights_are_refused(sets):
     for weights in ([-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0]):
         pairs = [(source, w) for (source, _), w in zip(sets, weights, strict=True)]
         with pytest.raises(ParameterError, match="weight"):
-            Sampler(pairs, T, SMALL, True)
+            TrackingDataset(pairs, T, SMALL, True)
     with pytest.raises(ParameterError, match="got none"):
-        Sampler([], T, SMALL, True)
+        TrackingDataset([], T, SMALL, True)
 
 
 # Memory -------------------------------------------------------------------------------------------
 
 
-def test_memory_is_bounded_and_keeps_what_was_used_last():
-    recent, made = Recent(100), []
-
-    def get(key: int, size: int = 40) -> None:
-        recent.get(key, lambda: made.append(key) or np.zeros(size, np.uint8))
-
-    for key in (1, 2, 1, 3, 1, 2):
-        get(key)
-        assert recent.size <= 100
-    assert made == [1, 2, 3, 2]  # 2 had been used least recently when 3 came
-    get(9, 200)
-    assert (len(recent), recent.size) == (2, 80)  # too large to be kept
-    assert len(pickle.loads(pickle.dumps(recent))) == 0
+def test_the_image_cache_is_bounded_and_drops_what_was_used_least_recently(tmp_path):
+    images = {name: noise(30, 40) for name in "abc"}
+    for name, image in images.items():
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), image[..., ::-1])
+    cache = ImageCache(2 * images["a"].nbytes / 1e6, decoded=True)  # two of three
+    for name in "abac":
+        np.testing.assert_array_equal(cache.read(tmp_path / f"{name}.png"), images[name])
+    for name in images:
+        (tmp_path / f"{name}.png").unlink()
+    for name in "ac":
+        np.testing.assert_array_equal(cache.read(tmp_path / f"{name}.png"), images[name])
+    with pytest.raises(SourceError, match="cannot be read"):
+        cache.read(tmp_path / "b.png")
+    copy = pickle.loads(pickle.dumps(cache))
+    assert (copy.megabytes, copy.decoded) == (cache.megabytes, True)
+    with pytest.raises(SourceError, match="cannot be read"):
+        copy.read(tmp_path / "a.png")
 
 
 def test_pictures_are_read_once_while_they_are_remembered(pictures, tmp_path):
     for decoded in (True, False):
         path = tmp_path / "picture.jpg"
         shutil.copy(pictures[0], path)
-        remembering, forgetting = PictureCache(1.0, decoded), PictureCache(0.0, decoded)
+        remembering, forgetting = ImageCache(1.0, decoded), ImageCache(0.0, decoded)
         for cache in (remembering, forgetting):
             np.testing.assert_array_equal(cache.read(path)[..., ::-1], cv2.imread(str(path)))
         path.unlink()
@@ -634,8 +639,10 @@ def test_benchmark_of_a_configuration(config_file, capsys):
 
 
 def test_templates_fade_around_the_target_alone(sets):
-    plain = Sampler(sets, T, SMALL, True)
-    fading = Sampler(sets, T, dataclasses.replace(SMALL, template_background_contrast=0.0), True)
+    plain = TrackingDataset(sets, T, SMALL, True)
+    fading = TrackingDataset(
+        sets, T, dataclasses.replace(SMALL, template_background_contrast=0.0), True
+    )
     for number in range(20):
         one, other = plain.sample(3, number), fading.sample(3, number)
         np.testing.assert_array_equal(one.search, other.search)

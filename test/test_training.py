@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from small_training import changed  # noqa: E402
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError  # noqa: E402
-from mixformerv2_ros.lab.datasets.images import Clip, Still, read_stills  # noqa: E402
+from mixformerv2_ros.lab.datasets.images import DecodedClip, Still, read_stills  # noqa: E402
 from mixformerv2_ros.lab.training import augment, losses  # noqa: E402
 from mixformerv2_ros.lab.training.checkpoint_files import LAST  # noqa: E402
 from mixformerv2_ros.lab.training.composites import cut_out, paste_distractor_copy  # noqa: E402
@@ -139,7 +139,7 @@ def test_another_of_its_kind_is_the_target_of_another_video():
     def clip(name, level):
         image = np.full((80, 80, 3), level, np.uint8)
         boxes = np.tile([30.0, 30.0, 20.0, 20.0], (2, 1))
-        return Clip(name, (image, image), boxes)
+        return DecodedClip(name, (image, image), boxes)
 
     clips = [clip("A_x_1", 40), clip("A_x_2", 80), clip("A_y_1", 120), clip("B_z", 200)]
     config = SyntheticConfig(
@@ -166,7 +166,7 @@ def test_clips_are_drawn_by_the_square_root_of_their_sources_size():
     image = np.zeros((40, 40, 3), np.uint8)
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (2, 1))
     names = ["A", *(f"B_{number}" for number in range(16))]
-    pool = ObjectPool([], [Clip(name, (image, image), boxes) for name in names])
+    pool = ObjectPool([], [DecodedClip(name, (image, image), boxes) for name in names])
     rng = np.random.default_rng(0)
     share = np.mean([pool.draw_clip(rng).name == "A" for _ in range(2000)])
     assert abs(share - 1 / 5) < 0.03

@@ -14,7 +14,11 @@ from tqdm import tqdm
 
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
-from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
+from mixformerv2_ros.lab.datasets.evaluation_sets import (
+    EVALUATION_SETS,
+    find_sequences,
+    load_sequences,
+)
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
 from mixformerv2_ros.lab.evaluation.metrics import score_sequence
 from mixformerv2_ros.lab.evaluation.protocols import published_settings
@@ -71,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dataset",
-        choices=list(LAYOUTS),
+        choices=list(EVALUATION_SETS),
         default="plain",
         metavar="D",
-        help=f"layout of the data set: {', '.join(LAYOUTS)} (default: plain)",
+        help=f"kind of data set: {', '.join(EVALUATION_SETS)} (default: plain)",
     )
     parser.add_argument(
         "--sequences",
@@ -156,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--frame-step must be below the shortest sequence's length, {shortest} frames, "
                 f"got {args.frame_step}"
             )
-        sequences = [sequence.thinned(args.frame_step) for sequence in sequences]
+        sequences = [sequence.subsampled(args.frame_step) for sequence in sequences]
     if args.compare:
         outcomes = {
             label: evaluate_results(folder, sequences, args.dataset)

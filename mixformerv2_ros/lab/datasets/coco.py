@@ -14,7 +14,7 @@ import numpy as np
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.index import (
     Rows,
-    StillSet,
+    StillDataset,
     cache_folder,
     cached,
     make_rows,
@@ -24,7 +24,7 @@ from mixformerv2_ros.text import printable
 SPLITS = ("train", "val")
 
 
-def read_coco(root: Path, split: str, cache: Path | None, exclude: Collection[str]) -> StillSet:
+def read_coco(root: Path, split: str, cache: Path | None, exclude: Collection[str]) -> StillDataset:
     """Open COCO 2017; every object is a clip of one frame.
 
     Crowds and boxes without area are left out; small objects are not.
@@ -50,7 +50,7 @@ def read_coco(root: Path, split: str, cache: Path | None, exclude: Collection[st
     if exclude:
         names = np.array([name.encode() for name in exclude])
         rows = rows[~np.isin(rows["image"], names)]
-    return StillSet(f"coco {split}", folder, rows)
+    return StillDataset(f"coco {split}", folder, rows)
 
 
 def _read(path: Path) -> Rows:

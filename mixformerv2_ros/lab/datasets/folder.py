@@ -17,28 +17,30 @@ from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.images import VALIDATION_STEP, read_box_list
 from mixformerv2_ros.lab.datasets.index import (
-    Entry,
     Rows,
-    StillSet,
-    VideoSet,
+    StillDataset,
+    VideoDataset,
+    VideoEntry,
     cache_folder,
     cached,
     make_rows,
     video_rows,
 )
-from mixformerv2_ros.lab.datasets.layouts import Reader, find_sequences
+from mixformerv2_ros.lab.datasets.otb import find_otb
+from mixformerv2_ros.lab.datasets.sequence_files import Reader
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
     checked_sequence,
     read_boxes,
 )
+from mixformerv2_ros.lab.datasets.vot import find_vot
 
 SPLITS = ("sequences", "stills", "stills_train", "stills_val")
 
 
 def read_folder(
     root: Path, split: str, cache: Path | None, exclude: Collection[str]
-) -> VideoSet | StillSet:
+) -> VideoDataset | StillDataset:
     """Open a folder of own pictures.
 
     Args:
@@ -58,7 +60,7 @@ def read_folder(
         raise ParameterError(f"split of folder must be one of {', '.join(SPLITS)}, got {split!r}")
     if split == "sequences":
         entries = [entry for entry in _find(root / "sequences") if not _names(entry) & set(exclude)]
-        return VideoSet("folder sequences", entries, cache_folder(cache, "folder", root))
+        return VideoDataset("folder sequences", entries, cache_folder(cache, "folder", root))
     listing = root / "stills" / "boxes.csv"
     name = f"stills-{split.partition('_')[2] or 'all'}"
     rows = cached(
@@ -66,13 +68,13 @@ def read_folder(
     )
     if exclude:
         rows = rows[~np.isin(rows["image"], np.array([n.encode() for n in exclude]))]
-    return StillSet(f"folder {split}", listing.parent / "images", rows)
+    return StillDataset(f"folder {split}", listing.parent / "images", rows)
 
 
-def _find(root: Path) -> list[Entry]:
+def _find(root: Path) -> list[VideoEntry]:
     if not root.is_dir():
         raise SourceError(f"{root}: expected a folder of sequences, found none")
-    readers = {"otb": find_sequences(root, "otb"), "vot": find_sequences(root, "vot")}
+    readers = {"otb": find_otb(root), "vot": find_vot(root)}
     entries = []
     for form, found in readers.items():
         for name, reader in found.items():
@@ -94,9 +96,9 @@ def _form(folder: Path) -> str:
     return "img" if (folder / "groundtruth.txt").is_file() else "otb"
 
 
-def _entry(name: str, folder: Path, reader: Reader) -> Entry:
+def _entry(name: str, folder: Path, reader: Reader) -> VideoEntry:
     sources = (folder, folder / "img", folder / "color", *sorted(folder.glob("*.txt")))
-    return Entry(name, folder, sources, partial(_read, folder, reader))
+    return VideoEntry(name, folder, sources, partial(_read, folder, reader))
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -105,7 +107,7 @@ def _folder(root: Path, name: str) -> Path:
     return next(root / name[:end] for end in ends if (root / name[:end]).is_dir())
 
 
-def _names(entry: Entry) -> set[str]:
+def _names(entry: VideoEntry) -> set[str]:
     """Names by which a list may exclude a sequence: its own, or that of its folder."""
     return {entry.name, entry.folder.name}
 

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.index import (
-    Entry,
     Rows,
-    VideoSet,
+    VideoDataset,
+    VideoEntry,
     cache_folder,
     video_rows,
 )
-from mixformerv2_ros.lab.datasets.layouts import got10k_annotation
-from mixformerv2_ros.lab.datasets.sequences import check_count, read_lines, read_names
+from mixformerv2_ros.lab.datasets.sequence_files import Annotation, Reader, folders_with
+from mixformerv2_ros.lab.datasets.sequences import (
+    AnnotatedSequence,
+    check_count,
+    checked_sequence,
+    read_boxes,
+    read_flags,
+    read_lines,
+    read_names,
+    split_fields,
+)
 from mixformerv2_ros.text import printable
 
 SPLITS = ("train", "vottrain", "votval")
@@ -29,7 +43,9 @@ INDICES = {"vottrain": "got10k_train_split.txt", "votval": "got10k_val_split.txt
 """The lists that the two splits are derived from, under the names that the field gives them."""
 
 
-def read_got10k(root: Path, split: str, cache: Path | None, exclude: Collection[str]) -> VideoSet:
+def read_got10k(
+    root: Path, split: str, cache: Path | None, exclude: Collection[str]
+) -> VideoDataset:
     """Open GOT-10k's training part.
 
     Args:
@@ -59,7 +75,7 @@ def read_got10k(root: Path, split: str, cache: Path | None, exclude: Collection[
             f"found none"
         )
     entries = [_entry(root / name) for name in names]
-    return VideoSet(f"got10k {split}", entries, cache_folder(cache, "got10k", root))
+    return VideoDataset(f"got10k {split}", entries, cache_folder(cache, "got10k", root))
 
 
 def vot_names(root: Path, split: str, names: list[str]) -> list[str]:
@@ -106,13 +122,71 @@ def vot_names(root: Path, split: str, names: list[str]) -> list[str]:
     return chosen
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(folder: Path) -> VideoEntry:
     labels = ("groundtruth.txt", "absence.label", "cover.label")
     sources = (*(folder / label for label in labels), folder)
-    return Entry(folder.name, folder, sources, partial(_read, folder))
+    return VideoEntry(folder.name, folder, sources, partial(_read, folder))
 
 
 def _read(folder: Path) -> Rows:
     found = got10k_annotation(folder)
     check_count(found.frames, found.boxes, folder / "groundtruth.txt")
     return video_rows(folder, found.frames, found.boxes, found.hidden)
+
+
+def find_got10k(root: Path) -> dict[str, Reader]:
+    """Readers of all sequences, by name."""
+    folders = folders_with(root, "*/groundtruth.txt")
+    return {folder.name: partial(_read_sequence, folder) for folder in folders}
+
+
+def _read_sequence(folder: Path) -> AnnotatedSequence:
+    found = got10k_annotation(folder)
+    size, attributes = _read_meta(folder / "meta_info.ini")
+    truth = folder / "groundtruth.txt"
+    return checked_sequence(
+        folder.name, found.frames, found.shown(), truth, attributes, size, may_withhold=True
+    )
+
+
+def got10k_annotation(folder: Path) -> Annotation:
+    """Read a sequence of GOT-10k; hidden are `absence` 1 and `cover` 0, where those files are.
+
+    Raises:
+        SourceError: something is missing or malformed; names the file, and the line of a box.
+    """
+    boxes = read_boxes(folder / "groundtruth.txt")
+    hidden = np.zeros(len(boxes), dtype=bool)
+    if (folder / "absence.label").exists():
+        hidden |= read_flags(folder / "absence.label", len(boxes))
+    if (folder / "cover.label").exists():
+        hidden |= _read_covers(folder / "cover.label", len(boxes)) == 0
+    return Annotation(list_images(folder), boxes, hidden)
+
+
+def _read_meta(path: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """Image size, major class and kind of motion, as far as the file says them."""
+    if not path.exists():
+        return None, ()
+    values = dict(line.split(": ", 1) for line in read_lines(path) if ": " in line)
+    names = ("major_class", "motion_class")
+    attributes = tuple(
+        f"{name.split('_')[0]}: {values[name].strip()}" for name in names if values.get(name)
+    )
+    if "resolution" not in values:
+        return None, attributes
+    size = re.fullmatch(r"\(?\s*(\d+)\s*,\s*(\d+)\s*\)?", values["resolution"].strip())
+    if size is None:
+        came = printable(values["resolution"])
+        raise SourceError(f"{path}: expected resolution: (WIDTH, HEIGHT), got {came!r}")
+    return (int(size[1]), int(size[2])), attributes
+
+
+def _read_covers(path: Path, count: int) -> npt.NDArray[np.int64]:
+    """Read GOT-10k's visible share of the target, eighths from 0 to 8, one per frame."""
+    fields = [field for line in read_lines(path) for field in split_fields(line)]
+    wrong = [field for field in fields if field not in set("012345678")]
+    if wrong or len(fields) != count:
+        came = repr(printable(wrong[0])) if wrong else f"{len(fields)} values"
+        raise SourceError(f"{path}: expected {count} values 0 to 8, got {came}")
+    return np.array(fields, dtype=np.int64)

@@ -42,7 +42,7 @@ class Still:
 
 
 @dataclass(frozen=True)
-class Clip:
+class DecodedClip:
     """One target's video.
 
     Attributes:
@@ -107,7 +107,7 @@ def _read_mask(folder: Path, name: str, number: int) -> Image | None:
     return np.asarray(cv2.cvtColor(read_image(path).rgb(), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:
+def read_clips(folder: Path, exclude: Sequence[str]) -> list[DecodedClip]:
     """Read every sequence below `folder` but those named in `exclude`.
 
     Raises:
@@ -121,7 +121,7 @@ def read_clips(folder: Path, exclude: Sequence[str]) -> list[Clip]:
         sequence = plain_sequence(path)
         visible = np.isfinite(sequence.boxes).all(axis=1) & (sequence.boxes[:, 2:] > 0).all(axis=1)
         clips.append(
-            Clip(
+            DecodedClip(
                 name=path.name,
                 images=tuple(read_image(f).rgb() for f in np.array(sequence.frames)[visible]),
                 boxes=sequence.boxes[visible],

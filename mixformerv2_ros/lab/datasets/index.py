@@ -8,6 +8,7 @@ now. The files hold numbers and file names only and are loaded without pickle.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +22,6 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.files import write_atomically
-from mixformerv2_ros.lab.datasets.lru_cache import Recent
 from mixformerv2_ros.lab.datasets.source import Clip
 
 Rows = npt.NDArray[Any]
@@ -29,12 +29,12 @@ Rows = npt.NDArray[Any]
 
 VERSION = 1
 """Part of every file's name; raised when the meaning of the rows changes."""
-RECENT_BYTES = 64_000_000
-"""Annotations that a data set keeps in memory, per process."""
+CACHED_VIDEOS = 512
+"""Annotations of videos that a process keeps in memory."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class VideoEntry:
     """A video that is known by name only.
 
     Attributes:
@@ -72,10 +72,10 @@ class Frames(Sequence[Path]):
         return self.folder / os.fsdecode(self.images[index])
 
 
-class VideoSet:
-    """Videos, each indexed when it is first used. Implements `PictureSet`."""
+class VideoDataset:
+    """Videos, each indexed when it is first used. Implements `ClipDataset`."""
 
-    def __init__(self, name: str, entries: Sequence[Entry], cache: Path | None) -> None:
+    def __init__(self, name: str, entries: Sequence[VideoEntry], cache: Path | None) -> None:
         """Take the videos' names.
 
         Args:
@@ -86,7 +86,6 @@ class VideoSet:
         self._name = name
         self._entries = entries
         self._cache = cache
-        self._recent = Recent(RECENT_BYTES)
 
     @property
     def name(self) -> str:
@@ -104,15 +103,18 @@ class VideoSet:
             SourceError: its annotation is missing or malformed; names the file and line.
         """
         entry = self._entries[i]
-        rows = self._recent.get(
-            i, lambda: cached(self._cache, entry.name, entry.sources, entry.read)
-        )
+        rows = _video_annotation(self._cache, entry)
         frames = Frames(entry.folder, rows["image"])
         return Clip(entry.name, frames, rows["box"], rows["visible"], is_image=False)
 
 
-class StillSet:
-    """Boxes in stills, one clip each. Implements `PictureSet`."""
+@functools.lru_cache(maxsize=CACHED_VIDEOS)
+def _video_annotation(cache: Path | None, entry: VideoEntry) -> Rows:
+    return cached(cache, entry.name, entry.sources, entry.read)
+
+
+class StillDataset:
+    """Boxes in stills, one clip each. Implements `ClipDataset`."""
 
     def __init__(self, name: str, folder: Path, rows: Rows) -> None:
         """Take the boxes.

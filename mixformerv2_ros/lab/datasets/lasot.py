@@ -6,22 +6,45 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.index import (
-    Entry,
     Rows,
-    VideoSet,
+    VideoDataset,
+    VideoEntry,
     cache_folder,
     video_rows,
 )
-from mixformerv2_ros.lab.datasets.layouts import lasot_annotation, lasot_folders
-from mixformerv2_ros.lab.datasets.sequences import check_count, read_names
+from mixformerv2_ros.lab.datasets.sequence_files import (
+    Annotation,
+    Reader,
+    folders_with,
+    read_attributes,
+)
+from mixformerv2_ros.lab.datasets.sequences import (
+    AnnotatedSequence,
+    check_count,
+    checked_sequence,
+    read_boxes,
+    read_flags,
+    read_names,
+)
 from mixformerv2_ros.text import natural_order, printable
+
+ATTRIBUTES = (
+    *("IV", "POC", "DEF", "MB", "CM", "ROT", "BC"),
+    *("VC", "SV", "FOC", "FM", "OV", "LR", "ARC"),
+)
+"""Columns of the LaSOT toolkit's `annos/att/NAME.txt`."""
 
 SPLITS = ("train",)
 
 
-def read_lasot(root: Path, split: str, cache: Path | None, exclude: Collection[str]) -> VideoSet:
+def read_lasot(
+    root: Path, split: str, cache: Path | None, exclude: Collection[str]
+) -> VideoDataset:
     """Open LaSOT's training part: 1,120 of its 1,400 sequences.
 
     Which they are, one of the data set's own lists in `root` says: `training_set.txt`, or
@@ -57,7 +80,7 @@ def read_lasot(root: Path, split: str, cache: Path | None, exclude: Collection[s
     else:
         raise SourceError(f"{training}: expected it or {testing.name}, LaSOT's list, found neither")
     entries = [
-        Entry(
+        VideoEntry(
             name=name,
             folder=folder,
             sources=(
@@ -70,7 +93,7 @@ def read_lasot(root: Path, split: str, cache: Path | None, exclude: Collection[s
         )
         for name, folder in folders.items()
     ]
-    return VideoSet(f"lasot {split}", entries, cache_folder(cache, "lasot", root))
+    return VideoDataset(f"lasot {split}", entries, cache_folder(cache, "lasot", root))
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -83,3 +106,36 @@ def _read(folder: Path) -> Rows:
     found = lasot_annotation(folder)
     check_count(found.frames, found.boxes, folder / "groundtruth.txt")
     return video_rows(folder, found.frames, found.boxes, found.hidden)
+
+
+def find_lasot(root: Path) -> dict[str, Reader]:
+    """Readers of all sequences, by name."""
+    return {name: partial(_read_sequence, root, at) for name, at in lasot_folders(root).items()}
+
+
+def lasot_folders(root: Path) -> dict[str, Path]:
+    """Folders of LaSOT's sequences below `root`, by name."""
+    marks = ("*/groundtruth.txt", "*/img", "*/*/groundtruth.txt", "*/*/img")
+    return {folder.name: folder for folder in folders_with(root, *marks)}
+
+
+def _read_sequence(root: Path, folder: Path) -> AnnotatedSequence:
+    found = lasot_annotation(folder)
+    attributes = read_attributes(root, ("annos/att", "att"), folder.name, ATTRIBUTES)
+    truth = folder / "groundtruth.txt"
+    return checked_sequence(folder.name, found.frames, found.shown(), truth, attributes)
+
+
+def lasot_annotation(folder: Path) -> Annotation:
+    """Read a sequence of LaSOT; hidden are full occlusion and out of view.
+
+    Raises:
+        SourceError: something is missing or malformed; names the file, and the line of a box.
+    """
+    boxes, frames = read_boxes(folder / "groundtruth.txt"), list_images(folder / "img")
+    hidden = np.zeros(len(boxes), dtype=bool)
+    for name in ("full_occlusion.txt", "out_of_view.txt"):
+        hidden |= read_flags(folder / name, len(boxes))
+    if folder.name == "monkey-17":
+        frames = frames[: len(boxes)]  # has more images than lines; the toolkit drops the rest
+    return Annotation(frames, boxes, hidden)

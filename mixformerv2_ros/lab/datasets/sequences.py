@@ -1,7 +1,5 @@
 """Annotated image sequences and the text files that annotations come in.
 
-Where each data set keeps its files stands in `layouts.py`.
-
 Boxes keep the origin in which they were published (OTB, LaSOT, GOT-10k and others count pixels from
 1, VOT from 0): no shift is applied, as in the benchmarks' own toolkits.
 """
@@ -53,7 +51,7 @@ class AnnotatedSequence:
         """Ground truth of the first frame."""
         return Box(*map(float, self.boxes[0]))
 
-    def thinned(self, step: int) -> AnnotatedSequence:
+    def subsampled(self, step: int) -> AnnotatedSequence:
         """Every `step`-th frame from the first on: what a slower camera would have seen."""
         return replace(self, frames=self.frames[::step], boxes=self.boxes[::step])
 

@@ -31,7 +31,7 @@ class Clip:
     is_image: bool
 
 
-class PictureSet(Protocol):
+class ClipDataset(Protocol):
     """A data set: clips by number, read when asked."""
 
     @property

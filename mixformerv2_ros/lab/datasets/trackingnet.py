@@ -9,13 +9,19 @@ from pathlib import Path
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.lab.datasets.index import (
-    Entry,
     Rows,
-    VideoSet,
+    VideoDataset,
+    VideoEntry,
     cache_folder,
     video_rows,
 )
-from mixformerv2_ros.lab.datasets.sequences import check_count, read_boxes
+from mixformerv2_ros.lab.datasets.sequence_files import Reader
+from mixformerv2_ros.lab.datasets.sequences import (
+    AnnotatedSequence,
+    check_count,
+    checked_sequence,
+    read_boxes,
+)
 from mixformerv2_ros.text import natural_order, printable
 
 PARTS = tuple(f"TRAIN_{number}" for number in range(12))
@@ -23,7 +29,7 @@ PARTS = tuple(f"TRAIN_{number}" for number in range(12))
 
 def read_trackingnet(
     root: Path, split: str, cache: Path | None, exclude: Collection[str]
-) -> VideoSet:
+) -> VideoDataset:
     """Open TrackingNet's training part. A target is visible where its box has positive sides.
 
     Args:
@@ -52,15 +58,29 @@ def read_trackingnet(
         for name in sorted(names, key=natural_order):
             if name not in exclude:
                 entries.append(_entry(base, name))
-    return VideoSet(f"trackingnet {split}", entries, cache_folder(cache, "trackingnet", root))
+    return VideoDataset(f"trackingnet {split}", entries, cache_folder(cache, "trackingnet", root))
 
 
-def _entry(base: Path, name: str) -> Entry:
+def _entry(base: Path, name: str) -> VideoEntry:
     frames, truth = base / "frames" / name, base / "anno" / f"{name}.txt"
-    return Entry(name, frames, (truth, frames), partial(_read, frames, truth))
+    return VideoEntry(name, frames, (truth, frames), partial(_read, frames, truth))
 
 
 def _read(folder: Path, truth: Path) -> Rows:
     frames, boxes = list_images(folder), read_boxes(truth)
     check_count(frames, boxes, truth)
     return video_rows(folder, frames, boxes)
+
+
+def find_trackingnet(root: Path) -> dict[str, Reader]:
+    """Readers of all sequences of the test part, by name."""
+    base = root / "TEST" if (root / "TEST").is_dir() else root
+    names = {path.stem for path in base.glob("anno/*.txt")}
+    names |= {path.name for path in base.glob("frames/*") if path.is_dir()}
+    return {name: partial(_read_sequence, base, name) for name in names}
+
+
+def _read_sequence(base: Path, name: str) -> AnnotatedSequence:
+    truth = base / "anno" / f"{name}.txt"
+    frames = list_images(base / "frames" / name)
+    return checked_sequence(name, frames, read_boxes(truth), truth, may_withhold=True)

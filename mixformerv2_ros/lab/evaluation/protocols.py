@@ -35,7 +35,7 @@ def published_settings(dataset: str, preset: str) -> dict[str, Any]:
     for presets B and S, with 4.5 as the fallback; other models keep their own.
 
     Args:
-        dataset: A key of `LAYOUTS`; `plain` is no benchmark, and nothing is prescribed for it.
+        dataset: A key of `EVALUATION_SETS`; `plain` is no benchmark and has no protocol.
         preset: The model's preset.
     """
     if dataset == "plain":

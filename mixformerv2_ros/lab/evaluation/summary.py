@@ -73,7 +73,7 @@ def summarise(
 
     Args:
         results: The sequences and what was said on them.
-        dataset: A key of `layouts.LAYOUTS`, for the figures of that data set's toolkit.
+        dataset: A key of `EVALUATION_SETS`, for the figures of that data set's toolkit.
     """
     everything = list(results)
     pairs = [(each, result) for each, result in everything if not each.withheld]

@@ -11,7 +11,7 @@ from typing import Any
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
 from mixformerv2_ros.io.images import read_image
-from mixformerv2_ros.lab.datasets.layouts import polygon_box
+from mixformerv2_ros.lab.datasets.vot import polygon_box
 from mixformerv2_ros.lab.evaluation.trackers import FRAME_RATE
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame

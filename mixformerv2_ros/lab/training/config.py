@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mixformerv2_ros.lab.datasets.read import SetConfig
+from mixformerv2_ros.lab.datasets.training_sets import SetConfig
 from mixformerv2_ros.lab.training.sampling import SamplingConfig
 from mixformerv2_ros.lab.training.synthetic import SyntheticConfig
 

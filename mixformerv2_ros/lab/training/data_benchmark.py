@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from mixformerv2_ros.lab.datasets.images import Image
-from mixformerv2_ros.lab.datasets.read import read_set
+from mixformerv2_ros.lab.datasets.training_sets import read_set
 from mixformerv2_ros.lab.training.sample import Sample
-from mixformerv2_ros.lab.training.sampling import Sampler, SamplingConfig
+from mixformerv2_ros.lab.training.sampling import SamplingConfig, TrackingDataset
 from mixformerv2_ros.model.spec import ModelSpec
 
 WIDTH, HEIGHT = 640, 480
@@ -67,7 +67,7 @@ def write_stills(folder: Path, count: int = STILLS) -> None:
     (folder / "stills" / "boxes.csv").write_text(text, encoding="utf-8")
 
 
-def still_samplers(folder: Path, spec: ModelSpec) -> dict[str, Sampler]:
+def still_samplers(folder: Path, spec: ModelSpec) -> dict[str, TrackingDataset]:
     """Samplers over the stills of `write_stills`, by what of them is kept in memory."""
     stills = read_set("folder", folder, "stills", None)
     configs = {
@@ -75,7 +75,7 @@ def still_samplers(folder: Path, spec: ModelSpec) -> dict[str, Sampler]:
         "decoded in memory": SamplingConfig(cache_megabytes=_MEGABYTES, cache_decoded=True),
     }
     return {
-        f"{WIDTH}x{HEIGHT} {label}": Sampler([(stills, 1.0)], spec, config, train=True)
+        f"{WIDTH}x{HEIGHT} {label}": TrackingDataset([(stills, 1.0)], spec, config, train=True)
         for label, config in configs.items()
     }
 
@@ -85,7 +85,7 @@ def measure(label: str, sample: Callable[[int, int], Sample], rounds: int, sampl
 
     Args:
         label: Name of the row.
-        sample: `Sampler.sample` or `SyntheticDataset.sample`.
+        sample: `TrackingDataset.sample` or `SyntheticDataset.sample`.
         rounds: How often to measure; one more goes before, to fill caches.
         samples: Samples of one round.
     """

@@ -16,18 +16,18 @@ from torch.utils.data import DataLoader, Dataset
 from mixformerv2_ros.errors import TrainingError
 from mixformerv2_ros.lab.datasets.images import (
     VALIDATION_STEP,
-    Clip,
+    DecodedClip,
     Still,
     read_clips,
     read_stills,
 )
-from mixformerv2_ros.lab.datasets.read import read_sets
 from mixformerv2_ros.lab.datasets.sequences import read_names
+from mixformerv2_ros.lab.datasets.training_sets import read_sets
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.distributed import DistributedContext
 from mixformerv2_ros.lab.training.generated_images import draw_stills
 from mixformerv2_ros.lab.training.sample import Sample
-from mixformerv2_ros.lab.training.sampling import Sampler
+from mixformerv2_ros.lab.training.sampling import TrackingDataset
 from mixformerv2_ros.lab.training.stages import student_spec
 from mixformerv2_ros.lab.training.synthetic import SyntheticDataset
 from mixformerv2_ros.lab.training.training_model import Batch
@@ -78,8 +78,10 @@ def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
     cv2.setNumThreads(1)
     spec = student_spec(config)
     return (
-        Sampler(read_sets(config.data.sets), spec, config.data.sampling, train=True),
-        Sampler(read_sets(config.data.validation_sets), spec, config.data.sampling, train=False),
+        TrackingDataset(read_sets(config.data.sets), spec, config.data.sampling, train=True),
+        TrackingDataset(
+            read_sets(config.data.validation_sets), spec, config.data.sampling, train=False
+        ),
     )
 
 
@@ -91,7 +93,7 @@ def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticData
     # A loader process forked while OpenCV's thread pool is alive would wait for it for ever.
     cv2.setNumThreads(1)
     spec = student_spec(config)
-    stills, clips = _read_pictures(config.data.folder, config.data.exclude)
+    stills, clips = _read_images(config.data.folder, config.data.exclude)
     kept = [still for i, still in enumerate(stills) if i % VALIDATION_STEP]
     held = [still for i, still in enumerate(stills) if i % VALIDATION_STEP == 0]
     return SyntheticDataset(kept, clips, spec, config.data.synthetic), SyntheticDataset(
@@ -100,7 +102,7 @@ def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticData
 
 
 @functools.lru_cache(maxsize=1)
-def _read_pictures(data: str, exclude: str) -> tuple[list[Still], list[Clip]]:
+def _read_images(data: str, exclude: str) -> tuple[list[Still], list[DecodedClip]]:
     """Pictures of a world; the stages of a recipe share them."""
     if data == GENERATED:
         return draw_stills(GENERATED_STILLS), []

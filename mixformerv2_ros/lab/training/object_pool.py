@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.lab.datasets.images import Clip, Image, Still
+from mixformerv2_ros.lab.datasets.images import DecodedClip, Image, Still
 
 
 class StillObject(NamedTuple):
@@ -30,7 +30,7 @@ class ObjectPool:
         clips: Clips with at least two frames.
     """
 
-    def __init__(self, stills: Sequence[Still], clips: Sequence[Clip]) -> None:
+    def __init__(self, stills: Sequence[Still], clips: Sequence[DecodedClip]) -> None:
         self.stills = [still for still in stills if len(still.boxes)]
         self.clips = [clip for clip in clips if len(clip.images) >= 2]
         self._by_label: dict[str, list[StillObject]] = defaultdict(list)
@@ -39,7 +39,7 @@ class ObjectPool:
                 self._by_label[label].append(StillObject(index, number))
         self._labels = sorted(self._by_label)
         self._label_bounds = _cumulated([len(self._by_label[label]) for label in self._labels])
-        self._by_source: dict[str, list[Clip]] = defaultdict(list)
+        self._by_source: dict[str, list[DecodedClip]] = defaultdict(list)
         for clip in self.clips:
             self._by_source[_source(clip)].append(clip)
         self._sources = sorted(self._by_source)
@@ -61,12 +61,12 @@ class ObjectPool:
         other = self.draw_similar(target, rng) if similar else self.draw_object(rng)
         return None if other == target else other
 
-    def draw_clip(self, rng: np.random.Generator) -> Clip:
+    def draw_clip(self, rng: np.random.Generator) -> DecodedClip:
         """Draw a clip."""
         clips = self._by_source[self._sources[_draw(self._source_bounds, rng)]]
         return clips[rng.integers(len(clips))]
 
-    def other_videos(self, clip: Clip) -> list[Clip]:
+    def other_videos(self, clip: DecodedClip) -> list[DecodedClip]:
         """Clips of the same source that cannot show the same target."""
         same = self._by_source[_source(clip)]
         return [other for other in same if _video(other) != _video(clip)]
@@ -79,11 +79,11 @@ class ObjectPool:
         return self.stills[rng.integers(len(self.stills))].image
 
 
-def _source(clip: Clip) -> str:
+def _source(clip: DecodedClip) -> str:
     return clip.name.partition("_")[0]
 
 
-def _video(clip: Clip) -> list[str]:
+def _video(clip: DecodedClip) -> list[str]:
     return clip.name.split("_")[:2]
 
 

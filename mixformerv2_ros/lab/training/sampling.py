@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.lab.datasets.image_cache import PictureCache
+from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.datasets.images import Image
-from mixformerv2_ros.lab.datasets.source import Clip, PictureSet
+from mixformerv2_ros.lab.datasets.source import Clip, ClipDataset
 from mixformerv2_ros.lab.training.crops import Crop, View, brighten, crop_view, jitter_box, mirror
 from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.model.spec import ModelSpec
@@ -169,12 +169,12 @@ def centered_box(width: int, height: int) -> Box:
     return Box(*(float(int(v)) for v in (0.5 * (width - w), 0.5 * (height - h), w, h)))
 
 
-class Sampler:
+class TrackingDataset:
     """Draws samples. `sample(seed, index)` is a pure function of its arguments."""
 
     def __init__(
         self,
-        sets: Sequence[tuple[PictureSet, float]],
+        sets: Sequence[tuple[ClipDataset, float]],
         spec: ModelSpec,
         config: SamplingConfig,
         train: bool,
@@ -202,7 +202,7 @@ class Sampler:
         self.config = config
         self.train = train
         self._shares = np.cumsum(weights / weights.sum())[:-1]
-        self._pictures = PictureCache(config.cache_megabytes, config.cache_decoded)
+        self._pictures = ImageCache(config.cache_megabytes, config.cache_decoded)
 
     def sample(self, seed: int, index: int) -> Sample:
         """Draw sample number `index` of the stream `seed`.

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.lab.datasets.images import Clip, Image, Still
+from mixformerv2_ros.lab.datasets.images import DecodedClip, Image, Still
 from mixformerv2_ros.lab.training import augment
 from mixformerv2_ros.lab.training.composites import (
     Cutout,
@@ -141,7 +141,7 @@ class SyntheticDataset:
     def __init__(
         self,
         stills: Sequence[Still],
-        clips: Sequence[Clip],
+        clips: Sequence[DecodedClip],
         spec: ModelSpec,
         config: SyntheticConfig,
     ) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from mixformerv2_ros.engines.torch_engine import TorchEngine
 from mixformerv2_ros.errors import SourceError
-from mixformerv2_ros.lab.datasets.layouts import load_sequences
+from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
 from mixformerv2_ros.lab.evaluation.metrics import overlaps
 from mixformerv2_ros.lab.evaluation.run import run_sequence

@@ -1,4 +1,4 @@
-"""Data sets on disk: miniature copies of every published layout, whole and spoilt."""
+"""Data sets on disk: miniature copies of every published data set, whole and damaged."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 
 from mixformerv2_ros.errors import ParameterError, SourceError
-from mixformerv2_ros.lab.datasets import layouts
-from mixformerv2_ros.lab.datasets.layouts import LAYOUTS, find_sequences, load_sequences
+from mixformerv2_ros.lab.datasets.evaluation_sets import (
+    EVALUATION_SETS,
+    find_sequences,
+    load_sequences,
+)
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
+from mixformerv2_ros.lab.datasets.uav123 import STARTS, SUB_SEQUENCES
+from mixformerv2_ros.lab.datasets.vot import parse_region, polygon_box
 from mixformerv2_ros.lab.evaluation.results import Result, write_result
 from mixformerv2_ros.lab.evaluation.submission import write_submission
 
@@ -59,7 +64,7 @@ def absent(sequence: AnnotatedSequence) -> list[int]:
     return np.flatnonzero(np.isnan(sequence.boxes).all(axis=1)).tolist()
 
 
-# Miniatures, one function per layout; what they hold is checked below.
+# Miniatures, one function per data set; what they hold is checked below.
 
 
 def plain(root: Path) -> None:
@@ -173,8 +178,8 @@ MINIATURES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def test_every_layout_has_a_miniature_that_can_be_read(tmp_path: Path) -> None:
-    assert set(MINIATURES) == set(LAYOUTS)
+def test_every_data_set_has_a_miniature_that_can_be_read(tmp_path: Path) -> None:
+    assert set(MINIATURES) == set(EVALUATION_SETS)
     for name, make in MINIATURES.items():
         root = tmp_path / name
         make(root)
@@ -260,8 +265,8 @@ def test_uav123_sub_sequences_start_where_they_start(tmp_path: Path) -> None:
 
 
 def test_uav123_table_is_increasing_and_starts_at_one() -> None:
-    assert sum(map(len, layouts.UAV123_STARTS.values())) == 51
-    for starts in layouts.UAV123_STARTS.values():
+    assert sum(map(len, STARTS.values())) == 51
+    for starts in STARTS.values():
         assert starts[0] == 1
         assert list(starts) == sorted(set(starts))
 
@@ -306,7 +311,7 @@ def test_vot_masks_against_drawing_them() -> None:
         if mask.ravel()[0]:
             runs.insert(0, 0)
         text = "m" + ",".join(map(str, [7, 5, width, height, *runs]))
-        box = layouts._vot_region(Path("x"), 1, text)
+        box = parse_region(Path("x"), 1, text)
         rows, columns = np.nonzero(mask)
         if not rows.size:
             assert all(map(math.isnan, box))
@@ -320,7 +325,7 @@ def test_polygons_lie_in_their_box_and_touch_its_sides() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         points = rng.uniform(-50, 50, (int(rng.integers(3, 9)), 2))
-        x, y, w, h = layouts.polygon_box(points.ravel())
+        x, y, w, h = polygon_box(points.ravel())
         assert points.min(axis=0) == pytest.approx([x, y])
         assert points.max(axis=0) == pytest.approx([x + w, y + h])
 
@@ -528,5 +533,5 @@ def test_uav123_parts_are_those_of_the_library(library: Any) -> None:
     table = json.loads(path.read_text())["UAV123"]
     assert len(table) == 123
     for name, entry in table.items():
-        part = layouts._UAV123_PARTS.get(name, (name, 1))
+        part = SUB_SEQUENCES.get(name, (name, 1))
         assert part == (entry["folder_name"], entry["start_frame"])

@@ -1,4 +1,4 @@
-"""Opens data sets by name."""
+"""Data sets to train on, one entry per value of `kind` in the settings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mixformerv2_ros.lab.datasets.folder import read_folder
 from mixformerv2_ros.lab.datasets.got10k import read_got10k
 from mixformerv2_ros.lab.datasets.lasot import read_lasot
 from mixformerv2_ros.lab.datasets.sequences import read_names
-from mixformerv2_ros.lab.datasets.source import PictureSet
+from mixformerv2_ros.lab.datasets.source import ClipDataset
 from mixformerv2_ros.lab.datasets.trackingnet import read_trackingnet
 
-KINDS: dict[str, Callable[[Path, str, Path | None, Collection[str]], PictureSet]] = {
+TRAINING_SETS: dict[str, Callable[[Path, str, Path | None, Collection[str]], ClipDataset]] = {
     "lasot": read_lasot,
     "got10k": read_got10k,
     "trackingnet": read_trackingnet,
     "coco": read_coco,
     "folder": read_folder,
 }
-"""Layouts on disk; the modules of these names say what they look like and what splits they have."""
+"""Kind -> function that opens it; the modules document files and splits."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class SetConfig:
     """One data set of a training.
 
     Attributes:
-        kind: Its layout: lasot, got10k, trackingnet, coco or folder.
-        root: Where it lies.
-        split: Which part of it: lasot train; got10k vottrain, votval, train; trackingnet train or
+        kind: Kind of data set: lasot, got10k, trackingnet, coco or folder.
+        root: Its folder.
+        split: The part to use: lasot train; got10k vottrain, votval, train; trackingnet train or
             TRAIN_0,TRAIN_1..; coco train, val; folder sequences, stills, stills_train, stills_val.
-        weight: How often it is drawn from, relative to the others.
-        exclude: File with names of sequences (stills: of pictures) that must not be used.
+        weight: Sampling weight relative to the other data sets.
+        exclude: File with names of sequences (stills: of images) to leave out.
         cache: Folder for index files, which several data sets may share; empty reads the
             annotations in every run.
     """
@@ -50,32 +50,34 @@ class SetConfig:
 
 def read_set(
     kind: str, root: Path, split: str, cache: Path | None, exclude: Collection[str] = ()
-) -> PictureSet:
-    """Open a data set: its clips are named now and read when they are used.
+) -> ClipDataset:
+    """Open a data set: lists its clips now and reads them when they are used.
 
     Args:
-        kind: A key of `KINDS`.
+        kind: A key of `TRAINING_SETS`.
         root: Folder of the data set.
-        split: Which part of it, see `SetConfig`.
+        split: The part to use, see `SetConfig`.
         cache: Folder for index files; None reads the annotations in every run.
-        exclude: Names of sequences (stills: of pictures) to leave out.
+        exclude: Names of sequences (stills: of images) to leave out.
 
     Raises:
         ParameterError: the kind or the split is unknown.
-        SourceError: something is missing or malformed, or nothing is left to draw from.
+        SourceError: something is missing or malformed, or the data set is empty.
     """
-    if kind not in KINDS:
-        raise ParameterError(f"kind of data set must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in TRAINING_SETS:
+        raise ParameterError(
+            f"kind of data set must be one of {', '.join(TRAINING_SETS)}, got {kind!r}"
+        )
     if not root.is_dir():
         raise SourceError(f"{root}: expected a folder with the data set {kind}, found none")
-    found = KINDS[kind](root, split, cache, frozenset(exclude))
+    found = TRAINING_SETS[kind](root, split, cache, frozenset(exclude))
     if not len(found):
         raise SourceError(f"{root}: expected clips of {kind} {split}, found none")
     return found
 
 
-def read_sets(configs: Sequence[SetConfig]) -> list[tuple[PictureSet, float]]:
-    """Open the data sets of a training, with their sampling weights: what `Sampler` takes.
+def read_sets(configs: Sequence[SetConfig]) -> list[tuple[ClipDataset, float]]:
+    """Open the data sets of a training, with their sampling weights: what `TrackingDataset` takes.
 
     Raises:
         ParameterError: a kind or a split is unknown.
@@ -84,7 +86,7 @@ def read_sets(configs: Sequence[SetConfig]) -> list[tuple[PictureSet, float]]:
     return [(_read_one(config), config.weight) for config in configs]
 
 
-def _read_one(config: SetConfig) -> PictureSet:
+def _read_one(config: SetConfig) -> ClipDataset:
     exclude = read_names(Path(config.exclude)) if config.exclude else ()
     cache = Path(config.cache) if config.cache else None
     return read_set(config.kind, Path(config.root), config.split, cache, exclude)
