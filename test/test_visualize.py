@@ -1,6 +1,8 @@
-"""Pictures of the network: what they show is what the network does."""
+"""Images of the network: what they show is what the network does."""
 
 from __future__ import annotations
+
+import itertools
 
 import cv2
 import golden
@@ -10,14 +12,24 @@ from recordings import red_box, write_images, write_video
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.lab.cli.visualize import parse_frames
+from mixformerv2_ros.lab.visualization.frames import parse_frames
+from mixformerv2_ros.lab.visualization.sheet import (
+    GAP,
+    MAX_SIDE,
+    add_axes,
+    crop_extents,
+    new_sheet,
+)
+from mixformerv2_ros.lab.visualization.templates import Point, draw_confidence
 from mixformerv2_ros.model.checkpoints import expected_shapes
+from mixformerv2_ros.tracking.session import State
+from mixformerv2_ros.tracking.settings import TrackerSettings
 
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.lab.visualization.attention import (  # noqa: E402
-    Row,
-    WatchingEngine,
+    AttentionEngine,
+    AttentionRow,
     row_attention,
     split_maps,
 )
@@ -43,7 +55,7 @@ def crops():
 
 def test_attention_rows_are_distributions(model, crops):
     templates, search = crops
-    engine = WatchingEngine(model)
+    engine = AttentionEngine(model)
     _, attention = engine.attend(search, engine.encode_templates(templates))
     keys = 3 * T.template_tokens + T.search_tokens + 4
     assert attention.shape == (T.depth, T.heads, 4, keys)
@@ -62,9 +74,9 @@ def test_cached_and_joint_runs_show_the_same_maps(model, crops):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_watching_changes_nothing(model, crops):
+def test_reading_the_attention_changes_nothing(model, crops):
     templates, search = crops
-    engine = WatchingEngine(model)
+    engine = AttentionEngine(model)
     memory = engine.encode_templates(templates)
     watched, _ = engine.attend(search, memory)
     plain = engine.search(search, [memory])
@@ -86,9 +98,9 @@ def test_maps_lie_where_their_tokens_do():
 def test_the_mean_over_heads_is_the_mean():
     attention = np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32)
     np.testing.assert_allclose(
-        row_attention(attention, Row(1, None)), attention[1].mean(axis=0), rtol=1e-6
+        row_attention(attention, AttentionRow(1, None)), attention[1].mean(axis=0), rtol=1e-6
     )
-    np.testing.assert_array_equal(row_attention(attention, Row(0, 2)), attention[0, 2])
+    np.testing.assert_array_equal(row_attention(attention, AttentionRow(0, 2)), attention[0, 2])
 
 
 def test_distributions_have_the_mean_and_deviation_that_are_drawn():
@@ -99,11 +111,15 @@ def test_distributions_have_the_mean_and_deviation_that_are_drawn():
         assert edge.std == pytest.approx(0.25)
 
 
+# A name that would be a formula, and a broken one, if matplotlib took it for one.
+NAME = "images $_{$"
+
+
 def draw(*words):
     assert main(["visualize", *map(str, words)]) == 0
 
 
-def picture(path):
+def read(path):
     image = cv2.imread(str(path))
     assert image is not None
     assert image.std() > 10
@@ -112,15 +128,15 @@ def picture(path):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("clip") / "images", 32)
+    return write_images(tmp_path_factory.mktemp("clip") / NAME, 32)
 
 
 @pytest.mark.parametrize("kind", ["attention", "distribution"])
-def test_looks_differ_between_frames(kind, images, tmp_path):
+def test_sheets_differ_between_frames(kind, images, tmp_path):
     for frame in (1, 12):
         out = tmp_path / f"{frame}.png"
         draw(kind, images, "--box", BOX, "--frames", frame, "-o", out)
-    first, second = picture(tmp_path / "1.png"), picture(tmp_path / "12.png")
+    first, second = read(tmp_path / "1.png"), read(tmp_path / "12.png")
     assert first.shape != second.shape or (first != second).any()
 
 
@@ -128,21 +144,70 @@ def test_attention_of_all_heads_is_a_taller_sheet(images, tmp_path):
     words = ("attention", images, "--box", BOX)
     draw(*words, "-o", tmp_path / "mean.png")
     draw(*words, "--layer", "2", "--head", "all", "-o", tmp_path / "all.png")
-    assert picture(tmp_path / "all.png").shape[0] > picture(tmp_path / "mean.png").shape[0]
+    assert read(tmp_path / "all.png").shape[0] > read(tmp_path / "mean.png").shape[0]
 
 
-def test_a_video_has_a_picture_per_frame(tmp_path):
+def test_frames_of_one_image_are_stacked(images, tmp_path):
+    words = ("distribution", images, "--box", BOX)
+    draw(*words, "--frames", "3", "-o", tmp_path / "one.png")
+    draw(*words, "--frames", "3,7-8", "-o", tmp_path / "three.png")
+    one, three = read(tmp_path / "one.png"), read(tmp_path / "three.png")
+    assert three.shape == (3 * one.shape[0], *one.shape[1:])
+    np.testing.assert_array_equal(three[: len(one)], one)
+
+
+@pytest.mark.parametrize(
+    ("words", "frames"), [(("attention", "--layer", "4"), 7), (("templates",), 7)]
+)
+def test_a_video_has_a_sheet_per_frame(words, frames, tmp_path):
     source = write_video(tmp_path / "clip.avi", 8)
-    out = tmp_path / "attention.mp4"
-    draw("attention", source, "--box", BOX, "--layer", "4", "-o", out)
-    assert int(cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FRAME_COUNT)) == 7
+    out = tmp_path / "sheets.mp4"
+    draw(*words, source, "--box", BOX, "-o", out)
+    assert int(cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FRAME_COUNT)) == frames
+
+
+def test_the_confidence_and_what_happened_meanwhile():
+    states = [State.TRACKING, State.UNCERTAIN, State.LOST, State.LOST]
+    points = [Point(10 + i, 0.9 - 0.2 * i, state) for i, state in enumerate(states)]
+    axes = add_axes(new_sheet(400, 300, ""), 0, 0, 400, 300)
+    draw_confidence(axes, points, TrackerSettings(), changes=[12], taken=[10, 13])
+    curve, dots, threshold, change = axes.lines
+    np.testing.assert_allclose(curve.get_xydata(), [(p.index, p.confidence) for p in points])
+    np.testing.assert_allclose(dots.get_xydata(), [(10, 0.9), (13, 0.3)])
+    assert set(threshold.get_ydata()) == {TrackerSettings().update_score_threshold}
+    assert set(change.get_xdata()) == {12}
+    assert [text.get_text() for text in axes.texts] == ["#1"]
+    uncertain, lost = (
+        sorted({x for path in shade.get_paths() for x, _ in path.vertices})
+        for shade in axes.collections
+    )
+    assert uncertain == [10.5, 11.5]
+    assert lost == [11.5, 12.5, 13.5]
+
+
+def test_a_sheet_that_no_viewer_shows_is_refused():
+    new_sheet(800, MAX_SIDE, "")
+    with pytest.raises(ParameterError, match="choose fewer frames or rows"):
+        new_sheet(800, MAX_SIDE + 1, "")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_crops_lie_side_by_side(count):
+    *templates, search = crop_extents(count)
+    assert search == (0, 1, 1, 0)
+    for left, right, bottom, top in templates:
+        assert right < 0  # left of the search region
+        assert right - left == pytest.approx(0.5 - GAP)
+        assert 0 <= top < bottom <= 1
+    for a, b in itertools.combinations(templates, 2):
+        assert a[1] <= b[0] or b[1] <= a[0] or a[2] <= b[3] or b[2] <= a[3]
 
 
 def test_templates_over_a_run(images, tmp_path, capsys):
     out = tmp_path / "templates.png"
     draw("templates", images, "--box", BOX, "--template-update-interval", "10", "-o", out)
     assert "templates over 31 frames" in capsys.readouterr().out
-    picture(out)
+    read(out)
 
 
 def test_samples_of_a_stream(miniature_data, tmp_path):
@@ -151,7 +216,7 @@ def test_samples_of_a_stream(miniature_data, tmp_path):
     for first in (0, 4):
         out = tmp_path / f"{first}.png"
         draw("samples", config, "--count", "4", "--first", first, "-o", out)
-    assert (picture(tmp_path / "0.png") != picture(tmp_path / "4.png")).any()
+    assert (read(tmp_path / "0.png") != read(tmp_path / "4.png")).any()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +228,9 @@ def test_samples_of_a_stream(miniature_data, tmp_path):
     ],
 )
 def test_lists_of_frames(text, expected):
-    assert [n for one in parse_frames(text) for n in one] == expected
+    selection = parse_frames(text)
+    assert [n for n in range(100) if n in selection] == expected
+    assert (selection.first, selection.last) == (expected[0], expected[-1])
 
 
 @pytest.mark.parametrize("text", ["", "a", "5-3", "1-9:0", "-1", "1,,2", "9" * 12])
@@ -193,22 +260,20 @@ def test_bad_input_is_one_line(words, images, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_watching_preset_s_costs_nothing_when_not_asked():
+def test_attention_maps_are_computed_only_on_request(monkeypatch):
     """The plain path builds no attention map: its softmax stays inside the fused kernel."""
     model = MixFormerV2(S).eval()
     calls = []
-    original = type(model.backbone.blocks[0].attn).weights
-    try:
-        type(model.backbone.blocks[0].attn).weights = staticmethod(
-            lambda q, k: calls.append(1) or original(q, k)
-        )
-        with torch.no_grad():
-            templates = torch.zeros(1, 2, 3, S.template_size, S.template_size)
-            search = torch.zeros(1, 3, S.search_size, S.search_size)
-            model(templates, search)
-            model.search(search, *model.encode_templates(templates))
-            assert calls == []
-            model(templates, search, [])
-            assert len(calls) == S.depth
-    finally:
-        type(model.backbone.blocks[0].attn).weights = staticmethod(original)
+    attention = type(model.backbone.blocks[0].attn)
+    weights = attention.weights
+    monkeypatch.setattr(
+        attention, "weights", staticmethod(lambda q, k: calls.append(1) or weights(q, k))
+    )
+    with torch.no_grad():
+        templates = torch.zeros(1, 2, 3, S.template_size, S.template_size)
+        search = torch.zeros(1, 3, S.search_size, S.search_size)
+        model(templates, search)
+        model.search(search, *model.encode_templates(templates))
+        assert calls == []
+        model(templates, search, [])
+        assert len(calls) == S.depth

@@ -13,27 +13,27 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from mixformerv2_ros.engines.torch_engine import TorchEngine, TorchMemory
 from mixformerv2_ros.lab.visualization.observe import Moment
 from mixformerv2_ros.lab.visualization.sheet import (
     EDGE_COLORS,
     FAINT,
-    GRID,
     INK,
-    LINE,
-    Crop,
-    Picture,
-    above,
-    beside,
-    blank,
-    check_size,
-    color_scale,
-    draw_edges,
-    enlarge,
-    fit_text,
-    heat,
-    write_text,
+    SMALL,
+    Image,
+    add_axes,
+    add_text,
+    crop_extents,
+    crops_width,
+    draw_box,
+    new_sheet,
+    show,
+    show_crops,
 )
 from mixformerv2_ros.model.engine import EDGES, Prediction
 from mixformerv2_ros.model.spec import ModelSpec
@@ -44,17 +44,19 @@ TOKENS = ("left", "right", "top", "bottom")
 
 _TOKEN_OF_EDGE = [TOKENS.index(edge) for edge in EDGES]
 
+COLOR_MAP = "inferno"
+"""Perceptually uniform: equal steps of a value look like equal steps."""
+
 SEARCH_SIDE = 200
 """Side of a search region in a sheet, in pixels; templates have half of it."""
-LABELS = 190
-"""Width of the column of labels."""
-GAP = 8
+LABELS, MARGIN, PAD, TOP = 176, 16, 8, 48
+"""Column of labels, margins, space between cells, and height of the title, in pixels."""
 
 Attention = npt.NDArray[np.float32]
 
 
-class WatchingEngine(TorchEngine):
-    """The torch engine, which also tells where the prediction tokens look."""
+class AttentionEngine(TorchEngine):
+    """The torch engine, which can also return the attention of the prediction tokens."""
 
     @torch.inference_mode()
     def attend(
@@ -94,8 +96,8 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of an attention sheet.
+class AttentionRow:
+    """What a row of an attention sheet shows.
 
     Attributes:
         layer: Which block, from 0.
@@ -104,6 +106,12 @@ class Row:
 
     layer: int
     head: int | None
+
+    @property
+    def name(self) -> str:
+        """Layer and head as text."""
+        head = "mean of heads" if self.head is None else f"head {self.head + 1}"
+        return f"layer {self.layer + 1}, {head}"
 
 
 def split_maps(attention: Attention, spec: ModelSpec) -> Maps:
@@ -118,131 +126,137 @@ def split_maps(attention: Attention, spec: ModelSpec) -> Maps:
     )
 
 
-def row_attention(attention: Attention, row: Row) -> Attention:
+def row_attention(attention: Attention, row: AttentionRow) -> Attention:
     """Attention (4, tokens) of one row of a sheet."""
     layer = attention[row.layer]
     chosen: Attention = layer.mean(axis=0) if row.head is None else layer[row.head]
     return chosen
 
 
-def attention_sheet(moment: Moment, rows: Sequence[Row], spec: ModelSpec, title: str) -> Picture:
+def attention_sheet(
+    moment: Moment, rows: Sequence[AttentionRow], spec: ModelSpec, title: str
+) -> Figure:
     """Draw one frame's attention: a row per entry of `rows`, a column per prediction token.
 
     Raises:
         ParameterError: the sheet would be too large to be shown.
     """
     if moment.attention is None:
-        raise ValueError("the moment must have been watched")
-    width = LABELS + len(EDGES) * (_cell_width(moment) + GAP)
-    check_size(len(rows) * (SEARCH_SIDE + GAP), width)
-    parts = [_header(moment, title, width), _headings(_cell_width(moment))]
-    for row in rows:
-        queries = row_attention(moment.attention, row)
-        maps = [split_maps(query, spec) for query in queries]
-        cells = [map_cell(moment, one) for one in maps]
-        labels = _labels(row, split_maps(queries.mean(axis=0), spec))
-        parts.append(beside([labels, *cells], GAP))
-    legend = color_scale(160, "0", "largest value of the cell (max)")
-    return above([*parts, legend], GAP)
-
-
-def map_cell(moment: Moment, maps: Maps, side: int = SEARCH_SIDE) -> Picture:
-    """Templates and, beside them, the search region under one scale of colours."""
-    top = maps.top
-    crops = _templates(moment)
-    small = [
-        heat(crop, grid, top, side // 2) for crop, grid in zip(crops, maps.templates, strict=True)
-    ]
-    search = heat(moment.crop, maps.search, top, side)
-    write_text(
-        search, f"max {_share(top)}", side - 6, side - 7, (255, 255, 255), halo=True, align="right"
+        raise ValueError("expected a frame with attention, got one without")
+    cell = crops_width(len(memory_templates(moment)), SEARCH_SIDE)
+    step = SEARCH_SIDE + PAD
+    width = 2 * MARGIN + LABELS + len(EDGES) * (cell + PAD)
+    below = TOP + step + 24
+    figure = new_sheet(width, below + len(rows) * step + 44, title)
+    left = MARGIN + LABELS
+    _draw_crops(moment, add_axes(figure, left, TOP, cell, SEARCH_SIDE))
+    names = [f"online {number + 1}" for number in range(len(moment.before.online))]
+    add_text(
+        figure,
+        MARGIN,
+        TOP,
+        "\n".join(
+            ["input", "", "initial template", *names[:5], "", "search region", "with predicted box"]
+        ),
     )
-    return _arrange(small, search)
+    add_text(
+        figure,
+        left + cell + 2 * PAD,
+        TOP,
+        "\n".join(
+            [
+                *describe(moment),
+                "",
+                "Attention of the four prediction tokens over the patches of all crops.",
+                "Bars: share of the attention by kind of token.",
+            ]
+        ),
+        linespacing=1.5,
+    )
+    for column, edge in enumerate(EDGES):
+        x = left + column * (cell + PAD)
+        add_text(figure, x, below - 20, f"{edge} token", weight="bold", color=EDGE_COLORS[edge])
+    for number, row in enumerate(rows):
+        y = below + number * step
+        queries = row_attention(moment.attention, row)
+        add_text(figure, MARGIN, y, row.name.replace(", ", "\n"), linespacing=1.4)
+        shares = add_axes(figure, MARGIN + 50, y + 44, LABELS - 90, 84)
+        _draw_shares(split_maps(queries.mean(axis=0), spec), shares)
+        for column, query in enumerate(queries):
+            axes = add_axes(figure, left + column * (cell + PAD), y, cell, SEARCH_SIDE)
+            draw_maps(moment, split_maps(query, spec), axes)
+    draw_color_scale(figure, left, below + len(rows) * step, "largest value of the cell (max)")
+    return figure
 
 
-def crop_cell(moment: Moment, side: int = SEARCH_SIDE) -> Picture:
-    """The same arrangement of the crops themselves, with the predicted box."""
-    search = enlarge(moment.crop, side)
-    draw_edges(search, moment.edges)
-    return _arrange([enlarge(crop, side // 2) for crop in _templates(moment)], search)
+def draw_maps(moment: Moment, maps: Maps, axes: Axes) -> None:
+    """Draw templates and search region in grey, and their attention under one scale of colours."""
+    crops = [_grey(crop) for crop in (*memory_templates(moment), moment.crop)]
+    show_crops(axes, crops, cmap="gray", vmin=0, vmax=360)
+    top = maps.top or 1.0
+    grids = [*maps.templates, maps.search]
+    for grid, extent in zip(grids, crop_extents(len(maps.templates)), strict=True):
+        # The crop stays visible where little happens and gives way where much does.
+        opacity = 0.25 + 0.5 * np.clip(grid / top, 0, 1)
+        show(
+            axes, grid, extent, cmap=COLOR_MAP, vmin=0, vmax=top, alpha=opacity,
+            interpolation="bilinear",
+        )  # fmt: skip
+    axes.text(
+        0.98, 0.97, f"max {_percent(maps.top)}", size=SMALL, color="white", ha="right", va="bottom",
+        path_effects=[withStroke(linewidth=2.5, foreground="black")],
+    )  # fmt: skip
+
+
+def draw_color_scale(figure: Figure, x: float, y: float, top: str) -> None:
+    """Draw the scale of attention below a place in pixels."""
+    axes = add_axes(figure, x, y, 160, 12)
+    figure.colorbar(ScalarMappable(cmap=COLOR_MAP), cax=axes, orientation="horizontal", ticks=[])
+    add_text(figure, x - 14, y, "0", size=SMALL)
+    add_text(figure, x + 168, y, top, size=SMALL)
+
+
+def memory_templates(moment: Moment) -> list[Image]:
+    """Templates that the network used, the initial one first."""
+    return [moment.before.initial, *moment.before.online]
 
 
 def describe(moment: Moment) -> list[str]:
     """Facts about a frame, a line each."""
     x, y, w, h = moment.seen.box
+    count = len(moment.before.online)
     return [
         f"frame {moment.index}, {moment.state.name}, confidence {moment.seen.confidence:.3f}",
         f"box {x:.1f}, {y:.1f}, {w:.1f} x {h:.1f} px",
-        f"search region {moment.side} px, {len(moment.before.online)} online template(s)",
+        f"search region {moment.side} px, {count} online template{'s' * (count != 1)}",
     ]
 
 
-def _templates(moment: Moment) -> list[Crop]:
-    return [moment.before.initial, *moment.before.online]
+def _draw_crops(moment: Moment, axes: Axes) -> None:
+    show_crops(axes, [*memory_templates(moment), moment.crop])
+    draw_box(axes, moment.edges)
 
 
-def _arrange(small: list[Picture], search: Picture) -> Picture:
-    """Templates from top to bottom, two to a column, then the search region."""
-    columns = [above(small[i : i + 2]) for i in range(0, len(small), 2)]
-    return beside([*columns, search], 2)
-
-
-def _cell_width(moment: Moment) -> int:
-    columns = (len(_templates(moment)) + 1) // 2
-    return columns * (SEARCH_SIDE // 2 + 2) + SEARCH_SIDE
-
-
-def _header(moment: Moment, title: str, width: int) -> Picture:
-    labels = blank(SEARCH_SIDE, LABELS)
-    names = ["initial template", *(f"online {i + 1}" for i in range(len(moment.before.online)))]
-    write_text(labels, "what it saw", 0, 16, bold=True)
-    for number, name in enumerate(names[:6]):
-        write_text(labels, name, 0, 40 + number * LINE)
-    write_text(labels, "search region, box", 0, 40 + min(len(names), 6) * LINE)
-    cell = crop_cell(moment)
-    text = blank(SEARCH_SIDE, width - LABELS - cell.shape[1] - 2 * GAP)
-    write_text(text, fit_text(title, text.shape[1], 0.6), 4, 24, scale=0.6, bold=True)
-    lines = [
-        *describe(moment),
-        "",
-        "attention of the four prediction tokens over the patches of all crops;",
-        "bars: share of the attention that goes to each kind of token",
-    ]
-    for number, line in enumerate(lines):
-        write_text(text, line, 4, 54 + number * LINE)
-    return beside([labels, cell, text], GAP)
-
-
-def _headings(cell_width: int) -> Picture:
-    image = blank(LINE + 2, LABELS + len(EDGES) * (cell_width + GAP))
-    for number, edge in enumerate(EDGES):
-        x = LABELS + GAP + number * (cell_width + GAP)
-        image[LINE - 1 :, x : x + cell_width] = EDGE_COLORS[edge]
-        write_text(image, f"{edge} token", x, LINE - 6, bold=True)
-    return image
-
-
-def _labels(row: Row, maps: Maps) -> Picture:
-    """Name of a row, and how its attention is shared out among the kinds of tokens."""
-    image = blank(SEARCH_SIDE, LABELS)
-    head = "mean of heads" if row.head is None else f"head {row.head + 1}"
-    write_text(image, f"layer {row.layer + 1}", 0, 16, bold=True)
-    write_text(image, head, 0, 36)
+def _draw_shares(maps: Maps, axes: Axes) -> None:
+    """Draw how attention is shared out among the kinds of tokens."""
     shares = {
         "initial": float(maps.templates[0].sum()),
         "online": float(maps.templates[1:].sum()),
         "search": float(maps.search.sum()),
         "tokens": float(maps.tokens.sum()),
     }
-    left, full = 62, 80
-    for number, (name, share) in enumerate(shares.items()):
-        y = 62 + number * LINE
-        write_text(image, name, 0, y)
-        image[y - 11 : y + 2, left : left + full] = GRID
-        image[y - 11 : y + 2, left : left + max(round(full * share), 1)] = FAINT
-        write_text(image, f"{share:.0%}", left + full + 4, y, INK)
-    return image
+    bars = axes.barh(list(shares), list(shares.values()), color=FAINT, height=0.62)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], size=SMALL, padding=3)
+    axes.set_yticks(range(len(shares)), list(shares), size=SMALL, color=INK)
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _share(value: float) -> str:
+def _grey(crop: Image) -> npt.NDArray[np.float64]:
+    return np.asarray(crop @ np.array([0.299, 0.587, 0.114]))
+
+
+def _percent(value: float) -> str:
     return f"{value:.1%}" if value < 0.995 else "100%"

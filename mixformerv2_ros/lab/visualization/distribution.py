@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from mixformerv2_ros.lab.visualization.attention import (
-    Row,
+    AttentionRow,
     describe,
-    map_cell,
+    draw_color_scale,
+    draw_maps,
+    memory_templates,
     row_attention,
     split_maps,
 )
@@ -19,34 +25,27 @@ from mixformerv2_ros.lab.visualization.observe import Moment
 from mixformerv2_ros.lab.visualization.sheet import (
     EDGE_COLORS,
     FAINT,
-    GRID,
-    LINE,
-    Color,
-    Picture,
-    above,
-    beside,
-    blank,
-    color_scale,
-    enlarge,
-    fit_text,
-    paste,
-    write_text,
+    TEXT,
+    add_axes,
+    add_text,
+    crops_width,
+    new_sheet,
+    show,
 )
 from mixformerv2_ros.model.engine import EDGES
 from mixformerv2_ros.model.spec import ModelSpec
 
 SIDE = 384
-"""Side of the search region in the picture, in pixels."""
+"""Side of the search region in the sheet, in pixels."""
 DEPTH = 84
-"""Height of a distribution that reaches the largest probability of the four."""
-MARGIN = DEPTH + 2 * LINE
-GAP = 16
-TEXT = 300
+"""Height of a distribution that reaches the largest probability of the four, in pixels."""
+MARGIN, GAP, NOTES = 16, 24, 280
+"""Margins, space between parts, and width of the numbers, in pixels."""
 
 
 @dataclass(frozen=True)
-class Edge:
-    """One edge's distribution.
+class EdgeDistribution:
+    """The distribution of one edge of the box.
 
     Attributes:
         name: One of `EDGES`.
@@ -61,143 +60,127 @@ class Edge:
     std: float
 
 
-def edge_distributions(edges: npt.NDArray[np.float32]) -> list[Edge]:
+def edge_distributions(edges: npt.NDArray[np.float32]) -> list[EdgeDistribution]:
     """Name and measure the distributions (4, bins) of one prediction."""
     positions = np.arange(edges.shape[1]) / edges.shape[1]
     found = []
     for name, probabilities in zip(EDGES, edges, strict=True):
         mean = float(probabilities @ positions)
         variance = float(probabilities @ np.square(positions)) - mean * mean
-        found.append(Edge(name, probabilities, mean, max(variance, 0.0) ** 0.5))
+        found.append(EdgeDistribution(name, probabilities, mean, max(variance, 0.0) ** 0.5))
     return found
 
 
-def distribution_sheet(moment: Moment, row: Row, spec: ModelSpec, title: str) -> Picture:
+def distribution_sheet(moment: Moment, row: AttentionRow, spec: ModelSpec, title: str) -> Figure:
     """Draw one frame: distributions around the search region, attention, and numbers."""
     if moment.attention is None:
-        raise ValueError("the moment must have been watched")
+        raise ValueError("expected a frame with attention, got one without")
     edges = edge_distributions(moment.prediction.edges[0])
+    cell = crops_width(len(memory_templates(moment)), SIDE)
+    left, top = MARGIN + DEPTH + 44, 48 + DEPTH + 24
+    right = left + SIDE + DEPTH + 44 + GAP
+    width = right + cell + GAP + NOTES + MARGIN
+    figure = new_sheet(width, top + SIDE + DEPTH + 24 + MARGIN, title)
+    _draw_distributions(figure, moment, edges, left, top)
     maps = split_maps(row_attention(moment.attention, row).mean(axis=0), spec)
-    head = "mean of heads" if row.head is None else f"head {row.head + 1}"
-    attention = above(
-        [
-            _heading(f"attention, layer {row.layer + 1}, {head}, mean of the four tokens"),
-            map_cell(moment, maps, SIDE),
-            color_scale(160, "0", "max"),
-        ],
-        6,
+    add_text(
+        figure, right, top - 22, f"attention, {row.name}, mean of the four tokens", weight="bold"
     )
-    below = blank(MARGIN - LINE - 6, 1)
-    columns = [_around_crop(moment, edges), above([below, attention]), _numbers(moment, edges)]
-    heading = blank(LINE + 12, 1)
-    body = beside(columns, GAP)
-    top = blank(heading.shape[0], body.shape[1])
-    write_text(top, fit_text(title, body.shape[1], 0.6), 4, 22, scale=0.6, bold=True)
-    return above([top, body])
+    draw_maps(moment, maps, add_axes(figure, right, top, cell, SIDE))
+    draw_color_scale(figure, right + 14, top + SIDE + 12, "max")
+    _write_numbers(figure, moment, edges, right + cell + GAP, top)
+    return figure
 
 
-def _heading(text: str) -> Picture:
-    image = blank(LINE, SIDE + SIDE // 2)
-    write_text(image, text, 0, LINE - 6, bold=True)
-    return image
-
-
-def _around_crop(moment: Moment, edges: list[Edge]) -> Picture:
+def _draw_distributions(
+    figure: Figure, moment: Moment, edges: Sequence[EdgeDistribution], x: float, y: float
+) -> None:
     """The search region with left's distribution above, right's below, top's left, bottom's right.
 
     Each lies along the axis that its edge is a coordinate of.
     """
-    crop = enlarge(moment.crop, SIDE)
-    for edge in edges:
-        _shade(crop, edge)
-    for edge in edges:
-        _line(crop, edge)
-    image = blank(SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
-    paste(image, crop, MARGIN, MARGIN)
+    crop = add_axes(figure, x, y, SIDE, SIDE)
+    show(crop, moment.crop, (0, 1, 1, 0), interpolation="catrom")
     peak = max(float(edge.probabilities.max()) for edge in edges)
-    left, top, right, bottom = (_curve(edge, peak) for edge in edges)
-    near, far = MARGIN - DEPTH - 2, MARGIN + SIDE + 2
-    paste(image, left, MARGIN, near)
-    paste(image, np.asarray(cv2.flip(right, 0)), MARGIN, far)
-    paste(image, np.asarray(cv2.transpose(top)), near, MARGIN)
-    paste(image, np.asarray(cv2.flip(cv2.transpose(bottom), 1)), far, MARGIN)
-    for edge, (x, y, align) in zip(
-        edges,
-        [
-            (MARGIN, near - 8, "left"),
-            (4, MARGIN - 8, "left"),
-            (MARGIN, far + DEPTH + LINE, "left"),
-            (far + DEPTH, MARGIN - 8, "right"),
-        ],
-        strict=True,
-    ):
-        write_text(image, edge.name, x, y, EDGE_COLORS[edge.name], bold=True, align=align)
-    return image
-
-
-def _is_column(edge: Edge) -> bool:
-    return edge.name in ("left", "right")
-
-
-def _shade(crop: Picture, edge: Edge) -> None:
-    """Tint the strip of one standard deviation around the mean."""
-    low, high = (
-        round(float(np.clip(edge.mean + sign * edge.std, 0, 1)) * SIDE) for sign in (-1, 1)
-    )
-    strip = crop[:, low:high] if _is_column(edge) else crop[low:high]
-    color = np.array(EDGE_COLORS[edge.name])
-    strip[:] = np.rint(strip * 0.62 + color * 0.38).astype(np.uint8)
-
-
-def _line(crop: Picture, edge: Edge) -> None:
-    at = min(round(edge.mean * SIDE), SIDE - 1)
-    start, end = ((at, 0), (at, SIDE - 1)) if _is_column(edge) else ((0, at), (SIDE - 1, at))
-    cv2.line(crop, start, end, (0, 0, 0), 4)
-    cv2.line(crop, start, end, EDGE_COLORS[edge.name], 2)
-
-
-def _curve(edge: Edge, peak: float) -> Picture:
-    """One distribution as bars that stand on the lower border: (DEPTH, SIDE, 3)."""
-    image = blank(DEPTH, SIDE, (250, 250, 250))
-    color: Color = EDGE_COLORS[edge.name]
-    pale = tuple(round(255 - (255 - value) * 0.25) for value in color)
-    low, high = ((edge.mean + sign * edge.std) * SIDE for sign in (-1, 1))
-    image[:, max(round(low), 0) : max(round(high), 0)] = pale
-    bins = len(edge.probabilities)
-    for number, probability in enumerate(edge.probabilities):
-        height = round(float(probability) / peak * (DEPTH - 2))
-        x1, x2 = ((number + shift) / bins * SIDE for shift in (-0.5, 0.5))
-        if height:
-            image[DEPTH - height :, max(round(x1), 0) : round(x2)] = color
-    image[-1] = FAINT
-    at = min(round(edge.mean * SIDE), SIDE - 1)
-    cv2.line(image, (at, 0), (at, DEPTH - 1), (0, 0, 0), 1)
-    return image
-
-
-def _numbers(moment: Moment, edges: list[Edge]) -> Picture:
-    image = blank(SIDE + 2 * MARGIN, TEXT)
-    y = MARGIN + 12
-    for line in describe(moment):
-        write_text(image, fit_text(line, TEXT), 0, y)
-        y += LINE
-    y += LINE
-    write_text(image, "edge", 0, y, bold=True)
-    write_text(image, "mean", 150, y, bold=True, align="right")
-    write_text(image, "std", 240, y, bold=True, align="right")
+    places = {
+        "left": (x, y - DEPTH - 4, SIDE, DEPTH),
+        "right": (x, y + SIDE + 4, SIDE, DEPTH),
+        "top": (x - DEPTH - 4, y, DEPTH, SIDE),
+        "bottom": (x + SIDE + 4, y, DEPTH, SIDE),
+    }
+    labels = {
+        "left": (x, y - DEPTH - 24),
+        "right": (x, y + SIDE + DEPTH + 8),
+        "top": (x - DEPTH - 4, y - 20),
+        "bottom": (x + SIDE + 4, y - 20),
+    }
     for edge in edges:
-        y += LINE + 4
-        image[y - 10 : y + 2, :12] = EDGE_COLORS[edge.name]
-        write_text(image, edge.name, 20, y)
-        write_text(image, f"{edge.mean * moment.side:.1f} px", 150, y, align="right")
-        write_text(image, f"{edge.std * moment.side:.1f} px", 240, y, align="right")
-    y += LINE
-    image[y : y + 1, :240] = GRID
-    for line in (
-        "pixels of the image, from the search",
-        "region's top-left corner; black line:",
-        "mean, tinted: one standard deviation",
-    ):
-        y += LINE
-        write_text(image, line, 0, y)
-    return image
+        color = EDGE_COLORS[edge.name]
+        axes = add_axes(figure, *places[edge.name])
+        add_text(figure, *labels[edge.name], edge.name, weight="bold", color=color)
+        _draw_histogram(axes, edge, peak)
+        for target, shade in ((axes, 0.25), (crop, 0.38)):
+            vertical = edge.name in ("left", "right")
+            span = target.axvspan if vertical else target.axhspan
+            span(edge.mean - edge.std, edge.mean + edge.std, color=color, alpha=shade, linewidth=0)
+        line = crop.axvline if vertical else crop.axhline
+        line(
+            edge.mean, color=color, linewidth=1.4,
+            path_effects=[withStroke(linewidth=3, foreground="black")],
+        )  # fmt: skip
+    crop.set_xlim(0, 1)
+    crop.set_ylim(1, 0)
+
+
+def _draw_histogram(axes: Axes, edge: EdgeDistribution, peak: float) -> None:
+    """Bars that stand on the side of the search region."""
+    bins = len(edge.probabilities)
+    positions, color = np.arange(bins) / bins, EDGE_COLORS[edge.name]
+    if edge.name in ("left", "right"):
+        axes.bar(positions, edge.probabilities, width=1 / bins, color=color)
+        axes.axvline(edge.mean, color="black", linewidth=0.8)
+        axes.set_xlim(0, 1)
+        axes.set_ylim((0, peak) if edge.name == "left" else (peak, 0))
+    else:
+        axes.barh(positions, edge.probabilities, height=1 / bins, color=color)
+        axes.axhline(edge.mean, color="black", linewidth=0.8)
+        axes.set_ylim(1, 0)
+        axes.set_xlim((0, peak) if edge.name == "bottom" else (peak, 0))
+    axes.set_facecolor("#fafafa")
+    base = {"left": "bottom", "right": "top", "top": "right", "bottom": "left"}[edge.name]
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == base)
+        spine.set_color(FAINT)
+
+
+def _write_numbers(
+    figure: Figure, moment: Moment, edges: Sequence[EdgeDistribution], x: float, y: float
+) -> None:
+    add_text(figure, x, y, "\n".join(describe(moment)), linespacing=1.5)
+    axes = add_axes(figure, x, y + 80, NOTES - 60, 130)
+    axes.set_axis_off()
+    table = axes.table(
+        [
+            [edge.name, f"{edge.mean * moment.side:.1f} px", f"{edge.std * moment.side:.1f} px"]
+            for edge in edges
+        ],
+        colLabels=["edge", "mean", "std"],
+        bbox=Bbox.unit(),
+        cellLoc="right",
+        colLoc="right",
+        edges="horizontal",
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(TEXT)
+    for (row, _), cell in table.get_celld().items():
+        cell.set_edgecolor(FAINT)
+        if row:
+            cell.set_text_props(color=EDGE_COLORS[edges[row - 1].name])
+    add_text(
+        figure,
+        x,
+        y + 228,
+        "Pixels of the image, from the top-left\ncorner of the search region. Black line:\n"
+        "mean; tinted: one standard deviation.",
+        linespacing=1.5,
+    )

@@ -1,203 +1,68 @@
-"""What picture sheets are put together from: text, heat maps over crops, boxes, rows and columns.
+"""What the images of the network share: figures of a size in pixels, crops, colours, PNG files.
 
-All pictures are (height, width, 3) uint8 in OpenCV's order, BGR; crops of the network are RGB and
-come in through `enlarge`.
+Figures are drawn by matplotlib's Agg backend without `pyplot`, so that nothing global changes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.files import write_file
+from mixformerv2_ros.io.video import VideoFile
 from mixformerv2_ros.model.engine import EDGES
 from mixformerv2_ros.text import printable
 
-Picture = npt.NDArray[np.uint8]
-Crop = npt.NDArray[np.uint8]
-Color = tuple[int, int, int]
+Image = npt.NDArray[np.uint8]
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top in the coordinates of an axes."""
 
-PAPER: Color = (255, 255, 255)
-INK: Color = (40, 40, 40)
-FAINT: Color = (150, 150, 150)
-GRID: Color = (225, 225, 225)
-ACCENT: Color = (0, 94, 213)
-BOX: Color = (80, 220, 80)
+INK, FAINT, ACCENT, BOX, INITIAL = "#282828", "#969696", "#d55e00", "#50dc50", "#0072b2"
 
 # Okabe and Ito's palette, told apart with any colour vision.
-EDGE_COLORS: dict[str, Color] = dict(
-    zip(EDGES, [(178, 114, 0), (0, 94, 213), (115, 158, 0), (167, 121, 204)], strict=True)
-)
+EDGE_COLORS = dict(zip(EDGES, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
 
-COLOR_MAP = cv2.COLORMAP_INFERNO
-"""Perceptually uniform: equal steps of a value look like equal steps."""
-
-LINE = 20
-"""Height of a line of text in pixels."""
+DPI = 100
+TEXT, SMALL, TITLE = 9.0, 8.0, 13.0
+"""Sizes of text in points."""
 
 MAX_SIDE = 32_000
-"""Longest side of a sheet; viewers fail beyond 2^15."""
+"""Longest side of a sheet in pixels; viewers fail beyond 2^15."""
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-# Thicker strokes of the plain font would run into each other at this size.
-_BOLD = cv2.FONT_HERSHEY_DUPLEX
-_SCALE = 0.45
+GAP = 0.012
+"""Between crops, over the side of a search region."""
 
 
-def blank(height: int, width: int, color: Color = PAPER) -> Picture:
-    """An empty sheet."""
-    return np.full((height, width, 3), color, np.uint8)
+def new_sheet(width: int, height: int, title: str) -> Figure:
+    """An empty figure of a size in pixels, with a title at its top left.
 
-
-def text_width(text: str, scale: float = _SCALE, bold: bool = False) -> int:
-    """Width of a line of text in pixels."""
-    return int(cv2.getTextSize(text, _BOLD if bold else _FONT, scale, 1)[0][0])
-
-
-def write_text(
-    image: Picture,
-    text: str,
-    x: int,
-    y: int,
-    color: Color = INK,
-    *,
-    scale: float = _SCALE,
-    bold: bool = False,
-    halo: bool = False,
-    align: str = "left",
-) -> None:
-    """Write one line into `image`.
-
-    Args:
-        image: Changed in place.
-        text: OpenCV's fonts know ASCII only; other characters become question marks.
-        x: Where the line starts (`align` left), has its middle (centre) or ends (right).
-        y: Its base line.
-        color: BGR.
-        scale: Size; 0.45 gives capitals of 10 pixels.
-        bold: Thicker strokes.
-        halo: A dark rim, for text on photographs.
-        align: `left`, `center` or `right`.
+    Raises:
+        ParameterError: a side is longer than `MAX_SIDE`.
     """
-    text = text.encode("ascii", "replace").decode()
-    shift = {"left": 0.0, "center": 0.5, "right": 1.0}[align]
-    origin = (x - round(shift * text_width(text, scale, bold)), y)
-    if halo:
-        cv2.putText(image, text, origin, _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(image, text, origin, _BOLD if bold else _FONT, scale, color, 1, cv2.LINE_AA)
+    check_size(width, height)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    figure.text(
+        16 / width, 1 - 14 / height, printable(title, 120), size=TITLE, va="top", color=INK,
+        parse_math=False,
+    )  # fmt: skip
+    return figure
 
 
-def fit_text(text: str, width: int, scale: float = _SCALE) -> str:
-    """Shorten text to `width` pixels; unprintable characters are shown escaped."""
-    shown = printable(text, 200)
-    if text_width(shown, scale) <= width:
-        return shown
-    while shown and text_width(shown + "...", scale) > width:
-        shown = shown[:-1]
-    return shown + "..."
-
-
-def paste(sheet: Picture, picture: Picture, x: int, y: int) -> None:
-    """Set `picture` into `sheet` with its top-left corner at x, y; it must fit."""
-    height, width = picture.shape[:2]
-    sheet[y : y + height, x : x + width] = picture
-
-
-def enlarge(crop: Crop, side: int) -> Picture:
-    """An RGB crop as a BGR picture of `side` x `side` pixels."""
-    method = cv2.INTER_AREA if side < crop.shape[0] else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(crop[..., ::-1].copy(), (side, side), interpolation=method))
-
-
-def heat(crop: Crop, values: npt.NDArray[np.floating], top: float, side: int) -> Picture:
-    """A heat map over an RGB crop.
-
-    Args:
-        crop: (N, N, 3) uint8 RGB.
-        values: (G, G), one per patch; between patches the colour is interpolated.
-        top: Value that gets the brightest colour; 0 the darkest.
-        side: Side of the result in pixels.
-    """
-    level = np.clip(values / top if top > 0 else values * 0, 0, 1).astype(np.float32)
-    smooth = cv2.resize(level, (side, side), interpolation=cv2.INTER_LINEAR)
-    color = cv2.applyColorMap(np.rint(smooth * 255).astype(np.uint8), COLOR_MAP)
-    grey = cv2.cvtColor(enlarge(crop, side), cv2.COLOR_BGR2GRAY)[..., None]
-    # The crop stays visible where little happens and gives way where much does.
-    opacity = (0.25 + 0.5 * smooth)[..., None]
-    mixed: Picture = np.rint(grey * 0.7 * (1 - opacity) + color * opacity).astype(np.uint8)
-    return mixed
-
-
-def color_scale(width: int, low: str, high: str) -> Picture:
-    """A legend: the colours from `low` to `high`."""
-    left, right = text_width(low) + 8, text_width(high) + 8
-    image = blank(LINE, left + width + right)
-    ramp = np.tile(np.linspace(0, 255, width).astype(np.uint8), (LINE - 8, 1))
-    paste(image, np.asarray(cv2.applyColorMap(ramp, COLOR_MAP)), left, 4)
-    write_text(image, low, 0, LINE - 5)
-    write_text(image, high, left + width + 8, LINE - 5)
-    return image
-
-
-def draw_edges(
-    image: Picture,
-    edges: Sequence[float] | npt.NDArray[np.floating],
-    color: Color = BOX,
-    thickness: int = 2,
-) -> None:
-    """Draw left, top, right and bottom, given over the picture's side, as a rectangle."""
-    left, top, right, bottom = (round(float(edge) * (image.shape[0] - 1)) for edge in edges)
-    cv2.rectangle(image, (left, top), (right, bottom), (0, 0, 0), thickness + 2)
-    cv2.rectangle(image, (left, top), (right, bottom), color, thickness)
-
-
-def frame_around(image: Picture, color: Color, thickness: int = 3) -> None:
-    """Draw a border along the inside of a picture."""
-    height, width = image.shape[:2]
-    cv2.rectangle(image, (0, 0), (width - 1, height - 1), color, 2 * thickness - 1)
-
-
-def above(pictures: Sequence[Picture], gap: int = 0, color: Color = PAPER) -> Picture:
-    """Pictures one above the other, aligned left."""
-    width = max(picture.shape[1] for picture in pictures)
-    height = sum(picture.shape[0] for picture in pictures) + gap * (len(pictures) - 1)
-    check_size(height, width)
-    sheet = blank(height, width, color)
-    y = 0
-    for picture in pictures:
-        paste(sheet, picture, 0, y)
-        y += picture.shape[0] + gap
-    return sheet
-
-
-def beside(pictures: Sequence[Picture], gap: int = 0, color: Color = PAPER) -> Picture:
-    """Pictures side by side, aligned at the top."""
-    width = sum(picture.shape[1] for picture in pictures) + gap * (len(pictures) - 1)
-    height = max(picture.shape[0] for picture in pictures)
-    check_size(height, width)
-    sheet = blank(height, width, color)
-    x = 0
-    for picture in pictures:
-        paste(sheet, picture, x, 0)
-        x += picture.shape[1] + gap
-    return sheet
-
-
-def pad(picture: Picture, margin: int, color: Color = PAPER) -> Picture:
-    """The picture with a margin all around."""
-    height, width = picture.shape[:2]
-    sheet = blank(height + 2 * margin, width + 2 * margin, color)
-    paste(sheet, picture, margin, margin)
-    return sheet
-
-
-def check_size(height: int, width: int) -> None:
-    """Refuse a sheet that no viewer could show.
+def check_size(width: int, height: int) -> None:
+    """Refuse what no viewer would show.
 
     Raises:
         ParameterError: a side is longer than `MAX_SIDE`.
@@ -209,13 +74,131 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write a PNG.
+def add_axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes at a place in pixels from the top-left corner of the figure, without ticks."""
+    across, down = figure.get_size_inches() * DPI
+    axes = figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.tick_params(labelsize=SMALL, labelcolor=INK, color=FAINT)
+    return axes
 
-    Raises:
-        SourceError: the file cannot be written.
+
+def add_text(figure: Figure, x: float, y: float, text: str, **options: Any) -> None:
+    """Text whose top-left corner is at a place in pixels from that of the figure."""
+    across, down = figure.get_size_inches() * DPI
+    options = {"size": TEXT, "va": "top", "color": INK, **options}
+    figure.text(x / across, 1 - y / down, text, **options)
+
+
+def crop_extents(templates: int) -> list[Extent]:
+    """Places of templates, two to a column, and of a search region of side 1 at their right."""
+    columns = template_columns(templates)
+    extents = []
+    for number in range(templates):
+        column, row = divmod(number, 2)
+        left = (column - columns) * 0.5
+        extents.append((left, left + 0.5 - GAP, (row + 1) * 0.5 - GAP * (1 - row), row * 0.5))
+    return [*extents, (0.0, 1.0, 1.0, 0.0)]
+
+
+def template_columns(templates: int) -> int:
+    """Number of columns that `crop_extents` has beside the search region."""
+    return math.ceil(templates / 2)
+
+
+def crops_width(templates: int, side: int) -> int:
+    """Width in pixels of crops whose search region has `side` pixels."""
+    return round(side * (1 + 0.5 * template_columns(templates)))
+
+
+def show_crops(axes: Axes, crops: Sequence[npt.NDArray[Any]], **options: Any) -> None:
+    """Show templates and, last, the search region: RGB, or grey levels with options for them."""
+    extents = crop_extents(len(crops) - 1)
+    for crop, extent in zip(crops, extents, strict=True):
+        show(axes, crop, extent, **{"interpolation": "catrom", **options})
+    axes.set_xlim(extents[0][0], 1)
+    axes.set_ylim(1, 0)
+    axes.set_axis_off()
+
+
+def show(axes: Axes, image: npt.NDArray[Any], extent: Extent, **options: Any) -> None:
+    """Show an image at a place of an axes, whatever its shape."""
+    axes.imshow(image, extent=extent, aspect="auto", **options)
+
+
+def show_template(axes: Axes, crop: Image, color: str | None) -> None:
+    """Show one template, in a frame of a colour where one is given."""
+    axes.imshow(crop, interpolation="catrom", aspect="auto")
+    for spine in axes.spines.values():
+        spine.set_visible(color is not None)
+        spine.set(color=color or INK, linewidth=3)
+
+
+def draw_box(axes: Axes, edges: Sequence[float] | npt.NDArray[np.floating[Any]]) -> None:
+    """Draw left, top, right and bottom, in the coordinates of the axes, as a rectangle."""
+    left, top, right, bottom = (float(edge) for edge in edges)
+    axes.add_patch(
+        Rectangle(
+            (left, top), right - left, bottom - top, fill=False, color=BOX, linewidth=1.8,
+            path_effects=[withStroke(linewidth=3.6, foreground="black")],
+        )
+    )  # fmt: skip
+
+
+def render(figure: Figure) -> Image:
+    """The figure as (H, W, 3) uint8 BGR."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)  # see new_sheet
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., 2::-1])
+
+
+class SheetFile:
+    """A PNG file with sheets one above the other, or a video with a frame per sheet.
+
+    Use it as a context manager: a PNG is written when the block ends without an exception.
     """
-    ok, data = cv2.imencode(".png", picture)
-    if not ok:
-        raise SourceError(f"picture {path} cannot be encoded")
-    write_file(path, data.tobytes())
+
+    def __init__(self, path: Path, fps: float) -> None:
+        """Choose the file; its suffix is `.png` or that of a video.
+
+        Raises:
+            SourceError: the suffix is not known.
+        """
+        self.path = path
+        self.count = 0
+        self._video = None if path.suffix.lower() == ".png" else VideoFile(path, fps)
+        self._images: list[Image] = []
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it takes a sheet per frame."""
+        return self._video is not None
+
+    def write(self, figure: Figure) -> None:
+        """Append a sheet; all of a PNG must have one width.
+
+        Raises:
+            ParameterError: the PNG would be too large to be shown.
+            SourceError: the video cannot be written.
+        """
+        self.count += 1
+        image = render(figure)
+        if self._video is not None:
+            self._video.write(image)
+            return
+        self._images.append(image)
+        check_size(image.shape[1], sum(each.shape[0] for each in self._images))
+
+    def __enter__(self) -> SheetFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._video is not None:
+            self._video.close()
+        elif kind is None and self._images:
+            done, data = cv2.imencode(".png", np.concatenate(self._images))
+            if not done:
+                raise SourceError(f"image {self.path} cannot be encoded")
+            write_file(self.path, data.tobytes())

@@ -1,56 +1,46 @@
-"""The template memory over time: what the tracker holds on to, and how sure it was meanwhile."""
+"""The template memory over time: which templates it holds, and the confidence meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from mixformerv2_ros.lab.visualization.observe import MemoryView, Moment
 from mixformerv2_ros.lab.visualization.sheet import (
     ACCENT,
     BOX,
     FAINT,
-    GRID,
+    INITIAL,
     INK,
-    LINE,
-    PAPER,
-    Color,
-    Crop,
-    Picture,
-    above,
-    beside,
-    blank,
-    enlarge,
-    fit_text,
-    frame_around,
-    pad,
-    paste,
-    write_text,
+    SMALL,
+    TITLE,
+    Image,
+    add_axes,
+    add_text,
+    draw_box,
+    new_sheet,
+    show_template,
 )
 from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
-TEMPLATE = 112
-"""Side of a template in the pictures, in pixels."""
-THUMB = 54
-"""Side of a candidate's thumbnail."""
+TEMPLATE, THUMB = 112, 54
+"""Sides of a template and of a candidate's thumbnail, in pixels."""
 COLUMNS = 9
 """Versions of the memory in one row of a sheet."""
-SHEET = 1280
-"""Width of a sheet."""
-PLOT = 170
-MARGIN = 56
-GAP = 12
 SHOWN_CANDIDATES = 4
+WIDTH, PLOT = 1280, 170
+"""Width of a sheet and height of its plot, in pixels."""
+MARGIN, AXIS, GAP, TOP = 16, 44, 12, 60
+"""Margins, labels of the plot's axis, space between parts, height of the title, in pixels."""
 
-STATE_COLORS: dict[State, Color] = {
-    State.UNCERTAIN: (190, 225, 255),
-    State.LOST: (205, 205, 250),
-}
-INITIAL: Color = (178, 114, 0)
+STATE_COLORS = {State.UNCERTAIN: "#ffe1be", State.LOST: "#facdcd"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Candidate:
 
     index: int
     score: float
-    crop: Crop
+    crop: Image
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ class Version:
     """
 
     start: int
-    online: tuple[Crop, ...]
+    online: tuple[Image, ...]
     changed: frozenset[int]
     stored: float | None
     candidates: tuple[Candidate, ...] = ()
@@ -97,25 +87,25 @@ class History:
     def __init__(self, start: int) -> None:
         """Begin with the frame that the target was started on."""
         self.start = start
-        self.initial: Crop | None = None
+        self.initial: Image | None = None
         self.points: list[Point] = []
         self.versions: list[Version] = []
-        self._candidates: list[Candidate] = []
 
     def add(self, moment: Moment) -> None:
         """Append a frame."""
         if self.initial is None:
             self.initial = moment.before.initial
             self.versions.append(Version(self.start, moment.before.online, frozenset(), None))
-        self.points.append(Point(moment.index, moment.seen.confidence, moment.state))
+        self.points.append(point_of(moment))
         if moment.seen.candidate_taken:
             changed = _changed(moment.before, moment.after)
             crop = moment.after.candidate
             if crop is None:  # stored at once
                 crop = moment.after.online[min(changed)]
-            self._candidates.append(Candidate(moment.index, moment.seen.confidence, crop))
+            candidate = Candidate(moment.index, moment.seen.confidence, crop)
+            last = self.versions[-1]
+            self.versions[-1] = replace(last, candidates=(*last.candidates, candidate))
         if moment.seen.template_updated:
-            self._close()
             self.versions.append(
                 Version(
                     moment.index,
@@ -125,103 +115,83 @@ class History:
                 )
             )
 
-    def sheet(self, settings: TrackerSettings, title: str) -> Picture:
-        """Draw all that was added: the confidence over time, and every version of the memory."""
+    def sheet(self, settings: TrackerSettings, title: str) -> Figure:
+        """Draw all that was added: the confidence over time, and every version of the memory.
+
+        Raises:
+            ParameterError: the sheet would be too large to be shown.
+        """
         if self.initial is None:
-            raise ValueError("a history must hold a frame")
-        self._close()
-        heading = blank(LINE + 14, SHEET)
-        write_text(heading, fit_text(title, SHEET, 0.6), 0, 22, scale=0.6, bold=True)
-        changes = [version.start for version in self.versions[1:]]
-        taken = [c for version in self.versions for c in version.candidates]
-        plot = confidence_plot(self.points, settings, SHEET, changes, [c.index for c in taken])
-        rows = []
-        for start in range(0, len(self.versions), COLUMNS):
-            part = self.versions[start : start + COLUMNS]
-            columns = [_column(number, v) for number, v in enumerate(part, start)]
-            rows.append(beside([self._row_labels(), *columns], GAP))
-        return above([heading, plot, _legend(), *rows], GAP)
-
-    def _close(self) -> None:
-        """Give the last version the candidates since it came to be."""
-        last = self.versions[-1]
-        self.versions[-1] = Version(
-            last.start,
-            last.online,
-            last.changed,
-            last.stored,
-            (*last.candidates, *self._candidates),
+            raise ValueError("expected a history with a frame, got an empty one")
+        rows = [self.versions[i : i + COLUMNS] for i in range(0, len(self.versions), COLUMNS)]
+        heights = [_version_height(row) for row in rows]
+        y = TOP + PLOT + 76
+        figure = new_sheet(WIDTH, y + sum(heights) + GAP * len(rows), title)
+        axes = add_axes(figure, MARGIN + AXIS, TOP, WIDTH - 2 * MARGIN - AXIS, PLOT)
+        draw_confidence(
+            axes,
+            self.points,
+            settings,
+            changes=[version.start for version in self.versions[1:]],
+            taken=[each.index for version in self.versions for each in version.candidates],
         )
-        self._candidates = []
+        _draw_legend(axes)
+        for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
+            _draw_template(
+                figure, MARGIN, y, self.initial, f"initial template\nframe {self.start}", INITIAL
+            )
+            for column, version in enumerate(row, start=1):
+                x = MARGIN + column * (TEMPLATE + GAP)
+                _draw_version(figure, x, y, number * COLUMNS + column - 1, version)
+            y += height + GAP
+        return figure
 
-    def _row_labels(self) -> Picture:
-        assert self.initial is not None
-        image = blank(TEMPLATE + 3 * LINE, TEMPLATE)
-        write_text(image, "initial template", 0, LINE - 6, scale=0.42, bold=True)
-        picture = enlarge(self.initial, TEMPLATE)
-        frame_around(picture, INITIAL)
-        paste(image, picture, 0, 2 * LINE)
-        write_text(image, f"frame {self.start}", 0, 2 * LINE - 6)
-        return image
 
-
-def confidence_plot(
+def draw_confidence(
+    axes: Axes,
     points: Sequence[Point],
     settings: TrackerSettings,
-    width: int,
+    *,
     changes: Sequence[int] = (),
     taken: Sequence[int] = (),
-    *,
     span: tuple[int, int] | None = None,
-) -> Picture:
-    """Confidence over frames, with the states behind it.
+) -> None:
+    """Draw the confidence over frames, with the states behind it.
 
     Args:
+        axes: Where to draw.
         points: At least one frame.
         settings: For the threshold of template updates.
-        width: Of the picture, in pixels.
         changes: Frames after which the templates changed: numbered vertical lines.
         taken: Frames that became the candidate: dots.
         span: First and last frame of the axis; by default those of `points`.
     """
-    image = blank(PLOT + 2 * LINE + 8, width)
     first, last = span or (points[0].index, points[-1].index)
-    area = image[LINE : LINE + PLOT]
-    inner = width - MARGIN - 8
-
-    def x_of(index: float) -> int:
-        return MARGIN + round((index - first) / max(last - first, 1) * inner)
-
-    def y_of(confidence: float) -> int:
-        return round((1 - confidence) * (PLOT - 1))
-
-    for point in points:
-        if point.state in STATE_COLORS:
-            low, high = x_of(point.index - 0.5), x_of(point.index + 0.5)
-            area[:, max(low, MARGIN) : max(high, low + 1)] = STATE_COLORS[point.state]
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        area[y_of(value), MARGIN : width - 8] = GRID
-        write_text(image, f"{value:g}", MARGIN - 6, LINE + y_of(value) + 5, align="right")
-    for number, index in enumerate(changes, 1):
-        if first <= index <= last:
-            area[:, x_of(index)] = ACCENT
-            write_text(image, f"#{number}", x_of(index), LINE - 5, ACCENT, align="center")
-    threshold = y_of(settings.update_score_threshold)
-    for x in range(MARGIN, width - 8, 10):
-        area[threshold, x : x + 5] = INK
-    line = np.array([(x_of(p.index), y_of(p.confidence)) for p in points], np.int32)
-    cv2.polylines(area, [line.reshape(-1, 1, 2)], False, INK, 1, cv2.LINE_AA)
-    chosen = set(taken)
-    for point in points:
-        if point.index in chosen:
-            cv2.circle(area, (x_of(point.index), y_of(point.confidence)), 4, BOX, -1, cv2.LINE_AA)
-    if len(points) == 1:
-        cv2.circle(area, (int(line[0][0]), int(line[0][1])), 2, INK, -1)
-    for index in sorted({first, (first + last) // 2, last}):
-        align = "center" if first < index < last else "left" if index == first else "right"
-        write_text(image, f"{index}", x_of(index), PLOT + 2 * LINE, align=align)
-    write_text(image, "frame", MARGIN + inner // 4, PLOT + 2 * LINE, FAINT)
-    return image
+    frames = np.array([point.index for point in points])
+    confidence = np.array([point.confidence for point in points])
+    for state, color in STATE_COLORS.items():
+        flags = np.array([point.state is state for point in points])
+        spans = [(index - 0.5, 1) for index in frames[flags]]
+        axes.broken_barh(spans, (0, 1), color=color, linewidth=0)
+    axes.plot(frames, confidence, color=INK, linewidth=1.1, marker="." if len(points) == 1 else "")
+    dots = np.isin(frames, taken)
+    axes.plot(frames[dots], confidence[dots], "o", color=BOX, markersize=6, clip_on=False)
+    axes.axhline(settings.update_score_threshold, color=INK, linewidth=0.9, linestyle="--")
+    for number, index in enumerate(changes, start=1):
+        axes.axvline(index, color=ACCENT, linewidth=1.1)
+        axes.annotate(
+            f"#{number}", (index, 1.02), xycoords=("data", "axes fraction"), color=ACCENT,
+            size=SMALL, ha="center",
+        )  # fmt: skip
+    axes.set_xlim(first - 0.5, max(last, first + 1) + 0.5)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.set_xlabel("frame", size=SMALL, color=FAINT)
+    axes.set_ylabel("confidence", size=SMALL, color=FAINT)
+    axes.grid(axis="y", color="#e1e1e1")
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
 
 
 def templates_frame(
@@ -230,122 +200,116 @@ def templates_frame(
     settings: TrackerSettings,
     title: str,
     span: tuple[int, int],
-) -> Picture:
+) -> Figure:
     """Draw one frame of a video: the image, the memory after it, and the confidence so far."""
-    image = cv2.cvtColor(moment.image.rgb(), cv2.COLOR_RGB2BGR)
-    height = 2 * (TEMPLATE + LINE) + 3 * LINE
-    scale = min(720 / image.shape[1], height / image.shape[0])
-    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    view = np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
-    x, y, w, h = (value * scale for value in moment.seen.box)
-    corners = (round(x), round(y)), (round(x + w), round(y + h))
-    cv2.rectangle(view, *corners, (0, 0, 0), 4)
-    cv2.rectangle(view, *corners, BOX, 2)
-    left = blank(height, 720, (235, 235, 235))
-    paste(left, view, (720 - size[0]) // 2, (height - size[1]) // 2)
-
     memory = moment.after
-    pictures = [_captioned(memory.initial, "initial", INITIAL)]
-    pictures += [
-        _captioned(
-            crop,
-            f"online {place + 1}",
-            ACCENT if moment.seen.template_updated else None,
-            "is the initial one" if crop is memory.initial else "",
-        )
-        for place, crop in enumerate(memory.online)
-    ]
+    entries: list[tuple[Image, str, str | None]] = [(memory.initial, "initial", INITIAL)]
+    for place, crop in enumerate(memory.online, start=1):
+        color = ACCENT if moment.seen.template_updated else None
+        same = "\nsame as initial" if crop is memory.initial else ""
+        entries.append((crop, f"online {place}{same}", color))
     if memory.candidate is None:
         nothing = np.full_like(memory.initial, 235)
-        pictures.append(_captioned(nothing, "candidate", None, "none yet"))
+        entries.append((nothing, "candidate\nnone yet", None))
     else:
         color = BOX if moment.seen.candidate_taken else None
-        pictures.append(_captioned(memory.candidate, "candidate", color, f"{memory.score:.3f}"))
-    rows = [beside(pictures[i : i + 3], GAP) for i in range(0, len(pictures), 3)]
-    panel = blank(max(height, len(rows) * (rows[0].shape[0] + GAP) + 4 * LINE), 3 * TEMPLATE + 40)
-    write_text(panel, f"frame {moment.index}", 0, LINE, bold=True, scale=0.6)
-    write_text(
-        panel, f"{moment.state.name}, confidence {moment.seen.confidence:.3f}", 0, 2 * LINE + 4
-    )
+        entries.append((memory.candidate, f"candidate\nscore {memory.score:.3f}", color))
+    step = TEMPLATE + 40 + GAP
+    height = max(2, -(-len(entries) // 3)) * step + 56
+    width = 720 + GAP + 3 * (TEMPLATE + GAP) + 2 * MARGIN
+    figure = new_sheet(width, TOP + height + GAP + PLOT + 48, title)
+    _draw_image(figure, moment, MARGIN, TOP, 720, height)
+    x = MARGIN + 720 + GAP
+    add_text(figure, x, TOP, f"frame {moment.index}", size=TITLE)
+    add_text(figure, x, TOP + 28, f"{moment.state.name}, confidence {moment.seen.confidence:.3f}")
     if moment.seen.template_updated:
-        write_text(panel, "templates changed", 200, LINE, ACCENT, bold=True)
-    paste(panel, above(rows, GAP), 0, 3 * LINE)
-    body = beside([left, panel], GAP)
-    plot = confidence_plot(points, settings, body.shape[1], span=span)
-    heading = blank(LINE + 10, body.shape[1])
-    write_text(heading, fit_text(title, body.shape[1], 0.6), 0, 20, scale=0.6, bold=True)
-    return pad(above([heading, body, plot], GAP), GAP)
+        add_text(figure, x + 200, TOP + 4, "templates updated", color=ACCENT, weight="bold")
+    for number, (crop, text, color) in enumerate(entries):
+        row, column = divmod(number, 3)
+        _draw_template(
+            figure, x + column * (TEMPLATE + GAP), TOP + 56 + row * step, crop, text, color
+        )
+    axes = add_axes(figure, MARGIN + AXIS, TOP + height + GAP, width - 2 * MARGIN - AXIS, PLOT)
+    draw_confidence(axes, points, settings, span=span)
+    return figure
 
 
 def point_of(moment: Moment) -> Point:
-    """The moment's place on the time line."""
+    """The frame's place on the time line."""
     return Point(moment.index, moment.seen.confidence, moment.state)
 
 
-def _captioned(crop: Crop, name: str, color: Color | None, note: str = "") -> Picture:
-    image = blank(TEMPLATE + 2 * LINE, TEMPLATE)
-    picture = enlarge(crop, TEMPLATE)
-    if color is not None:
-        frame_around(picture, color)
-    write_text(image, name, 0, LINE - 6, bold=True)
-    paste(image, picture, 0, LINE)
-    write_text(image, note, 0, TEMPLATE + 2 * LINE - 5, scale=0.4)
-    return image
+def _draw_image(
+    figure: Figure, moment: Moment, x: float, y: float, width: float, height: float
+) -> None:
+    """The image and the box of its target, as large as fits in the middle of a place."""
+    image = moment.image.rgb()
+    scale = min(width / image.shape[1], height / image.shape[0])
+    across, down = image.shape[1] * scale, image.shape[0] * scale
+    axes = add_axes(figure, x + (width - across) / 2, y + (height - down) / 2, across, down)
+    axes.imshow(image, aspect="auto")
+    axes.set_axis_off()
+    left, top, w, h = moment.seen.box
+    draw_box(axes, (left, top, left + w, top + h))
 
 
-def _column(number: int, version: Version) -> Picture:
-    """One version of the memory: its online templates, and the candidates that it lived to see."""
-    heading = blank(2 * LINE, TEMPLATE)
-    name = f"#{number}" if number else "start"
-    write_text(heading, name, 0, LINE - 6, ACCENT if number else INK, bold=True)
-    write_text(heading, f"frame {version.start}", TEMPLATE, LINE - 6, align="right")
+def _draw_template(
+    figure: Figure, x: float, y: float, crop: Image, text: str, color: str | None
+) -> None:
+    """A template below two lines of text."""
+    add_text(figure, x, y, text, size=SMALL, linespacing=1.4)
+    show_template(add_axes(figure, x, y + 34, TEMPLATE, TEMPLATE), crop, color)
+
+
+def _draw_version(figure: Figure, x: float, y: float, number: int, version: Version) -> None:
+    """One version of the memory: its online templates, and the candidates until the next."""
+    name, color = (f"#{number}", ACCENT) if number else ("start", INK)
+    add_text(figure, x, y, name, size=SMALL, color=color, weight="bold")
+    add_text(figure, x + TEMPLATE, y, f"frame {version.start}", size=SMALL, ha="right")
+    note = "initial, no candidate" if number else "initial template"
     if version.stored is not None:
         note = f"stored {version.stored:.3f}"
-    else:
-        note = "initial, no candidate" if number else "initial template"
-    write_text(heading, note, 0, 2 * LINE - 6, scale=0.38)
-    pictures = []
+    add_text(figure, x, y + 16, note, size=SMALL)
+    y += 34
     for place, crop in enumerate(version.online):
-        picture = enlarge(crop, TEMPLATE)
-        if place in version.changed:
-            frame_around(picture, ACCENT)
-        pictures.append(picture)
-    parts = [heading, above(pictures, 4)]
-    if version.candidates:
-        caption = blank(LINE, TEMPLATE)
-        count = len(version.candidates)
-        write_text(caption, f"{count} candidate{'s' * (count > 1)}", 0, LINE - 5, scale=0.4)
-        parts += [caption, *(_thumb(c) for c in version.candidates[-SHOWN_CANDIDATES:])]
-    return above(parts)
+        axes = add_axes(figure, x, y, TEMPLATE, TEMPLATE)
+        show_template(axes, crop, ACCENT if place in version.changed else None)
+        y += TEMPLATE + 6
+    count = len(version.candidates)
+    if count:
+        add_text(figure, x, y + 2, f"{count} candidate{'s' * (count > 1)}", size=SMALL)
+    y += 18
+    for candidate in version.candidates[-SHOWN_CANDIDATES:]:
+        show_template(add_axes(figure, x, y, THUMB, THUMB), candidate.crop, BOX)
+        text = f"{candidate.index}\n{candidate.score:.3f}"
+        add_text(figure, x + THUMB + 6, y + 10, text, size=SMALL, linespacing=1.4)
+        y += THUMB + 10
 
 
-def _thumb(candidate: Candidate) -> Picture:
-    image = blank(THUMB + 4, TEMPLATE)
-    picture = enlarge(candidate.crop, THUMB)
-    frame_around(picture, BOX, 2)
-    paste(image, picture, 0, 0)
-    write_text(image, f"{candidate.index}", THUMB + 5, 22, scale=0.42)
-    write_text(image, f"{candidate.score:.3f}", THUMB + 5, 42, scale=0.42)
-    return image
+def _version_height(versions: Sequence[Version]) -> int:
+    online = max(len(version.online) for version in versions)
+    candidates = max(len(version.candidates[-SHOWN_CANDIDATES:]) for version in versions)
+    return 34 + online * (TEMPLATE + 6) + 18 + candidates * (THUMB + 10)
 
 
-def _legend() -> Picture:
-    image = blank(LINE, SHEET, PAPER)
-    x = MARGIN
-    entries: list[tuple[str, Color, int]] = [
-        ("frame became the candidate (frame, score)", BOX, 300),
-        ("templates changed (stored in the framed place)", ACCENT, 340),
-        ("UNCERTAIN", STATE_COLORS[State.UNCERTAIN], 90),
-        ("LOST", STATE_COLORS[State.LOST], 50),
-        ("dashed: least score of a candidate", PAPER, 260),
-    ]
-    for text, color, width in entries:
-        if color != PAPER:
-            image[4:16, x : x + 12] = color
-        write_text(image, text, x + 18, LINE - 5, scale=0.42)
-        x += width + 30
-    return image
+def _draw_legend(axes: Axes) -> None:
+    axes.legend(
+        handles=[
+            Patch(color=BOX, label="frame became the candidate (frame, score)"),
+            Patch(color=ACCENT, label="templates updated (stored in the framed place)"),
+            *(Patch(color=color, label=state.name) for state, color in STATE_COLORS.items()),
+            axes.plot([], [], "--", color=INK, linewidth=0.9, label="minimum score of a candidate")[
+                0
+            ],
+        ],
+        ncols=5,
+        loc="upper left",
+        bbox_to_anchor=(-0.005, -0.2),
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=1.2,
+        labelcolor=INK,
+    )
 
 
 def _changed(before: MemoryView, after: MemoryView) -> frozenset[int]:
