@@ -212,7 +212,7 @@ def test_templates_over_a_run(images, tmp_path, capsys):
 
 def test_samples_of_a_stream(miniature_data, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(f"preset: T\ndata: {miniature_data}\noutput: nowhere\n")
+    config.write_text(f"preset: T\ndata:\n  folder: {miniature_data}\noutput: nowhere\n")
     for first in (0, 4):
         out = tmp_path / f"{first}.png"
         draw("samples", config, "--count", "4", "--first", first, "-o", out)

@@ -177,8 +177,8 @@ def _add_source(parser: argparse.ArgumentParser, frames: bool) -> None:
         parser.add_argument(
             "--search-box",
             metavar="X,Y,W,H",
-            help="centre the search region of the frame after the start frame on this box instead of "
-            "the target's",
+            help="centre the search region of the frame after the start frame on this box instead "
+            "of the target's",
         )
     _add_output(parser, f"{parser.prog.split()[-1]}.png", f" or {VIDEO_SUFFIX}")
 
