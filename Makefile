@@ -5,20 +5,22 @@
 PYTHON ?= python3
 RUN := .venv-run
 DEV := .venv-dev
+LOWEST := .venv-lowest
 PIP_OPTIONS := --quiet --disable-pip-version-check
-METADATA := setup.py pyproject.toml package.xml constraints-dev.txt Makefile
+METADATA := setup.py pyproject.toml package.xml constraints-dev.txt constraints-lowest.txt Makefile
 
 # Clip and box of the demo; empty: a pedestrian in Debian's vtest.avi.
 VIDEO ?=
 BOX ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-ros lint types unit screen soak evaluate benchmark train distill-demo clean help
+.PHONY: demo test test-ros test-lowest lint types unit screen soak evaluate benchmark train distill-demo clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make lint | types | unit   one part of make test"
 	@echo "make test-ros              the tests that need ROS 2, in a sourced workspace with this package"
+	@echo "make test-lowest           the tests of what a robot runs, with the oldest libraries permitted"
 	@echo "make soak SECONDS=1800     feeds the node over DDS that long and weighs it"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
@@ -58,6 +60,10 @@ unit: $(DEV)/ready screen
 # In a sourced ROS 2 workspace that holds the package. The plugins would add their own fixtures.
 test-ros:
 	$(PYTHON) -m pytest -p no:launch_testing -p no:launch_ros test/test_rclpy_*.py test/test_launch.py
+
+# Needs the oldest Python too: newer ones have no wheels of these libraries.
+test-lowest: $(LOWEST)/ready
+	$(LOWEST)/bin/python -m pytest $(TESTS)
 
 SECONDS ?= 60
 soak: $(DEV)/ready
@@ -110,6 +116,12 @@ $(DEV)/ready: $(METADATA)
 	  --force-reinstall --no-deps opencv-contrib-python-headless
 	@touch $@
 
+$(LOWEST)/ready: $(METADATA)
+	$(call make_environment,$(LOWEST))
+	@$(LOWEST)/bin/python -m pip install $(PIP_OPTIONS) --constraint constraints-lowest.txt \
+	  --editable '.[dds,report]' hypothesis 'pytest>=8' setuptools wheel
+	@touch $@
+
 clean:
-	rm -rf $(RUN) $(DEV) demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(RUN) $(DEV) $(LOWEST) demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	  .import_linter_cache .hypothesis

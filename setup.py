@@ -19,7 +19,7 @@ if LAB_SWITCH not in ("ON", "OFF"):
 WITHOUT_LAB = LAB_SWITCH == "OFF"
 
 TORCH = ["torch>=2.6"]
-DDS = ["cyclonedds>=0.10.5; python_version < '3.14'"]
+DDS = ["cyclonedds>=11.0.1; python_version < '3.14'"]
 REPORT = ["bokeh>=3.6", "jinja2>=3.1"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
@@ -65,9 +65,9 @@ setup(
     install_requires=[
         "numpy>=1.26",
         # The headless wheel: opencv-python needs libGL and glib, which a fresh machine lacks.
-        "opencv-python-headless>=4.6",
-        "onnxruntime>=1.17",
-        "rosbags>=0.11",
+        "opencv-python-headless>=4.6.0.66",
+        "onnxruntime>=1.18",
+        "rosbags>=0.11.2",
         # Recordings that are cut off: their records, and compression (mcap itself needs both).
         "mcap>=1.2.1",
         "lz4",

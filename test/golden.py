@@ -6,8 +6,6 @@ import zlib
 
 import numpy as np
 
-from mixformerv2_ros.network.backbone import sincos_position_table
-
 WEIGHT_SEED = 20230525
 IMAGE_SEED = 11
 SEQUENCE_SEED = 7
@@ -18,6 +16,9 @@ SCORE_BIAS = {"S": -1.35, "B": 0.88}
 def weight(key: str, shape: tuple[int, ...], preset: str) -> np.ndarray:
     """The formula weight of one state_dict entry."""
     if key.endswith(("pos_embed_t", "pos_embed_s")):
+        # Here, because the images below serve tests that need no torch.
+        from mixformerv2_ros.network.backbone import sincos_position_table
+
         return sincos_position_table(shape[2], int(shape[1] ** 0.5))
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)

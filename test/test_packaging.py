@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import email
+import importlib.metadata
 import re
 import subprocess
 import tarfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from packages import build_sdist, build_wheel, copy_sources
+from packaging.requirements import Requirement
 
 from mixformerv2_ros import __version__
 
@@ -19,7 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_versions_agree():
     assert ElementTree.parse(ROOT / "package.xml").findtext("version") == __version__
-    assert f"\n{__version__} " in (ROOT / "CHANGELOG.rst").read_text()
+
+
+def test_the_changelog_begins_with_what_comes_or_with_this_version():
+    titles = re.findall(r"^(.+)\n-+$", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
+    released = re.fullmatch(rf"{re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)", titles[0])
+    assert released or titles[0] == "Forthcoming"
 
 
 def test_package_xml_is_a_ros_package():
@@ -70,12 +79,21 @@ def test_no_registry_is_written_down():
         assert not names.search(path.read_text("utf-8", errors="ignore")), name
 
 
+@dataclass(frozen=True)
+class Built:
+    """A copy of the sources, their wheel, and the names of the files in that."""
+
+    source: Path
+    wheel: Path
+    names: set[str]
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> tuple[Path, set[str]]:
-    """Sources, and what is in their wheel."""
+def built(tmp_path_factory) -> Built:
     folder = tmp_path_factory.mktemp("wheel")
     source = copy_sources(folder)
-    return source, contents(build_wheel(source, folder))
+    wheel = build_wheel(source, folder)
+    return Built(source, wheel, contents(wheel))
 
 
 def contents(wheel: Path) -> set[str]:
@@ -83,7 +101,6 @@ def contents(wheel: Path) -> set[str]:
 
 
 def test_a_wheel_carries_interfaces_model_and_pages(built):
-    _, names = built
     for path in (
         "interfaces/mixformerv2_ros/Track.msg",
         "interfaces/vision_msgs/Detection2DArray.msg",
@@ -97,28 +114,49 @@ def test_a_wheel_carries_interfaces_model_and_pages(built):
         "lab/reports/templates/page.js",
         "py.typed",
     ):
-        assert f"mixformerv2_ros/{path}" in names, path
+        assert f"mixformerv2_ros/{path}" in built.names, path
 
 
 def test_a_source_distribution_builds_the_same_wheel(built, tmp_path):
-    source, names = built
-    archive = build_sdist(source, tmp_path)
+    archive = build_sdist(built.source, tmp_path)
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
     unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
-    assert contents(build_wheel(unpacked, tmp_path)) == names
+    assert contents(build_wheel(unpacked, tmp_path)) == built.names
 
 
 def test_a_wheel_without_the_laboratory_lacks_nothing_else(built, tmp_path):
     # From the same sources: what an earlier build left behind must not come along.
-    source, names = built
-    wheel = build_wheel(source, tmp_path, MIXFORMERV2_ROS_LAB="OFF")
-    left_out = names - contents(wheel)
-    assert contents(wheel) < names
+    wheel = build_wheel(built.source, tmp_path, MIXFORMERV2_ROS_LAB="OFF")
+    left_out = built.names - contents(wheel)
+    assert contents(wheel) < built.names
     assert left_out
     assert all(name.startswith("mixformerv2_ros/lab/") for name in left_out)
 
 
+def test_the_lowest_constraints_are_the_lower_bounds(built):
+    with zipfile.ZipFile(built.wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(file.read(name))
+    bounds = set()
+    for text in metadata.get_all("Requires-Dist"):
+        requirement = Requirement(text)
+        extras = re.findall(r'extra == "(\w+)"', str(requirement.marker))
+        if not extras or extras[0] in ("dds", "report"):
+            bounds |= {
+                f"{requirement.name}=={specifier.version}"
+                for specifier in requirement.specifier
+                if specifier.operator == ">="
+            }
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    assert {line for line in lines if not line.startswith("#")} == bounds
+
+
 def test_contrib_opencv_is_the_one_that_development_uses():
+    """Both wheels write the same folder, and the last one in wins."""
+    try:
+        importlib.metadata.version("opencv-contrib-python-headless")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs opencv-contrib-python-headless, which is not installed")
     cv2 = pytest.importorskip("cv2")
     assert hasattr(cv2, "TrackerCSRT"), "make test installs opencv-contrib last"

@@ -202,6 +202,9 @@ def _convert_nv24(planes: Planes, region: Region) -> Bytes:
 
 
 def _color(image: Bytes, code: int) -> Bytes:
+    if image.shape[:2] == (1, 1):
+        # OpenCV 4.5, which ROS 2 Humble comes with, refuses a single pixel.
+        return _color(np.repeat(image, 2, axis=1), code)[:, :1]
     return np.asarray(cv2.cvtColor(image, code), np.uint8)
 
 
