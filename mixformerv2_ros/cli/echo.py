@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import math
 import sys
 import time
 from typing import Any
 
 import numpy as np
+import yaml
 
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
@@ -83,36 +84,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def as_yaml(message: Any, indent: str = "") -> str:
-    """The fields of a message, one per line."""
-    lines = []
-    for name, _ in typestore().fielddefs[message.__msgtype__][1]:
-        value = getattr(message, name)
-        if dataclasses.is_dataclass(value):
-            lines.append(f"{indent}{name}:\n{as_yaml(value, indent + '  ')}")
-        elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-            lines.append(f"{indent}{name}:\n")
-            for item in value[:MAX_VALUES]:
-                text = as_yaml(item, indent + "  ")
-                lines.append(f"{indent}- {text[len(indent) + 2 :]}")
-            lines.append(_rest(len(value), indent))
-        else:
-            lines.append(f"{indent}{name}: {_scalar(value)}\n")
-    return "".join(lines)
+class _Dumper(yaml.SafeDumper):
+    """Arrays of numbers in one line, all else in lines of their own."""
 
 
-def _scalar(value: Any) -> str:
+_Dumper.add_representer(
+    list,
+    lambda dumper, items: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", items, flow_style=not any(isinstance(i, dict) for i in items)
+    ),
+)
+
+
+def as_yaml(message: Any) -> str:
+    """The fields of a message as YAML; in place of an array's further values their number."""
+    return yaml.dump(
+        _plain(message), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = typestore().fielddefs[value.__msgtype__][1]  # type: ignore[union-attr]
+        return {name: _plain(getattr(value, name)) for name, _ in fields}
     if isinstance(value, np.ndarray | list):
-        total = len(value)
-        shown = [
-            item.item() if isinstance(item, np.generic) else item for item in value[:MAX_VALUES]
-        ]
-        more = f"  # {total} values" if total > MAX_VALUES else ""
-        return json.dumps(shown, ensure_ascii=False) + more
-    if isinstance(value, np.generic):
-        value = value.item()
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _rest(total: int, indent: str) -> str:
-    return f"{indent}# {total} entries\n" if total > MAX_VALUES else ""
+        shown = [_plain(item) for item in value[:MAX_VALUES]]
+        return [*shown, f"... {len(value)} values"] if len(value) > MAX_VALUES else shown
+    return value.item() if isinstance(value, np.generic) else value
