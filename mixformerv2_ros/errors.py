@@ -1,8 +1,11 @@
 """The errors that bad input raises.
 
-Every message is one line that says what was expected and what came. Adapters (the command line,
-the nodes) turn these into an exit code or a log line; any other exception is a defect of ours.
+Every message is one line: what was expected and what came. Adapters (the commands, the nodes) turn
+these into an exit code or a log line; any other exception is a bug of this package.
 """
+
+BAD_INPUT = 2
+"""Exit code of a process that bad input ended."""
 
 
 class MixFormerError(Exception):

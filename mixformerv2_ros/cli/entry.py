@@ -12,10 +12,8 @@ from types import ModuleType
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.cli.laboratory import lab_module
-from mixformerv2_ros.errors import MixFormerError
-
-BAD_INPUT = 2
-INTERRUPTED = 130
+from mixformerv2_ros.errors import BAD_INPUT, MixFormerError
+from mixformerv2_ros.interrupt import INTERRUPTED
 
 COMMANDS: dict[str, dict[str, str]] = {
     "start here": {

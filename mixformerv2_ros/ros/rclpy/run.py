@@ -11,10 +11,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.errors import BAD_INPUT, ParameterError
 from mixformerv2_ros.interrupt import node_stop
 
-BAD_INPUT = 2
 _POLL_S = 0.2
 """Maximum time until a signal, or a failure of the node's own thread, is handled."""
 _FINAL_SPINS, _FINAL_SPIN_S = 20, 0.01
