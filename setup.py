@@ -88,6 +88,7 @@ setup(
             *TRAX,
             "pytest>=8",
             "pytest-xdist",
+            "pre-commit",
             "hypothesis",
             "ruff",
             "mypy",

@@ -9,10 +9,12 @@ import subprocess
 import tarfile
 import zipfile
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from packages import build_sdist, build_wheel, copy_sources
 from packaging.requirements import Requirement
 
@@ -87,6 +89,12 @@ class Built:
     wheel: Path
     names: set[str]
 
+    @property
+    def metadata(self) -> Message:
+        with zipfile.ZipFile(self.wheel) as file:
+            (name,) = (name for name in self.names if name.endswith(".dist-info/METADATA"))
+            return email.message_from_bytes(file.read(name))
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Built:
@@ -134,12 +142,29 @@ def test_a_wheel_without_the_laboratory_lacks_nothing_else(built, tmp_path):
     assert all(name.startswith("mixformerv2_ros/lab/") for name in left_out)
 
 
+def test_public_ci_runs_every_python_that_is_declared(built):
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    versions = workflow["jobs"]["python"]["strategy"]["matrix"]["python"]
+    prefix = "Programming Language :: Python :: "
+    classifiers = built.metadata.get_all("Classifier")
+    assert [c.removeprefix(prefix) for c in classifiers if c.startswith(prefix)] == versions
+    assert built.metadata["Requires-Python"] == f">={versions[0]}"
+
+
+@pytest.mark.parametrize("name", [".pre-commit-config.yaml", ".github/workflows/ci.yml"])
+def test_hooks_and_public_ci_run_what_make_runs(name):
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)
+    called = re.findall(
+        r"(?:entry: |run: |^ +)make (?:-C \S+ )?([\w-]+)", (ROOT / name).read_text(), re.MULTILINE
+    )
+    assert called
+    assert set(called) <= set(phony.split())
+
+
 def test_the_lowest_constraints_are_the_lower_bounds(built):
-    with zipfile.ZipFile(built.wheel) as file:
-        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(file.read(name))
     bounds = set()
-    for text in metadata.get_all("Requires-Dist"):
+    for text in built.metadata.get_all("Requires-Dist"):
         requirement = Requirement(text)
         extras = re.findall(r'extra == "(\w+)"', str(requirement.marker))
         if not extras or extras[0] in ("dds", "report"):
