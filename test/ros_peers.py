@@ -11,9 +11,11 @@ import pytest
 import rclpy
 from domains import own_domain
 from nodes import frame_stamp
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from recordings import picture
 from sensor_msgs.msg import Image
@@ -96,6 +98,18 @@ class Peer:
                 lambda stamp=stamp: stamp in [stamp_ns(m) for m in self.heard["/detections"]],
                 f"an answer to image {index}; log: {self.lines}",
             )
+
+    def deliver(self, publisher: Any, message: Any, node: str) -> None:
+        """Publish, and wait until the node has taken it: it answers services after messages."""
+        publisher.publish(message)
+        assert publisher.wait_for_all_acked()
+        self.parameters(node)
+
+    def parameters(self, node: str, *names: str) -> list[Any]:
+        """Current values of a node's parameters."""
+        request = GetParameters.Request(names=names)
+        values = self.call(GetParameters, f"{node}/get_parameters", request).values
+        return [parameter_value_to_python(value) for value in values]
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         client = self.node.create_client(kind, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,8 +151,7 @@ def make_track(index: int) -> Track:
 def test_echo_prints_what_is_published(peer: Peer) -> None:
     publisher = peer.node.create_publisher("/drone/track", OUTPUTS["track"], profiles.reliable())
     with Command("echo", "track", "--namespace", "/drone", "-n", 2) as echo:
-        wait_for(lambda: publisher.subscription_count, "the listener")
-        time.sleep(0.3)
+        peer.wait_reliable("/drone/track")
         for i in range(3):
             publisher.publish(track_message(TYPES, make_track(i), 7_000_000))
         assert echo.process.wait(60) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from ranging import BOX, HEIGHT, WIDTH, K
 from ranging import track as a_track
-from waiting import wait_for
+from waiting import repeat_until, wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
-import rclpy
 from geometry_msgs.msg import PoseStamped, TransformStamped, Vector3Stamped
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, ros  # noqa: F401
@@ -56,12 +55,12 @@ class Locator:
         for transition in ("configure", "activate"):
             assert go(self.node, self.spinning, transition) == TransitionCallbackReturn.SUCCESS
         self.tracks = self._camera("/track", Track, RELIABLE)
-        info = self._camera("/camera_info", CameraInfo, BEST_EFFORT)
-        info.publish(CameraInfo(
+        info = CameraInfo(
             header=header(0), width=WIDTH, height=HEIGHT, distortion_model="plumb_bob",
             d=[0.0] * 5, k=K.reshape(-1), r=np.eye(3).reshape(-1), p=np.eye(3, 4).reshape(-1),
-        ))  # fmt: skip
-        wait_for(lambda: _knows_camera(self.node), "the calibration")
+        )  # fmt: skip
+        cameras = self._camera("/camera_info", CameraInfo, RELIABLE)
+        peer.deliver(cameras, info, self.node.get_name())
 
     def _camera(self, topic: str, kind: type, qos: Any) -> Any:
         return self.peer.camera(topic, kind, qos)
@@ -74,11 +73,6 @@ class Locator:
         self.spinning.end()
         self.node.close()
         self.node.destroy_node()
-
-
-def _knows_camera(node: TargetPoseNode) -> bool:
-    pose = node._pose
-    return pose is not None and pose._pose._camera is not None
 
 
 def header(stamp: int, frame: str = FRAME) -> Header:
@@ -148,20 +142,21 @@ def test_a_fixed_frame_by_tf_gives_a_goal(peer: Peer) -> None:
     locator = Locator(peer, target_frame="map", tf_frame="target")
     try:
         camera = peer.camera("/depth", Image)
-        # The first message may go before both sides know of each other.
-        for attempt in range(1, 50):
-            camera.publish(depth(attempt * 10**7, 4.0))
-            locator.show(attempt * 10**7)
-            time.sleep(0.2)
-            if any("no transform" in line for line in peer.lines):
-                break
-        else:
-            raise AssertionError(f"no reason in {peer.lines}")
+        stamps = itertools.count(10**7, 10**7)
+
+        def show() -> None:
+            stamp = next(stamps)
+            camera.publish(depth(stamp, 4.0))
+            locator.show(stamp)
+
+        repeat_until(show, lambda: any("no transform" in line for line in peer.lines), "a reason")
         StaticTransformBroadcaster(peer.node).sendTransform(_mount())
         odometry = TransformBroadcaster(peer.node)
-        frames = locator.node._frames
-        odometry.sendTransform(_odometry(10**9))
-        wait_for(lambda: frames.can_transform("map", FRAME, rclpy.time.Time()), "the transform")
+        repeat_until(
+            lambda: odometry.sendTransform(_odometry(10**9)),
+            lambda: locator.node.transform("map", FRAME, 10**9) is not None,
+            "the transform",
+        )
         camera.publish(depth(2 * 10**9, 4.0))
         locator.show(2 * 10**9)
         odometry.sendTransform(_odometry(3 * 10**9))

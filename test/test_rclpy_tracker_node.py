@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
-import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 from nodes import BUNDLE, box_of, content, frame_stamp
 from processes import ROOT, Command
 from recordings import RedEngine, picture, red_box
-from waiting import wait_for
+from waiting import repeat_until, wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as LifecycleState
+from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters
 from rclpy.action import ActionClient
@@ -203,11 +205,7 @@ def test_quality_of_the_images(
             assert camera.get_subscription_count() == 0
             return
         wait_for(lambda: camera.get_subscription_count() > 0, "a subscription")
-        end = time.monotonic() + 20
-        while not peer.heard["/track"]:
-            camera.publish(image(0))
-            time.sleep(0.05)
-            assert time.monotonic() < end
+        repeat_until(lambda: camera.publish(image(0)), lambda: peer.heard["/track"], "a track")
         if quality == "auto":
             (info,) = peer.node.get_subscriptions_info_by_topic("/image")
             assert info.qos_profile.reliability == offered.reliability
@@ -228,9 +226,20 @@ def test_qos_overrides_win(peer: Peer, red: None) -> None:
         made.close()
 
 
-def test_lifecycle(peer: Peer, red: None) -> None:
+def test_lifecycle(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = weakref.WeakSet[RedEngine]()
+
+    def load_model(values: Any) -> Model:
+        engine = RedEngine()
+        loaded.add(engine)
+        return Model(BUNDLE, engine)  # type: ignore[arg-type]
+
+    def models() -> int:
+        gc.collect()
+        return len(loaded)
+
+    monkeypatch.setattr(tracker_node, "load_model", load_model)
     made = Tracker(active=False)
-    node = made.node
     try:
         assert not peer.node.get_subscriptions_info_by_topic("/image")
         made.go("configure")
@@ -249,11 +258,13 @@ def test_lifecycle(peer: Peer, red: None) -> None:
             made.go("deactivate")
             wait_for(partial(unheard, camera), "the end of the subscription")
             peer.node.destroy_publisher(camera)
+        assert models() == 1
         made.go("cleanup")
-        assert node._model is None
+        assert models() == 0
         made.go("configure")
         assert made.go("activate") == TransitionCallbackReturn.SUCCESS
-        assert node._state_machine.current_state[0] == LifecycleState.PRIMARY_STATE_ACTIVE
+        state = peer.call(GetState, "/tracker/get_state", GetState.Request()).current_state
+        assert state.id == LifecycleState.PRIMARY_STATE_ACTIVE
     finally:
         made.close()
 
@@ -309,7 +320,8 @@ def test_parameters_say_what_the_table_says(peer: Peer, tracker: Tracker) -> Non
 def test_parameters_change_as_a_set(
     peer: Peer, tracker: Tracker, changes: dict[str, Any], words: str
 ) -> None:
-    before = tracker.node._tracker.values
+    names = [p.name for p in NODE_PARAMETERS]
+    before = dict(zip(names, peer.parameters("/tracker", *names), strict=True))
     client = AsyncParameterClient(peer.node, "/tracker")
     assert client.wait_for_services(10)
     future = client.set_parameters_atomically(
@@ -320,7 +332,19 @@ def test_parameters_change_as_a_set(
     assert result.successful == (not words), result.reason
     assert words in result.reason
     expected = before if words else {**before, **changes}
-    assert tracker.node._tracker.values == expected
+    assert dict(zip(names, peer.parameters("/tracker", *names), strict=True)) == expected
+
+
+def test_changed_parameters_apply_to_the_next_image(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    draw(peer, init_box(red_box(0)))
+    peer.show(camera, 0)
+    client = AsyncParameterClient(peer.node, "/tracker")
+    assert client.wait_for_services(10)
+    future = client.set_parameters([Parameter("uncertain.score_threshold", value=0.95)])
+    wait_for(future.done, "an answer")
+    peer.show(camera, 1)
+    assert [track.state for track in peer.heard["/track"]] == [Track.TRACKING, Track.UNCERTAIN]
 
 
 def test_services(peer: Peer, tracker: Tracker) -> None:
@@ -546,11 +570,11 @@ def test_simulated_time(peer: Peer, red: None) -> None:
         wait_for(lambda: clock.get_subscription_count() > 0, "a subscription to the clock")
         message = Clock()
         message.clock.sec = 1234
-        end = time.monotonic() + 20
-        while not any(m.header.stamp.sec == 1234 for m in peer.heard["/diagnostics"]):
-            clock.publish(message)
-            time.sleep(0.05)
-            assert time.monotonic() < end
+        repeat_until(
+            lambda: clock.publish(message),
+            lambda: any(m.header.stamp.sec == 1234 for m in peer.heard["/diagnostics"]),
+            "simulated time in the diagnostics",
+        )
     finally:
         made.close()
 

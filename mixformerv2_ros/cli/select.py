@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show images until a box is drawn on a file, or the user quits."""
-    kind = _kind(args.source)
+    kind = source_kind(args.source)
     if args.track is not None and kind in (TOPIC, CAMERA):
         raise SourceError(f"--track requires a recording or a video, got {kind} {args.source}")
     if args.box_file is not None:
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     return _finish(args, kind, drawn, INTERRUPTED if interrupted else 0)
 
 
-def _kind(source: str) -> str:
+def source_kind(source: str) -> str:
     """What a source is.
 
     Raises:
