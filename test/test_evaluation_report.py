@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -186,6 +188,25 @@ def test_shares_and_spans():
 def test_a_report_needs_runs(tmp_path, sequences):
     with pytest.raises(ParameterError, match="at least one tracker"):
         write(tmp_path / "a.html", [], sequences)
+
+
+def test_a_missing_library_is_named_before_the_first_sequence(sequences, tmp_path):
+    root = sequences[0].frames[0].parents[2]
+    code = (
+        "import sys; sys.modules['bokeh'] = None\n"
+        "from mixformerv2_ros.cli import main\n"
+        f"sys.exit(main(['evaluate', '--root', {str(root)!r}, '--trackers', 'MIL', '-o', 'out', "
+        "'--report', 'page.html']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "mixformerv2 evaluate: --report needs bokeh, which is not installed: "
+        "pip install 'mixformerv2_ros[report]'\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 SORT = """

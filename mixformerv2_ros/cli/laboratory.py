@@ -36,6 +36,6 @@ def lab_module(name: str, purpose: str, extra: str = "lab") -> ModuleType:
         if error.name is None or error.name.startswith("mixformerv2_ros"):
             raise
         raise InstallationError(
-            f"{purpose} needs {error.name}, which is not installed: "
+            f"{purpose} needs {error.name.partition('.')[0]}, which is not installed: "
             f"pip install 'mixformerv2_ros[{extra}]'"
         ) from None

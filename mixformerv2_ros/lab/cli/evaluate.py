@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.evaluation_sets import (
@@ -20,6 +21,7 @@ from mixformerv2_ros.lab.datasets.evaluation_sets import (
     load_sequences,
 )
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
+from mixformerv2_ros.lab.evaluation.analysis import read_run
 from mixformerv2_ros.lab.evaluation.metrics import score_sequence
 from mixformerv2_ros.lab.evaluation.protocols import published_settings
 from mixformerv2_ros.lab.evaluation.results import Result
@@ -245,6 +247,9 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
         raise ParameterError("evaluate requires -o OUT or --compare FOLDER")
     if args.report is not None and not args.report.parent.is_dir():
         raise ParameterError(f"--report must be a file in an existing folder, got {args.report}")
+    if args.report is not None:
+        # What is missing shows now, not after the last sequence.
+        lab_module("evaluation.report", "--report", extra="report")
     if args.bundle is not None and args.model is not None:
         raise ParameterError("BUNDLE and --model exclude each other")
     values: dict[str, Any] = values_from_arguments(args)
@@ -326,7 +331,6 @@ def _report(
     sequences: list[AnnotatedSequence],
     problems: list[str],
 ) -> None:
-    from mixformerv2_ros.lab.evaluation.analysis import read_run
     from mixformerv2_ros.lab.evaluation.report import write_report
 
     words = getattr(args, "command_line", None)  # set by cli.py
