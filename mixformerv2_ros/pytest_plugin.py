@@ -92,16 +92,23 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
         from mixformerv2_ros.engines.loader import load_engine
         from mixformerv2_ros.io.bag_reader import BagReader
         from mixformerv2_ros.model.bundle import open_bundle
-        from mixformerv2_ros.ros.parameters import BY_NAME, check_values, tracker_settings
+        from mixformerv2_ros.ros.parameters import (
+            BY_NAME,
+            check_values,
+            stream_rules,
+            tracker_settings,
+        )
         from mixformerv2_ros.ros.replay import (
+            RecordedImage,
             Start,
+            assign_images,
             choose_image_topic,
             images,
             recorded_starts,
             replay,
         )
         from mixformerv2_ros.tracking.boxes import Box
-        from mixformerv2_ros.tracking.session import Session
+        from mixformerv2_ros.tracking.stream import Step, Stream
 
         names = {name.replace(".", "_"): name for name in BY_NAME}
         values = check_values({names.get(key, key): value for key, value in parameters.items()})
@@ -109,14 +116,15 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
         engine = load_engine(
             bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
         )
-        session = Session(engine, tracker_settings(values, bundle))
+        stream = Stream(engine, tracker_settings(values, bundle), stream_rules(values))
         with BagReader(Path(bag)) as reader:
             topic = choose_image_topic(reader, image_topic)
             starts = recorded_starts(reader, []) if box is None else [Start(Box(*box), index=0)]
-            frames = tuple(
-                (frame.image.index, tuple(frame.tracks))
-                for frame in replay(images(reader, topic), session, starts)
-            )
-        return Replay(Path(bag), frames, update)
+            starts = assign_images(reader, topic, starts)
+            frames = []
+            for output in replay(images(reader, topic), stream, starts):
+                if isinstance(output, Step) and isinstance(output.image, RecordedImage):
+                    frames.append((output.image.index, output.tracks))
+        return Replay(Path(bag), tuple(frames), update)
 
     return run

@@ -33,6 +33,7 @@ class Desk:
         self.published: dict[str, list[Any]] = defaultdict(list)
         self.lines: list[tuple[Level, str]] = []
         self.subscribed: set[str] = set()
+        self.publishers = ["/camera"]
 
     def now_ns(self) -> int:
         return self.time_ns
@@ -42,6 +43,9 @@ class Desk:
 
     def has_subscribers(self, topic: str) -> bool:
         return topic in self.subscribed
+
+    def image_publishers(self) -> list[str]:
+        return self.publishers
 
     def log(self, level: Level, text: str) -> None:
         self.lines.append((level, text))

@@ -41,7 +41,7 @@ def read(path: Path, check: bool = True) -> tuple[int, str]:
             for image in images(reader, choose_image_topic(reader, None)):
                 assert image.stamp_ns == START_NS + count * PERIOD_NS
                 assert image.record_ns == image.stamp_ns + 1000
-                rgb = image.frame().pixels.rgb()
+                rgb = image.decode().pixels.rgb()
                 if check:
                     np.testing.assert_array_equal(rgb, picture(count))
                 count += 1
@@ -542,7 +542,7 @@ def test_random_damage_never_escapes(tmp_path: Path) -> None:
             try:
                 with BagReader(bag) as reader:
                     for image in images(reader, choose_image_topic(reader, None)):
-                        image.frame().pixels.rgb()
+                        image.decode().pixels.rgb()
             except MixFormerError as error:
                 assert str(error)  # noqa: PT017
             try:

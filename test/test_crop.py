@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from mixformerv2_ros.errors import BoxError, ImageError
 from mixformerv2_ros.tracking.boxes import Box, check_box, clip_box, iou
-from mixformerv2_ros.tracking.crop import NEUTRAL, crop_window, cut, fade_surroundings
+from mixformerv2_ros.tracking.crop import (
+    NEUTRAL,
+    attenuate_background,
+    crop_and_resize,
+    crop_window,
+)
 from mixformerv2_ros.tracking.pixels import Pixels
 
 
@@ -41,7 +46,7 @@ def test_crops_are_the_reference_ones(vectors):
         assert window == (x1, y1, side)
         assert size / window.side == resize_factor
         crop = np.empty((int(size), int(size), 3), dtype=np.uint8)
-        cut(pixels, window, crop)
+        crop_and_resize(pixels, window, crop)
         assert zlib.crc32(crop.tobytes()) == sums[1], row
         compared += 1
     assert compared > 80
@@ -58,13 +63,13 @@ def test_a_window_outside_the_image_is_refused():
     out = np.empty((16, 16, 3), np.uint8)
     for box in (Box(200, 10, 20, 20), Box(-100, 10, 20, 20), Box(10, 300, 5, 5)):
         with pytest.raises(BoxError, match="overlap the 60x50 image"):
-            cut(pixels, crop_window(box, 2.0), out)
+            crop_and_resize(pixels, crop_window(box, 2.0), out)
 
 
 def test_what_lies_outside_is_black():
     pixels = Pixels.from_array(np.full((40, 40, 3), 200, np.uint8))
     out = np.empty((40, 40, 3), np.uint8)
-    cut(pixels, crop_window(Box(-10, -10, 20, 20), 2.0), out)
+    crop_and_resize(pixels, crop_window(Box(-10, -10, 20, 20), 2.0), out)
     assert (out[:20] == 0).all()
     assert (out[:, :20] == 0).all()
     assert (out[20:, 20:] == 200).all()
@@ -124,7 +129,7 @@ def test_iou():
 def test_surroundings_fade_and_the_target_stays():
     crop = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     before = crop.copy()
-    faded = fade_surroundings(crop, (8.4, 3.6, 20.0, 40.0), 0.25)
+    faded = attenuate_background(crop, (8.4, 3.6, 20.0, 40.0), 0.25)
     np.testing.assert_array_equal(crop, before)
     np.testing.assert_array_equal(faded[4:, 8:20], crop[4:, 8:20])
     around = np.ones((32, 32), bool)
@@ -135,12 +140,12 @@ def test_surroundings_fade_and_the_target_stays():
 
 def test_surroundings_with_all_contrast_are_left_alone():
     crop = np.zeros((16, 16, 3), np.uint8)
-    assert fade_surroundings(crop, (4, 4, 12, 12), 1.0) is crop
+    assert attenuate_background(crop, (4, 4, 12, 12), 1.0) is crop
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4), st.floats(0, 1))
 def test_any_corners_can_be_faded_around(corners, contrast):
     crop = np.full((16, 16, 3), 255, np.uint8)
-    faded = fade_surroundings(crop, corners, contrast)
+    faded = attenuate_background(crop, corners, contrast)
     assert faded.shape == crop.shape
     assert (faded >= np.floor(NEUTRAL)).all()

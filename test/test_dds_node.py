@@ -131,7 +131,8 @@ def test_a_process_tracks_what_a_replay_tracks(
         wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         with BagReader(bag) as reader:
             messages = [
-                entry.content for entry in images(reader, reader.topics["/camera/image_raw"])
+                reader.deserialize(entry.message)
+                for entry in images(reader, reader.topics["/camera/image_raw"])
             ]
         x, y, w, h = map(float, box.split(","))
         starter.publish(init_box((x, y, w, h), frame_stamp(0)))
@@ -187,7 +188,7 @@ def test_boxes_come_on_three_topics(peer: Peer, camera: Any) -> None:
         starters["init_box"].publish(init_box(red_box(0), frame_stamp(0), "boxed"))
         starters["init_detection"].publish(detection)
         starters["init_roi"].publish(region)
-        wait_for(lambda: len(local.lines) == 2 or local.tracking.tracker._waiting, "starts")
+        wait_for(lambda: len(local.lines) == 2 or local.tracking.tracker.targets, "starts")
         time.sleep(0.05)
         feed(peer, camera, 1, 2)
         names = {m.target_id for m in peer.heard["/track"] if stamp_ns(m) == frame_stamp(2)}
@@ -201,7 +202,7 @@ def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:
         ready(peer, local)
         wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         starter.publish(init_box(red_box(0)))
-        wait_for(lambda: local.tracking.tracker._waiting, "the box")
+        wait_for(lambda: local.tracking.tracker.targets, "the box")
         feed(peer, camera, 0)
         # DDS lets nobody publish bytes that are no message; a text may hold anything, though.
         with pytest.raises(MiddlewareError, match="cannot publish message on /image"):
@@ -221,7 +222,7 @@ def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:
                 "a bad image",
             )
         starter.publish(init_box((float("nan"), 0, 10, 10), 0, "bad"))
-        wait_for(lambda: local.tracking.tracker._waiting, "the bad box")
+        wait_for(lambda: local.tracking.tracker.targets, "the bad box")
         feed(peer, camera, 2)
         assert [m.state for m in peer.heard["/track"]] == [State.TRACKING] * 2
         said = "\n".join(local.lines)
@@ -237,13 +238,18 @@ def test_a_recording_that_loops(peer: Peer, camera: Any) -> None:
         ready(peer, local)
         wait_for(lambda: starter.subscription_count, "a subscription to init_box")
         starter.publish(init_box(red_box(0)))
-        wait_for(lambda: local.tracking.tracker._waiting, "the box")
-        feed(peer, camera, 3, 4, 5)
+        wait_for(lambda: local.tracking.tracker.targets, "the box")
+        feed(peer, camera, 23, 24, 25)
         peer.heard["/detections"].clear()
-        feed(peer, camera, 0, 1)
+        other = peer.node.create_publisher("/image", IMAGE, profiles.reliable())
+        wait_for(lambda: other.subscription_count, "a subscription to the second publisher")
+        camera.publish(image(0))  # published when the next image has confirmed the step
+        feed(peer, camera, 1)
+        wait_for(lambda: len(peer.heard["/track"]) == 5, "both images after the step")
         assert [m.state for m in peer.heard["/track"]] == [1, 1, 1, 0, 0]
         assert [line for line in local.lines if "stepped back" in line] == [
-            "image time stepped back: forgot target"
+            "image time stepped back by 1.250 s; targets reset: target; "
+            "the image topic has 2 publishers: /peer, /peer"
         ]
 
 

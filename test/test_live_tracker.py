@@ -16,7 +16,6 @@ from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.ros.live.statistics import Timing
-from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages, spread
 from mixformerv2_ros.ros.messages import (
     Level,
     compressed_image_message,
@@ -27,8 +26,10 @@ from mixformerv2_ros.ros.messages import (
 )
 from mixformerv2_ros.ros.replay import Start, choose_image_topic, images, replay
 from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
-from mixformerv2_ros.tracking.session import Session, State
+from mixformerv2_ros.tracking.image_buffer import BufferedImage, ImageBuffer, subsample
+from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
+from mixformerv2_ros.tracking.stream import Step, Stream
 
 
 class SlowEngine(RedEngine):
@@ -44,12 +45,13 @@ class SlowEngine(RedEngine):
 def replayed(tmp_path: Any, count: int, start: Start) -> list[tuple[Any, ...]]:
     """What `mixformerv2 replay` says about the same frames."""
     with BagReader(write_bag(tmp_path / "bag", count)) as reader:
-        frames = replay(
+        outputs = replay(
             images(reader, choose_image_topic(reader, None)),
-            Session(RedEngine(), TrackerSettings()),
+            Stream(RedEngine(), TrackerSettings()),
             [start],
         )
-        return [content(track_message(TYPES, track)) for f in frames for track in f.tracks]
+        steps = [output for output in outputs if isinstance(output, Step)]
+        return [content(track_message(TYPES, track)) for step in steps for track in step.tracks]
 
 
 def contents(messages: list[Any]) -> list[tuple[Any, ...]]:
@@ -120,22 +122,6 @@ def test_catching_up_with_a_slow_model_comes_to_an_end() -> None:
         assert stamps == sorted(set(stamps))
 
 
-def test_a_bad_image_does_not_spoil_catching_up() -> None:
-    with Node() as node:
-        node.feed(image(0), image(1))
-        bad = image(2)
-        bad.step = 1
-        # One that newer ones replaced unseen is kept, good or not.
-        node.tracker._recent.add(Arrival(3, 0, bad, frame_stamp(2), 0))
-        node.tracker._arrivals = 3
-        node.feed(image(3))
-        node.tracker.receive_init(init_box(red_box(1), frame_stamp(1)))
-        node.settle()
-        node.feed(image(4))
-        assert node.desk.tracks[-1].state == State.TRACKING
-        assert node.counts.refused == 0
-
-
 def test_a_name_without_end_is_refused() -> None:
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0), target_id="x" * 100_000))
@@ -157,13 +143,18 @@ def test_a_box_waits_for_its_image() -> None:
 @pytest.mark.parametrize(
     ("stamp", "words"),
     [
-        (frame_stamp(0), "its image is 2.000 s older than the newest, and images of the last"),
+        (
+            frame_stamp(0),
+            "its image is 2.000 s older than the newest, and the buffer holds the last",
+        ),
         (frame_stamp(500), "its image is 23.000 s ahead of the newest"),
     ],
 )
 def test_a_box_on_an_image_that_is_not_kept_is_refused(stamp: int, words: str) -> None:
     with Node(buffer__duration=1.0) as node:
-        node.feed(*(image(i) for i in range(40)))
+        for i in range(40):
+            node.desk.time_ns += PERIOD_NS
+            node.feed(image(i))
         node.tracker.receive_init(init_box(red_box(0), stamp))
         node.feed(image(40))
         assert len(node.desk.texts) == 1
@@ -190,7 +181,7 @@ def test_boxes_that_cannot_be_tracked_are_refused(box: Any, words: str, stamp: i
         node.settle()
         node.feed(image(2))
         assert [text for text in node.desk.texts if "refused" in text] != []
-        assert "box of bad\\n refused: " in node.desk.texts[-1]
+        assert "init box of bad\\n refused: " in node.desk.texts[-1]
         assert words.split(" must")[0] in node.desk.texts[-1]
         assert node.counts.refused == 1
         assert [m.target_id for m in node.desk.tracks] == ["good"] * 3
@@ -220,7 +211,9 @@ def test_a_target_more_than_permitted_is_refused() -> None:
             node.tracker.receive_init(init_box(red_box(0), target_id=name))
         node.feed(image(0))
         assert [m.target_id for m in node.desk.tracks] == ["a", "b"]
-        assert "box of c refused: at most 2 targets are tracked (max_targets)" in node.desk.texts
+        assert (
+            "init box of c refused: at most 2 targets are tracked (max_targets)" in node.desk.texts
+        )
 
 
 def test_the_newest_image_wins_and_nobody_waits() -> None:
@@ -243,12 +236,12 @@ def test_the_newest_image_wins_and_nobody_waits() -> None:
 
 def test_stop_and_reset() -> None:
     with Node() as node:
-        assert node.tracker.stop() == "no target is tracked"
+        assert node.tracker.stop() == "no target to stop"
         node.tracker.receive_init(init_box(red_box(0), target_id="a"))
         node.tracker.receive_init(init_box(red_box(0), target_id="b"))
         node.feed(image(0))
-        assert node.tracker.stop("nobody") == "no target nobody is tracked"
-        assert node.tracker.stop("a") == "stopped a"
+        assert node.tracker.stop("nobody") == "no target nobody"
+        assert node.tracker.stop("a") == "stopped: a"
         node.feed(image(1))
         assert [m.target_id for m in node.desk.tracks] == ["a", "b", "b"]
         node.tracker.reset()
@@ -265,7 +258,7 @@ def test_stop_and_reset() -> None:
 def test_stop_forgets_a_box_that_waits() -> None:
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0)))
-        assert node.tracker.stop() == "stopped target"
+        assert node.tracker.stop() == "stopped: target"
         node.feed(image(0))
         assert node.desk.tracks[-1].state == State.IDLE
 
@@ -294,10 +287,14 @@ def test_time_that_steps_back_forgets_targets_once() -> None:
     """A recording that loops: IDLE until the next box, which may come before its image."""
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0)))
-        node.feed(*(image(i) for i in range(5)))
+        node.feed(*(image(i) for i in range(20)))
+        node.desk.publishers = ["/camera", "/player"]
         node.feed(*(image(i) for i in range(3)))
-        assert [m.state for m in node.desk.tracks[5:]] == [State.IDLE] * 3
-        assert node.desk.texts[1:] == ["image time stepped back: forgot target"]
+        assert [m.state for m in node.desk.tracks[20:]] == [State.IDLE] * 3
+        assert node.desk.texts[1:] == [
+            "image time stepped back by 0.950 s; targets reset: target; "
+            "the image topic has 2 publishers: /camera, /player"
+        ]
         # The box for the next image of this loop is not mixed up with that of the loop before.
         node.tracker.receive_init(init_box(red_box(4), frame_stamp(4)))
         node.feed(image(3), image(4))
@@ -315,9 +312,13 @@ def test_another_size_forgets_targets() -> None:
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0)))
         node.feed(image(0), image(1), large(2), large(3), image(4), large(5))
-        assert [m.state for m in node.desk.tracks] == [1, 1, 0, 0, 0, 0]
-        assert node.desk.texts[1:] == ["image size changed from 160x120 to 320x240: forgot target"]
-        node.tracker.receive_init(init_box(red_box(4), frame_stamp(4)))
+        assert [m.state for m in node.desk.tracks] == [1, 1, 0, 0, 0]
+        assert node.counts.late == 1  # the single image of the former size
+        assert node.desk.texts[1:] == [
+            "image size changed from 160x120 to 320x240; targets reset: target",
+            "single image dropped: image size changed from 320x240 to 160x120",
+        ]
+        node.tracker.receive_init(init_box(red_box(1), frame_stamp(1)))
         node.feed(large(6))
         assert "refused" in node.desk.texts[-1]
 
@@ -349,7 +350,8 @@ def test_a_camera_that_stops_and_returns() -> None:
                 (1, f"no image for {seconds}.0 s") if seconds > 2 else (0, "TRACKING")
             )
         node.feed(image(62, picture_of=2))
-        assert node.desk.texts[1:] == ["no image for 3.0 s", "images again"]
+        node.tracker.publish_diagnostics()
+        assert node.desk.texts[1:] == ["no image for 3.0 s", "image stream resumed"]
         assert node.desk.tracks[-1].state == State.TRACKING
 
 
@@ -386,7 +388,7 @@ def test_malformed_images_are_named_once_and_counted(message: Any, words: str) -
         node.feed(image(0))
         message.header = header_message(TYPES, frame_stamp(1), "cam")
         node.feed(message, message, message, image(2))
-        said = [text for text in node.desk.texts if "cannot be used" in text]
+        said = [text for text in node.desk.texts if "cannot be decoded" in text]
         assert len(said) == 1
         assert words in said[0]
         assert said[0].isprintable()
@@ -528,9 +530,8 @@ def test_the_node_costs_little_beside_the_engine() -> None:
     assert np.percentile(costs, 95) < 4
 
 
-def arrivals(count: int, size: int = 100) -> list[Arrival]:
-    data = SimpleNamespace(data=bytes(size))
-    return [Arrival(i + 1, 0, data, frame_stamp(i), 0) for i in range(count)]
+def buffered(count: int, size: int = 100) -> list[BufferedImage]:
+    return [BufferedImage(frame_stamp(i), frame_stamp(i), size, i + 1) for i in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -542,32 +543,42 @@ def arrivals(count: int, size: int = 100) -> list[Arrival]:
         ((9, 0, 1), 1),
     ],
 )
-def test_recent_images_are_bounded_three_ways(bounds: tuple[int, int, int], kept: int) -> None:
-    recent = RecentImages(*bounds)
-    for arrival in arrivals(20):
-        recent.add(arrival)
-    assert (len(recent), recent.bytes) == (kept, kept * 100)
-    assert (recent.oldest.number, recent.newest.number) == (21 - kept, 20)
-    assert [a.number for a in recent.between(18, 20)] == ([19] if kept > 1 else [])
+def test_an_image_buffer_is_bounded_three_ways(bounds: tuple[int, int, int], kept: int) -> None:
+    buffer: ImageBuffer[BufferedImage] = ImageBuffer(*bounds)
+    for one in buffered(20):
+        buffer.add(one)
+    assert (len(buffer), buffer.nbytes) == (kept, kept * 100)
+    assert (buffer.oldest.number, buffer.newest.number) == (21 - kept, 20)
+    assert [a.number for a in buffer.between(18, 20)] == ([19] if kept > 1 else [])
 
 
-def test_recent_images_are_found_by_their_stamp() -> None:
-    recent = RecentImages(99, 10**12, 10**9)
-    for arrival in arrivals(5):
-        recent.add(arrival)
-    assert recent.find(frame_stamp(2)).number == 3
-    assert recent.find(frame_stamp(2) - 1).number == 3
-    assert recent.find(frame_stamp(4) + 1) is None
-    assert recent.find(frame_stamp(0)).number == 1
-    assert recent.find(frame_stamp(0) - 1) is None
-    recent.discard(recent.find(frame_stamp(2)))
-    assert recent.find(frame_stamp(2)).number == 4
-    assert recent.bytes == 400
+def test_buffered_images_are_found_by_their_stamp() -> None:
+    buffer: ImageBuffer[BufferedImage] = ImageBuffer(5, 10**12, 10**9)
+    for one in buffered(5):
+        buffer.add(one)
+    assert buffer.find(frame_stamp(2)).number == 3
+    assert buffer.find(frame_stamp(2) - 1).number == 3
+    assert buffer.find(frame_stamp(4) + 1) is None
+    assert buffer.find(frame_stamp(0)).number == 1
+    assert buffer.find(frame_stamp(0) - 1) is None
+    buffer.add(BufferedImage(frame_stamp(5), frame_stamp(5), 100, 6))
+    assert buffer.find(frame_stamp(1)).number == 2
+    assert buffer.find(frame_stamp(1) - 1) is None
+    buffer.discard(buffer.find(frame_stamp(2)))
+    assert buffer.find(frame_stamp(2)).number == 4
+    assert buffer.nbytes == 400
+
+
+def test_of_images_of_one_stamp_the_last_is_found() -> None:
+    buffer: ImageBuffer[BufferedImage] = ImageBuffer(9, 10**12, 10**9)
+    for number in range(1, 4):
+        buffer.add(BufferedImage(frame_stamp(0), number, 1, number))
+    assert buffer.find(frame_stamp(0)).number == 3
 
 
 @pytest.mark.parametrize(("total", "count"), [(0, 3), (3, 3), (10, 3), (10, 1), (7, 5)])
-def test_spread_keeps_the_last(total: int, count: int) -> None:
-    chosen = spread(arrivals(total), count)
+def test_a_subsample_keeps_the_last(total: int, count: int) -> None:
+    chosen = subsample(buffered(total), count)
     assert len(chosen) == min(total, count)
     assert [a.number for a in chosen] == sorted({a.number for a in chosen})
     assert not total or chosen[-1].number == total

@@ -35,13 +35,15 @@ def test_every_setting_of_the_tracker_has_one_parameter():
     settings = [p.setting for p in PARAMETERS if p.setting]
     fields = {f.name for f in dataclasses.fields(TrackerSettings)}
     # What the weights were trained with is no matter of taste: only their bundle says it.
-    assert sorted(settings) == sorted(fields - {"template_surroundings"})
+    assert sorted(settings) == sorted(fields - {"template_background_contrast"})
 
 
 def test_defaults_are_valid_and_those_of_the_tracker():
     values = check_values({})
     assert set(values) == set(BY_NAME)
-    expected = TrackerSettings(search_factor=4.25, template_factor=2.5, template_surroundings=0.75)
+    expected = TrackerSettings(
+        search_factor=4.25, template_factor=2.5, template_background_contrast=0.75
+    )
     assert tracker_settings({}, BUNDLE) == expected
 
 

@@ -134,7 +134,7 @@ def test_tracks_are_those_of_a_session(peer: Peer) -> None:
     bundle = open_bundle(None)
     session = Session(load_engine(bundle, "onnxruntime", "cpu", 1), TrackerSettings(
         search_factor=bundle.search_factor, template_factor=bundle.template_factor,
-        template_surroundings=bundle.template_background_contrast,
+        template_background_contrast=bundle.template_background_contrast,
     ))  # fmt: skip
     frames = [Frame(Pixels.from_array(picture(i)), frame_stamp(i), "cam") for i in range(6)]
     expected = [session.start(frames[0], red_box(0))]

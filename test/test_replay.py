@@ -25,7 +25,6 @@ from recordings import (
 
 from mixformerv2_ros.errors import (
     BoxError,
-    ImageError,
     MixFormerError,
     ParameterError,
     SourceError,
@@ -38,23 +37,35 @@ from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.replay import (
     DETECTIONS_TOPIC,
     TRACK_TOPIC,
-    ReplayedFrame,
+    RecordedImage,
     Start,
+    assign_images,
     choose_image_topic,
     images,
     recorded_starts,
     replay,
-    write_frame,
+    write_step,
 )
 from mixformerv2_ros.tracking.boxes import Box, iou
-from mixformerv2_ros.tracking.session import Session, State
+from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
+from mixformerv2_ros.tracking.stream import Event, EventKind, Output, Step, Stream
 
 
-def run(bag: Path, starts: Sequence[Start]) -> list[ReplayedFrame]:
+def outputs_of(bag: Path, starts: Sequence[Start]) -> list[Output]:
     with BagReader(bag) as reader:
-        session = Session(RedEngine(), TrackerSettings())
-        return list(replay(images(reader, choose_image_topic(reader, None)), session, starts))
+        topic = choose_image_topic(reader, None)
+        starts = assign_images(reader, topic, starts)
+        return list(replay(images(reader, topic), Stream(RedEngine(), TrackerSettings()), starts))
+
+
+def run(bag: Path, starts: Sequence[Start]) -> list[Step]:
+    return [output for output in outputs_of(bag, starts) if isinstance(output, Step)]
+
+
+def index(step: Step) -> int:
+    assert isinstance(step.image, RecordedImage)
+    return step.image.index
 
 
 @pytest.mark.parametrize("compressed", ["", "png"])
@@ -62,11 +73,11 @@ def test_target_is_followed_in_rgb(tmp_path: Path, compressed: str) -> None:
     """The engine sees red where the picture is red, raw or compressed."""
     bag = write_bag(tmp_path / "bag", 30, compressed=compressed)
     frames = run(bag, [Start(red_box(0), index=0)])
-    assert [frame.image.index for frame in frames] == list(range(30))
+    assert [index(frame) for frame in frames] == list(range(30))
     for frame in frames:
         (track,) = frame.tracks
-        assert iou(track.box, red_box(frame.image.index)) > 0.85
-        assert track.stamp_ns == START_NS + frame.image.index * PERIOD_NS
+        assert iou(track.box, red_box(index(frame))) > 0.85
+        assert track.stamp_ns == START_NS + index(frame) * PERIOD_NS
         assert track.frame_id == "camera"
     assert frames[0].tracks[0].box == red_box(0)
     assert frames[0].tracks[0].confidence == 1.0
@@ -78,14 +89,14 @@ def test_images_are_views_of_the_recorded_bytes(tmp_path: Path) -> None:
     with BagReader(bag) as reader:
         for image in images(reader, choose_image_topic(reader, None)):
             recorded = np.frombuffer(image.message.data, np.uint8)
-            assert np.shares_memory(image.frame().pixels.rgb(), recorded)
+            assert np.shares_memory(image.decode().pixels.rgb(), recorded)
 
 
 def test_start_at_a_later_image(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", 20)
     at_index = run(bag, [Start(red_box(8), index=8)])
     at_time = run(bag, [Start(red_box(8), record_ns=START_NS + 8 * PERIOD_NS)])
-    assert [f.image.index for f in at_index] == [f.image.index for f in at_time]
+    assert [index(f) for f in at_index] == [index(f) for f in at_time]
     assert at_index[0].image.index == 8
 
 
@@ -123,7 +134,7 @@ def test_recorded_box_starts_at_its_image(tmp_path: Path) -> None:
     with BagReader(bag) as reader:
         starts = recorded_starts(reader, [])
     frames = run(bag, starts)
-    assert [frame.image.index for frame in frames] == list(range(5, 20))
+    assert [index(frame) for frame in frames] == list(range(5, 20))
     assert frames[0].tracks[0].target_id == "dog"
     assert iou(frames[-1].tracks[0].box, red_box(19)) > 0.85
 
@@ -138,14 +149,14 @@ def test_box_without_stamp_starts_at_the_next_image(tmp_path: Path) -> None:
     with BagReader(bag) as reader:
         assert recorded_starts(reader, []) == []
         starts = recorded_starts(reader, ["roi"])
-    assert run(bag, starts)[0].image.index == 7
+    assert index(run(bag, starts)[0]) == 7
 
 
 def test_stamp_of_an_image_that_was_not_recorded(tmp_path: Path) -> None:
     """The next image serves, if it is not much later."""
     bag = write_bag(tmp_path / "bag", 10)
     near = Start(red_box(3), stamp_ns=START_NS + 2 * PERIOD_NS + 1)
-    assert run(bag, [near])[0].image.index == 3
+    assert index(run(bag, [near])[0]) == 3
     early = Start(red_box(0), stamp_ns=START_NS - 10**9)
     with pytest.raises(SourceError, match="which the recording does not hold"):
         run(bag, [early])
@@ -161,7 +172,7 @@ def test_several_targets_and_a_new_start(tmp_path: Path) -> None:
             Start(red_box(9), "a", index=9),
         ],
     )
-    names = {frame.image.index: [track.target_id for track in frame.tracks] for frame in frames}
+    names = {index(frame): [track.target_id for track in frame.tracks] for frame in frames}
     assert names[2] == names[4] == ["a"]
     assert sorted(names[5]) == sorted(names[19]) == ["a", "b"]
     restarted = {track.target_id: track for track in frames[9 - 2].tracks}
@@ -174,11 +185,11 @@ def test_bad_box_is_found_before_the_first_frame(tmp_path: Path, box: Box) -> No
     """Also when it would start later."""
     bag = write_bag(tmp_path / "bag", 6)
     with BagReader(bag) as reader:
-        session = Session(RedEngine(), TrackerSettings())
+        stream = Stream(RedEngine(), TrackerSettings())
         recorded = images(reader, choose_image_topic(reader, None))
         starts = [Start(red_box(0), index=0), Start(box, "later", index=4)]
         with pytest.raises(BoxError, match="target later: box"):
-            next(replay(recorded, session, starts))
+            next(replay(recorded, stream, starts))
 
 
 def test_start_beyond_the_end(tmp_path: Path) -> None:
@@ -187,14 +198,36 @@ def test_start_beyond_the_end(tmp_path: Path) -> None:
         run(bag, [Start(red_box(0), index=6)])
 
 
-def test_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_images_that_cannot_be_decoded_are_skipped(tmp_path: Path) -> None:
     types = typestore().types
     with BagWriter(tmp_path / "bag") as writer:
-        for i in range(4):
-            message = image_message(types, picture(i), "rgb8" if i < 2 else "what", START_NS, "c")
-            writer.write(IMAGE_TOPIC, "sensor_msgs/msg/Image", message, START_NS + i)
-    with pytest.raises(ImageError, match="image 2 of the recording: image encoding must be"):
-        run(tmp_path / "bag", [Start(red_box(0), index=0)])
+        for i in range(6):
+            stamp = START_NS + i * PERIOD_NS
+            encoding = "what" if i in (2, 3) else "rgb8"
+            message = image_message(types, picture(i), encoding, stamp, "c")
+            writer.write(IMAGE_TOPIC, "sensor_msgs/msg/Image", message, stamp)
+    outputs = outputs_of(tmp_path / "bag", [Start(red_box(0), index=0)])
+    assert [index(o) for o in outputs if isinstance(o, Step)] == [0, 1, 4, 5]
+    broken = [o for o in outputs if isinstance(o, Event) and o.kind is EventKind.UNDECODABLE]
+    assert [event.image.name for event in broken] == [f"image {i} of the recording" for i in (2, 3)]
+    assert "image encoding must be" in broken[0].text
+
+
+def test_boxes_of_a_recorded_loop_belong_to_their_own_pass(tmp_path: Path) -> None:
+    types, period = typestore().types, PERIOD_NS
+    box = init_box(START_NS + 2 * period, red_box(2))
+    with BagWriter(tmp_path / "bag") as writer:
+        for number in range(3 * 15):
+            i, record = number % 15, START_NS + number * period
+            message = image_message(types, picture(i), "rgb8", START_NS + i * period, "c")
+            writer.write(IMAGE_TOPIC, "sensor_msgs/msg/Image", message, record)
+            if i == 4:  # drawn two images later
+                writer.write("/init_box", "mixformerv2_ros/msg/InitBox", box, record + 1)
+    with BagReader(tmp_path / "bag") as reader:
+        starts = recorded_starts(reader, [])
+    steps = run(tmp_path / "bag", starts)
+    tracked = {index(step) for step in steps if step.tracks}
+    assert tracked == {i for i in range(45) if i % 15 >= 2}
 
 
 def test_init_topic_that_is_none(tmp_path: Path) -> None:
@@ -209,7 +242,7 @@ def test_init_topic_that_is_none(tmp_path: Path) -> None:
 def record(bag: Path, target: Path, storage: str = "mcap", copy: bool = False) -> Path:
     with BagWriter(target, storage) as writer:
         for frame in run(bag, [Start(red_box(0), index=0)]):
-            write_frame(writer, frame, copy)
+            write_step(writer, frame, copy)
     return target
 
 
@@ -271,12 +304,13 @@ def test_damaged_recording_is_replayed_up_to_the_damage(tmp_path: Path) -> None:
     file.write_bytes(data[: len(data) // 2])
     seen = []
     with BagReader(bag) as reader:
-        session = Session(RedEngine(), TrackerSettings())
+        stream = Stream(RedEngine(), TrackerSettings())
         recorded = images(reader, choose_image_topic(reader, None))
         with pytest.raises(DamagedBagError):
             seen.extend(
-                frame.image.index
-                for frame in replay(recorded, session, [Start(red_box(0), index=0)])
+                index(output)
+                for output in replay(recorded, stream, [Start(red_box(0), index=0)])
+                if isinstance(output, Step)
             )
     assert seen == list(range(len(seen)))
     assert 13 <= len(seen) <= 15
@@ -309,8 +343,8 @@ def test_tables_are_readable_after_every_track(tmp_path: Path) -> None:
     table, json_file = CsvFile(tmp_path / "t.csv"), JsonFile(tmp_path / "t.json", 'a "bag"')
     assert json.loads((tmp_path / "t.json").read_text()) == {"source": 'a "bag"', "tracks": []}
     for n, frame in enumerate(run(bag, [Start(red_box(0), index=0)]), start=1):
-        table.write(frame.image.index, frame.tracks[0])
-        json_file.write(frame.image.index, frame.tracks[0])
+        table.write(index(frame), frame.tracks[0])
+        json_file.write(index(frame), frame.tracks[0])
         lines = (tmp_path / "t.csv").read_text().splitlines()
         assert len(lines) == 1 + n
         assert len(json.loads((tmp_path / "t.json").read_text())["tracks"]) == n

@@ -40,7 +40,7 @@ from mixformerv2_ros.lab.training.sampling import (
 )
 from mixformerv2_ros.model.presets import S, T
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.crop import NEUTRAL, Window, crop_window, cut
+from mixformerv2_ros.tracking.crop import NEUTRAL, CropWindow, crop_and_resize, crop_window
 from mixformerv2_ros.tracking.pixels import Pixels
 
 SMALL = SamplingConfig(min_frames=5, min_visible=3)
@@ -282,7 +282,7 @@ def test_crops_equal_those_of_whole_transformed_pictures(mirrored, grey):
         if crop is None:
             continue
         expected = np.empty((64, 64, 3), np.uint8)
-        cut(whole, crop_window(around, 4.5), expected)
+        crop_and_resize(whole, crop_window(around, 4.5), expected)
         np.testing.assert_array_equal(crop.image, expected)
         compared += 1
     assert compared > 60
@@ -295,10 +295,10 @@ def test_a_canvas_changes_nothing_and_is_left_clean():
     for _ in range(200):
         side = int(rng.integers(2, 260))
         x, y = (int(v) for v in rng.integers(-side + 2, 55, 2))
-        window = Window(x, y, side)
+        window = CropWindow(x, y, side)
         plain, other = np.empty((2, 32, 32, 3), np.uint8)
-        cut(picture, window, plain)
-        cut(picture, window, other, canvas)
+        crop_and_resize(picture, window, plain)
+        crop_and_resize(picture, window, other, canvas)
         np.testing.assert_array_equal(plain, other)
         assert not canvas.any()
 
@@ -318,7 +318,7 @@ def test_rejection_agrees_with_a_mask():
             mask[y1 - y : y2 - y, x1 - x : x2 - x] = 0
         resized = cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) > 0
         expected = not resized[::16, ::16].all()
-        assert shows_picture(Window(x, y, side), width, height, size) == expected
+        assert shows_picture(CropWindow(x, y, side), width, height, size) == expected
         answers[expected] += 1
     assert min(answers.values()) > 100
 
@@ -382,7 +382,7 @@ def oracle(sampler: TrackingDataset, clip: Clip, number: int, seed: int) -> dict
         side = math.ceil(math.sqrt(jw * jh) * factor)
         out = np.empty((size, size, 3), np.uint8)
         around = Box(cx - jw / 2, cy - jh / 2, jw, jh)
-        cut(Pixels.from_array(image), crop_window(around, factor), out)
+        crop_and_resize(Pixels.from_array(image), crop_window(around, factor), out)
         middle = (size - 1) / 2 + (np.array([x + w / 2, y + h / 2]) - (cx, cy)) * size / side
         half = np.array([w, h]) / 2 * size / side
         made.append((out, np.concatenate([middle - half, middle + half]) / size))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from recordings import (
@@ -27,43 +29,41 @@ from recordings import (
     write_video,
 )
 
-from mixformerv2_ros.errors import BoxError, ImageError, SourceError
+from mixformerv2_ros.errors import BoxError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.video import VideoFile, VideoSource
+from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.ros.replay import choose_image_topic, images
 from mixformerv2_ros.tracking.boxes import Box, iou
-from mixformerv2_ros.tracking.session import Session
-from mixformerv2_ros.tracking.settings import TrackerSettings
 
 BOX = "20,30,24,18"
 
 
-class Session_(Session):
-    """A session that can do something at a given frame."""
+class ActingEngine(RedEngine):
+    """Does something at a given search."""
 
-    def __init__(self, at: int = -1, action: Callable[[], None] = lambda: None) -> None:
-        super().__init__(RedEngine(), TrackerSettings())
-        self.count, self.at, self.action = 0, at, action
+    def __init__(self) -> None:
+        self.count = 0
+        self.at = -1
+        self.action: Callable[[], None] = lambda: None
 
-    def update(self, frame):
+    def search(self, crops: np.ndarray, memories: Any) -> Prediction:
         self.count += 1
         if self.count == self.at:
             self.action()
-        return super().update(frame)
+        return super().search(crops, memories)
 
 
 @pytest.fixture(autouse=True)
-def session(monkeypatch: pytest.MonkeyPatch) -> Session_:
+def engine(monkeypatch: pytest.MonkeyPatch) -> ActingEngine:
     """Commands see red instead of loading a model."""
-    made = Session_()
+    made = ActingEngine()
 
-    def open_session(args: argparse.Namespace) -> Session:
-        made.stop()
+    def load_engine(*args: object) -> ActingEngine:
         return made
 
-    for name in ("track", "replay"):
-        monkeypatch.setattr(f"mixformerv2_ros.cli.{name}.open_session", open_session)
+    monkeypatch.setattr("mixformerv2_ros.cli.shared.load_engine", load_engine)
     return made
 
 
@@ -123,7 +123,7 @@ def test_overlay_video(tmp_path: Path, suffix: str) -> None:
     source = write_images(tmp_path / "images", 10)
     run_command("track", source, "--box", BOX, "--video", tmp_path / f"o{suffix}")
     with VideoSource(str(tmp_path / f"o{suffix}")) as video:
-        shown = [item.frame.pixels.rgb() for item in video.frames()]
+        shown = [item.decode().pixels.rgb() for item in video.frames()]
         assert video.fps == pytest.approx(30)
     assert len(shown) == 10
     assert shown[0].shape == (HEIGHT, WIDTH, 3)
@@ -178,13 +178,39 @@ def test_track_source_that_is_none(tmp_path: Path) -> None:
         run_command("track", source, "--box", BOX, "--fps", 0)
 
 
-def test_image_in_the_middle_is_broken(tmp_path: Path) -> None:
-    """The error names the file; the frames before it are in the table."""
+@pytest.mark.parametrize("command", ["track", "video2bag"])
+def test_image_in_the_middle_is_broken(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is skipped and named; the rest is done, and the exit code is 2."""
     source = write_images(tmp_path / "images", 6)
     (source / "4.png").write_bytes((source / "4.png").read_bytes()[:100])
-    with pytest.raises(ImageError, match=r"image .*4\.png cannot be decoded: PNG image is cut"):
-        run_command("track", source, "--box", BOX, "--csv", tmp_path / "t.csv")
-    assert len(rows(tmp_path / "t.csv")) == 3
+    table, bag = tmp_path / "t.csv", tmp_path / "bag"
+    arguments = ("--box", BOX, "--csv", table) if command == "track" else ("-o", bag)
+    assert run_command(command, source, *arguments) == 2
+    assert re.fullmatch(
+        rf"mixformerv2 {command}: 1 image skipped that cannot be decoded; first: 4\.png: "
+        r"image .*4\.png cannot be decoded: PNG image is cut off.*\n",
+        capsys.readouterr().err,
+    )
+    if command == "track":
+        assert [int(row["frame"]) for row in rows(table)] == [0, 1, 2, 4, 5]
+    else:
+        with BagReader(bag) as reader:
+            assert len(list(images(reader, choose_image_topic(reader, None)))) == 5
+
+
+def test_images_of_another_size_reset_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_images(tmp_path / "images", 6)
+    for name in ("4.png", "5.png", "6.png"):
+        cv2.imwrite(str(source / name), cv2.resize(cv2.imread(str(source / name)), (320, 240)))
+    assert run_command("track", source, "--box", BOX, "--csv", tmp_path / "t.csv") == 0
+    assert [int(row["frame"]) for row in rows(tmp_path / "t.csv")] == [0, 1, 2]
+    assert capsys.readouterr().err == (
+        "mixformerv2 track: image size changed from 160x120 to 320x240; targets reset: target\n"
+    )
 
 
 def test_outputs_are_not_overwritten(tmp_path: Path) -> None:
@@ -339,9 +365,9 @@ def keyboard() -> Iterator[None]:
 
 @pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_ctrl_c_closes_everything(tmp_path: Path, session: Session_, storage: str) -> None:
+def test_ctrl_c_closes_everything(tmp_path: Path, engine: ActingEngine, storage: str) -> None:
     bag = write_bag(tmp_path / "bag", 12)
-    session.at, session.action = 5, lambda: signal.raise_signal(signal.SIGINT)
+    engine.at, engine.action = 5, lambda: signal.raise_signal(signal.SIGINT)
     out, table, tracks = tmp_path / "out", tmp_path / "t.csv", tmp_path / "t.json"
     arguments = ("--box", BOX, "--storage", storage, "--csv", table, "--json", tracks)
     assert run_command("replay", bag, "-o", out, *arguments) == INTERRUPTED == 130
@@ -352,7 +378,7 @@ def test_ctrl_c_closes_everything(tmp_path: Path, session: Session_, storage: st
 
 
 @pytest.mark.usefixtures("keyboard")
-def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, session: Session_) -> None:
+def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, engine: ActingEngine) -> None:
     """And still leaves a recording that can be read."""
     bag = write_bag(tmp_path / "bag", 12)
 
@@ -360,7 +386,7 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, session: Session_) -> 
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    session.at, session.action = 5, twice
+    engine.at, engine.action = 5, twice
     with pytest.raises(KeyboardInterrupt):
         run_command("replay", bag, "-o", tmp_path / "out", "--box", BOX)
     with BagReader(tmp_path / "out") as reader:
@@ -369,9 +395,9 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, session: Session_) -> 
 
 
 @pytest.mark.usefixtures("keyboard")
-def test_ctrl_c_in_track(tmp_path: Path, session: Session_) -> None:
+def test_ctrl_c_in_track(tmp_path: Path, engine: ActingEngine) -> None:
     source = write_images(tmp_path / "images", 12)
-    session.at, session.action = 3, lambda: signal.raise_signal(signal.SIGINT)
+    engine.at, engine.action = 3, lambda: signal.raise_signal(signal.SIGINT)
     assert run_command("track", source, "--box", BOX, "--csv", tmp_path / "t.csv") == 130
     assert len(rows(tmp_path / "t.csv")) == 4
 
@@ -389,8 +415,8 @@ def test_video2bag(tmp_path: Path, compressed: str, storage: str) -> None:
         topic = choose_image_topic(reader, None)
         assert topic.name == IMAGE_TOPIC + ("" if compressed == "none" else "/compressed")
         for i, image in enumerate(images(reader, topic)):
-            frame = image.frame()
-            assert frame.stamp_ns == image.record_ns == START_NS + i * PERIOD_NS
+            frame = image.decode()
+            assert frame.stamp_ns == image.arrival_ns == START_NS + i * PERIOD_NS
             assert frame.frame_id == "camera"
             difference = np.abs(frame.pixels.rgb().astype(int) - picture(i))
             # JPEG halves the resolution of colours, which shows at the targets' edges.
@@ -405,7 +431,7 @@ def test_video2bag_takes_the_videos_timing(tmp_path: Path) -> None:
     options = ("--topic", "/cam", "--frame-id", "eye", "--start-stamp", 5.5)
     assert run_command("video2bag", source, "-o", tmp_path / "bag", *options) == 0
     with BagReader(tmp_path / "bag") as reader:
-        found = [(i.stamp_ns, i.frame().frame_id) for i in images(reader, reader.topics["/cam"])]
+        found = [(i.stamp_ns, i.decode().frame_id) for i in images(reader, reader.topics["/cam"])]
     assert found == [(5_500_000_000 + i * 125_000_000, "eye") for i in range(5)]
 
 

@@ -10,10 +10,10 @@ from recordings import RedEngine, red_box
 
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
-from mixformerv2_ros.ros.live.live_tracker import MAX_WAITING
 from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State, Track
+from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET
 
 
 class Recorded:
@@ -147,11 +147,11 @@ def test_an_observer_lets_go_of_what_is_its_own_only() -> None:
 def test_boxes_that_wait_do_not_pile_up() -> None:
     with Node(max_targets=1) as node:
         last = Recorded()
-        for number in range(MAX_WAITING):
+        for number in range(PENDING_PER_TARGET):
             node.tracker.receive_init(init_box(red_box(0), target_id=str(number)))
         node.tracker.start_goal(init_box(red_box(0), target_id="more"), last.goal)
         assert last.ends == [End.REFUSED]
-        assert last.reasons == [f"{MAX_WAITING} boxes wait for an image already"]
+        assert last.reasons == [f"too many pending init boxes (limit {PENDING_PER_TARGET})"]
         node.settle()
 
 
@@ -190,9 +190,11 @@ def test_images_of_another_time_end_it() -> None:
     with Node() as node:
         recorded = Recorded()
         node.tracker.start_goal(init_box(red_box(5)), recorded.goal)
-        node.feed(image(5), image(0))
+        node.feed(image(5), *map(image, range(20, 22)), image(0))
+        assert recorded.ends == []
+        node.feed(image(1))
         assert recorded.ends == [End.FORGOTTEN]
-        assert recorded.reasons == ["image time stepped back"]
+        assert recorded.reasons == ["image time stepped back by 1.050 s"]
 
 
 def test_an_engine_that_fails_at_the_start_refuses() -> None:

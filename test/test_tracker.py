@@ -15,7 +15,7 @@ from mixformerv2_ros.tracking.crop import NEUTRAL
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import Tracker
+from mixformerv2_ros.tracking.tracker import Tracker, search_shape
 
 RUNS = [
     f"{preset}_{run}"
@@ -28,6 +28,14 @@ RUNS = [
         "online3_forced",
     )
 ]
+
+
+def update(tracker, image, **options):
+    """What a session does with one target in a frame."""
+    crops = np.empty((1, *search_shape(tracker.engine)), np.uint8)
+    tracker.crop_search(image, crops[0])
+    prediction = tracker.engine.search(crops, [tracker.memory])
+    return tracker.apply(image, prediction, 0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +73,10 @@ def test_runs_reproduce_the_reference(run, engines, shared_vectors):
             px, py, w, h = golden.target(k - 1)
             tracker.box = Box(px + 0.37, py - 0.21, w + 0.5, h + 0.25)
         row = k - 1
-        tracker.cut_search(frames[k], crop)
-        assert tracker._window == tuple(vectors["crop_x1_y1_size"][row])
+        tracker.crop_search(frames[k], crop)
+        assert tracker.search_window == tuple(vectors["crop_x1_y1_size"][row])
         assert zlib.crc32(crop.tobytes()) == vectors["crop_crc32"][row]
-        seen = tracker.update(frames[k])
+        seen = update(tracker, frames[k])
         np.testing.assert_allclose(seen.box, vectors["state"][row], atol=0.01)
         assert seen.confidence == pytest.approx(float(vectors["score"][row]), abs=1e-4)
         assert seen.candidate_taken == bool(vectors["candidate_taken"][row])
@@ -183,7 +191,7 @@ def scene(x, y, w=20, h=30):
 def test_a_box_found_in_the_crop_lands_on_the_target_in_the_image(spec):
     tracker = Tracker(Oracle(spec), TrackerSettings(), scene(50, 40), Box(50, 40, 20, 30))
     for step in range(20):
-        seen = tracker.update(scene(50 + 3 * step, 40 + step))
+        seen = update(tracker, scene(50 + 3 * step, 40 + step))
         assert iou(seen.box, Box(50 + 3 * step, 40 + step, 20, 30)) > 0.85
         assert seen.edge_std == (0, 0, 0, 0)
 
@@ -194,7 +202,7 @@ def test_updates_come_every_interval_of_frames_or_seconds(spec):
         return [
             step
             for step in range(1, 31)
-            if tracker.update(scene(50, 40), stamp_ns=step * 100_000_000).template_updated
+            if update(tracker, scene(50, 40), stamp_ns=step * 100_000_000).template_updated
         ]
 
     assert updates(TrackerSettings(update_interval=10)) == [10, 20, 30]
@@ -213,11 +221,11 @@ def test_nothing_is_learnt_when_told_so(spec):
     settings = TrackerSettings(update_interval=3)
     tracker = Tracker(engine, settings, scene(50, 40), Box(50, 40, 20, 30))
     for _ in range(10):
-        seen = tracker.update(scene(50, 40), learn=False)
+        seen = update(tracker, scene(50, 40), update_templates=False)
         assert not seen.candidate_taken
         assert not seen.template_updated
     assert engine.encoded == 1
-    assert tracker.update(scene(50, 40)).template_updated
+    assert update(tracker, scene(50, 40)).template_updated
 
 
 def test_a_bad_start_is_refused(spec):
@@ -233,7 +241,7 @@ def test_templates_fade_around_the_box_if_the_weights_ask_for_it(engines):
     box = Box(150.5, 100.0, 30.0, 62.0)
     engine = engines["S"]
     plain = Tracker(engine, TrackerSettings(), image, box)
-    fading = Tracker(engine, TrackerSettings(template_surroundings=0.0), image, box)
+    fading = Tracker(engine, TrackerSettings(template_background_contrast=0.0), image, box)
     before, after = plain.templates.initial, fading.templates.initial
     neutral = np.round(NEUTRAL).astype(np.uint8)
     changed = (after == neutral).all(axis=2) & (before != neutral).any(axis=2)

@@ -201,7 +201,7 @@ class _Bench:
         settings = TrackerSettings(
             search_factor=bundle.search_factor,
             template_factor=bundle.template_factor,
-            template_surroundings=bundle.template_background_contrast,
+            template_background_contrast=bundle.template_background_contrast,
         )
         self.tracker = Tracker(
             self.engine, settings, decode_compressed("jpeg", self.jpeg), self.box
@@ -219,11 +219,11 @@ class _Bench:
             start = time.perf_counter()
             image = decode_compressed("jpeg", self.jpeg)
             decoded = time.perf_counter()
-            self.tracker.cut_search(image, self.crops[0])
+            self.tracker.crop_search(image, self.crops[0])
             cut = time.perf_counter()
             prediction = self._search()
             searched = time.perf_counter()
-            self.tracker.apply(image, prediction, 0, learn=False)
+            self.tracker.apply(image, prediction, 0, update_templates=False)
             end = time.perf_counter()
             row[:] = decoded - start, cut - decoded, searched - cut, end - start
         return rows * 1000

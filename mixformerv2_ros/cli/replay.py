@@ -16,10 +16,11 @@ from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
     check_outputs,
-    open_session,
+    open_stream,
     positive_number,
     whole_number,
 )
+from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.bag_reader import BagReader, Topic
@@ -29,16 +30,17 @@ from mixformerv2_ros.io.reference_tracks import Comparison
 from mixformerv2_ros.io.video import DEFAULT_FPS
 from mixformerv2_ros.ros.parameters import add_parameter_arguments
 from mixformerv2_ros.ros.replay import (
-    ReplayedFrame,
+    RecordedImage,
     Start,
+    assign_images,
     choose_image_topic,
     images,
     recorded_starts,
     replay,
-    write_frame,
+    write_step,
 )
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.session import Session
+from mixformerv2_ros.tracking.stream import Step, Stream
 
 DIFFERENT = 1
 """Exit code of a replay whose tracks differ from the reference."""
@@ -135,20 +137,29 @@ def run(args: argparse.Namespace) -> int:
     with BagReader(args.bag) as reader:
         topic = choose_image_topic(reader, args.image_topic)
         starts = _starts(args, reader, topic)
-        session = open_session(args)
-        frames = replay(images(reader, topic), session, starts)
-        frames = itertools.islice(frames, args.max_frames)
-        code = _write(args, reader, topic, session, _compared(frames, comparison))
-    return code or _verdict(args, comparison)
+        stream, log = open_stream(args), StreamLog("replay")
+        starts = assign_images(reader, topic, starts)
+        steps = log.steps(replay(images(reader, topic), stream, starts))
+        steps = _compared(itertools.islice(steps, args.max_frames), comparison)
+        try:
+            code = _write(args, reader, topic, stream, steps)
+        finally:
+            skipped = log.finish()
+    verdict = 0 if code else _verdict(args, comparison)
+    return code or skipped or verdict
 
 
-def _compared(
-    frames: Iterator[ReplayedFrame], comparison: Comparison | None
-) -> Iterator[ReplayedFrame]:
-    for frame in frames:
+def _compared(steps: Iterator[Step], comparison: Comparison | None) -> Iterator[Step]:
+    for step in steps:
         if comparison is not None:
-            comparison.check(frame.image.index, frame.tracks)
-        yield frame
+            comparison.check(_index(step), step.tracks)
+        yield step
+
+
+def _index(step: Step) -> int:
+    """Number of the image on its topic."""
+    assert isinstance(step.image, RecordedImage)
+    return step.image.index
 
 
 def _verdict(args: argparse.Namespace, comparison: Comparison | None) -> int:
@@ -186,23 +197,23 @@ def _write(
     args: argparse.Namespace,
     reader: BagReader,
     topic: Topic,
-    session: Session,
-    frames: Iterator[ReplayedFrame],
+    stream: Stream,
+    steps: Iterator[Step],
 ) -> int:
     # Nothing is created before the first frame: a box that cannot be tracked leaves no trace.
-    first = next(frames, None)
+    first = next(steps, None)
     if first is None:
         raise SourceError(f"recording {args.bag} holds no image to track in on {topic.name}")
     failure: MixFormerError | None = None
     with ExitStack() as stack:
         remove_output(args.output)
         writer = stack.enter_context(BagWriter(args.output, args.storage))
-        outputs = TrackOutputs(args, str(args.bag), _fps(reader, topic), session, stack)
+        outputs = TrackOutputs(args, str(args.bag), _fps(reader, topic), stream, stack)
         outputs.paths.insert(0, args.output)
         stopped = stack.enter_context(stop_request())
         progress = stack.enter_context(
             tqdm(
-                itertools.chain([first], frames),
+                itertools.chain([first], steps),
                 total=args.max_frames or topic.count,
                 unit="frame",
                 disable=None,
@@ -210,9 +221,9 @@ def _write(
             )
         )
         try:
-            for replayed in progress:
-                write_frame(writer, replayed, args.copy_images)
-                outputs.write(replayed.image.index, replayed.frame, replayed.tracks)
+            for step in progress:
+                write_step(writer, step, args.copy_images)
+                outputs.write(_index(step), step.frame, step.tracks)
                 if stopped():
                     break
         except MixFormerError as error:

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +23,13 @@ from mixformerv2_ros.files import write_json
 from mixformerv2_ros.interrupt import INTERRUPTED, node_stop
 from mixformerv2_ros.io.bag_reader import STORAGE_SUFFIXES, BagReader
 from mixformerv2_ros.io.paths import check_output
-from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.box_selection.images import FileImages, ShownImage
 from mixformerv2_ros.ros.box_selection.selector import Selector
 from mixformerv2_ros.ros.box_selection.topic_images import TopicImages
 from mixformerv2_ros.ros.box_selection.window import SelectionWindow
 from mixformerv2_ros.ros.messages import NS
-from mixformerv2_ros.ros.replay import choose_image_topic, images
+from mixformerv2_ros.ros.replay import RecordedImage, choose_image_topic, images
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 
@@ -180,17 +180,20 @@ def _file(args: argparse.Namespace, kind: str) -> FileImages:
 
 def _bag_images(args: argparse.Namespace) -> Iterator[ShownImage]:
     with BagReader(Path(args.source)) as reader:
-        for image in images(reader, choose_image_topic(reader, args.image_topic)):
-            try:
-                yield ShownImage(image.frame(), image.index)
-            except ImageError as error:
-                print(f"mixformerv2 select: {error}", file=sys.stderr)
+        yield from _decoded(images(reader, choose_image_topic(reader, args.image_topic)))
 
 
 def _video_images(args: argparse.Namespace) -> Iterator[ShownImage]:
     with VideoSource(args.source) as source:
-        for item in source.frames():
-            yield ShownImage(item.frame, item.index)
+        yield from _decoded(source.frames())
+
+
+def _decoded(found: Iterable[RecordedImage | VideoFrame]) -> Iterator[ShownImage]:
+    for image in found:
+        try:
+            yield ShownImage(image.decode(), image.index)
+        except ImageError as error:
+            print(f"mixformerv2 select: {image.name} skipped: {error}", file=sys.stderr)
 
 
 def _next_command(

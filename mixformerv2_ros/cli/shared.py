@@ -1,4 +1,4 @@
-"""What `track` and `replay` share: options, the session, and output files."""
+"""What `track` and `replay` share: options, the stream, and output files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ from mixformerv2_ros.io.video import CODECS, VideoFile
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.overlay import draw_tracks
-from mixformerv2_ros.ros.parameters import check_values, tracker_settings, values_from_arguments
+from mixformerv2_ros.ros.parameters import (
+    check_values,
+    stream_rules,
+    tracker_settings,
+    values_from_arguments,
+)
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.session import Session, Track
+from mixformerv2_ros.tracking.session import Track
+from mixformerv2_ros.tracking.stream import Stream
 
 
 def whole_number(text: str) -> int:
@@ -44,7 +50,7 @@ def positive_number(text: str) -> int:
     return value
 
 
-def open_session(args: argparse.Namespace) -> Session:
+def open_stream(args: argparse.Namespace) -> Stream:
     """Load the model and settings that the options of `parameters.py` name.
 
     Raises:
@@ -56,7 +62,7 @@ def open_session(args: argparse.Namespace) -> Session:
     engine = load_engine(
         bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
     )
-    return Session(engine, settings)
+    return Stream(engine, settings, stream_rules(values))
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +111,7 @@ class TrackOutputs:
         args: argparse.Namespace,
         source: str,
         fps: float,
-        session: Session,
+        stream: Stream,
         stack: ExitStack,
     ) -> None:
         """Create the files.
@@ -114,7 +120,7 @@ class TrackOutputs:
             args: The parsed options.
             source: Name of the video or recording.
             fps: Frames per second of the overlay video.
-            session: What makes the tracks.
+            stream: What makes the tracks.
             stack: Closes the files.
 
         Raises:
@@ -136,7 +142,7 @@ class TrackOutputs:
         self.paths.extend(table.path for table in self._tables)
         if args.report is not None:
             report = _report_module()
-            facts = report.RunFacts(**_facts(args, source, session))
+            facts = report.RunFacts(**_facts(args, source, stream))
             self._report = report.RunReport(args.report, facts)
             stack.callback(self._report.close)
             self.paths.append(args.report)
@@ -177,11 +183,11 @@ def _report_module() -> ModuleType:
     return lab_module("reports.run_report", "--report", extra="report")
 
 
-def _facts(args: argparse.Namespace, source: str, session: Session) -> dict[str, Any]:
+def _facts(args: argparse.Namespace, source: str, stream: Stream) -> dict[str, Any]:
     """Keyword arguments of `lab.reports.run_report.RunFacts`."""
     bundle = open_bundle(args.model)
     about = environment()
-    settings = session.settings
+    settings = stream.settings
     online = f"{settings.online_size} online template" + "s" * (settings.online_size > 1)
     interval = (
         f"{settings.update_period:g} s"
@@ -194,7 +200,7 @@ def _facts(args: argparse.Namespace, source: str, session: Session) -> dict[str,
         "source": source,
         "facts": (
             ("model", f"{bundle.name}, preset {bundle.spec.preset}, weights {bundle.checksum}"),
-            ("engine", session.engine.name),
+            ("engine", stream.session.engine.name),
             ("templates", f"{online}, changed every {interval}"),
             ("machine", f"{about['machine']['processor']}, {about['machine']['cores']} cores"),
             ("versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v)),

@@ -14,15 +14,17 @@ from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
     check_outputs,
-    open_session,
+    open_stream,
     positive_number,
     whole_number,
 )
+from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
-from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.parameters import add_parameter_arguments
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.stream import InitRequest, track_one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,31 +73,32 @@ def run(args: argparse.Namespace) -> int:
         source = stack.enter_context(VideoSource(args.source, args.fps))
         stop = None if args.max_frames is None else args.start_frame + args.max_frames
         frames = itertools.islice(source.frames(), args.start_frame, stop)
-        first = next(frames, None)
+        stream, log = open_stream(args), StreamLog("track")
+        steps = log.steps(track_one(stream, frames, InitRequest(box)))
+        first = next(steps, None)
         if first is None:
-            raise SourceError(f"{args.source} has no frame {args.start_frame}")
-        session = open_session(args)
-        track = session.start(first.frame, box)
-        outputs = TrackOutputs(args, args.source, source.fps, session, stack)
-        outputs.write(first.index, first.frame, [track])
+            log.finish()
+            raise SourceError(f"{args.source} has no frame {args.start_frame} that can be decoded")
+        outputs = TrackOutputs(args, args.source, source.fps, stream, stack)
         total = source.count if stop is None else min(stop, source.count or stop)
         stopped = stack.enter_context(stop_request())
         progress = stack.enter_context(
             tqdm(
-                frames,
+                itertools.chain([first], steps),
                 total=None if total is None else max(total - args.start_frame, 1),
-                initial=1,
                 unit="frame",
                 disable=None,
                 file=sys.stderr,
             )
         )
-        for item in progress:
+        for step in progress:
+            assert isinstance(step.image, VideoFrame)
+            outputs.write(step.image.index, step.frame, step.tracks)
             if stopped():
                 break
-            outputs.write(item.index, item.frame, session.update(item.frame))
         interrupted = stopped()
     if source.warning:
         print(f"mixformerv2 track: {source.warning}", file=sys.stderr)
     print(outputs.summary())
-    return INTERRUPTED if interrupted else 0
+    code = log.finish()
+    return INTERRUPTED if interrupted else code

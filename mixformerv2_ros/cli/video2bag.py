@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,17 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.cli.stream_log import StreamLog
+from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
 from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.paths import check_output, remove_output
-from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.stream import undecodable
 
 EPOCH_S = 1_700_000_000.0
 """Default stamp of a video's first frame in seconds: arbitrary, but always the same."""
@@ -88,27 +92,40 @@ def run(args: argparse.Namespace) -> int:
     written = 0
     with ExitStack() as stack:
         source = stack.enter_context(VideoSource(args.video, args.fps))
-        frames = source.frames()
-        first = next(frames)
+        log = StreamLog("video2bag")
+        frames = _decoded(source.frames(), log)
+        first = next(frames, None)
+        if first is None:
+            log.finish()
+            raise SourceError(f"{args.video} has no frame that can be decoded")
         remove_output(args.output)
         writer = stack.enter_context(BagWriter(args.output, args.storage))
         stopped = stack.enter_context(stop_request())
         progress = stack.enter_context(
             tqdm(total=source.count, unit="frame", disable=None, file=sys.stderr)
         )
-        item: Any = first
-        while item is not None and not stopped():
-            stamp_ns = start_ns + item.frame.stamp_ns
-            message = _message(item.frame, args.compressed, stamp_ns, args.frame_id)
+        for frame in itertools.chain([first], frames):
+            stamp_ns = start_ns + frame.stamp_ns
+            message = _message(frame, args.compressed, stamp_ns, args.frame_id)
             writer.write(topic, msgtype, message, stamp_ns)
             written += 1
             progress.update()
-            item = next(frames, None)
+            if stopped():
+                break
         interrupted = stopped()
     if source.warning:
         print(f"mixformerv2 video2bag: {source.warning}", file=sys.stderr)
     print(f"{written} images recorded on {topic}: {args.output}")
-    return INTERRUPTED if interrupted else 0
+    code = log.finish()
+    return INTERRUPTED if interrupted else code
+
+
+def _decoded(images: Iterable[VideoFrame], log: StreamLog) -> Iterator[Frame]:
+    for image in images:
+        try:
+            yield image.decode()
+        except ImageError as error:
+            log.add(undecodable(image, error))
 
 
 def _message(frame: Frame, compressed: str, stamp_ns: int, frame_id: str) -> Any:

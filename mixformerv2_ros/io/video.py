@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -12,10 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import list_images, read_image
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.stream import StreamImage
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
 """Codec of an overlay video by its suffix; those that OpenCV's wheels can write."""
@@ -23,19 +25,17 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
 DEFAULT_FPS = 30.0
 
 
-@dataclass(frozen=True)
-class VideoFrame:
-    """A frame of a video, camera or image folder.
+@dataclass(eq=False)
+class VideoFrame(StreamImage):
+    """A frame of a video, camera or image folder; its stamp is also its arrival.
+
+    The stamp is the time since the start of a video, that of the day for a camera.
 
     Attributes:
         index: Number of the frame, from 0.
-        frame: The image and its time: since the start of a video, of the day for a camera.
-        name: File of an image folder's image, else empty.
     """
 
-    index: int
-    frame: Frame
-    name: str = ""
+    index: int = field(kw_only=True)
 
 
 class VideoSource:
@@ -100,8 +100,7 @@ class VideoSource:
         """Read the frames, once.
 
         Raises:
-            SourceError: an image of a folder cannot be read, or a video has no frame.
-            ImageError: an image of a folder cannot be decoded.
+            SourceError: a video has no frame that can be read.
         """
         if self._capture is None:
             return self._read_files()
@@ -110,7 +109,8 @@ class VideoSource:
     def _read_files(self) -> Iterator[VideoFrame]:
         for index, file in enumerate(self._files or ()):
             stamp_ns = round(index * 1e9 / self.fps)
-            yield VideoFrame(index, Frame(read_image(file), stamp_ns), file.name)
+            decode = partial(_read_frame, file, stamp_ns)
+            yield VideoFrame(stamp_ns, stamp_ns, 0, decode=decode, name=file.name, index=index)
 
     def _read_capture(self, capture: cv2.VideoCapture) -> Iterator[VideoFrame]:
         index, stamp_ns = 0, -1
@@ -121,7 +121,11 @@ class VideoSource:
             stamp_ns = self._stamp(capture, index, stamp_ns)
             # OpenCV decodes videos to BGR; grey cameras may give one channel.
             pixels = Pixels.from_array(image, "bgr8" if image.ndim == 3 else "mono8")
-            yield VideoFrame(index, Frame(pixels, stamp_ns))
+            frame = Frame(pixels, stamp_ns)
+            yield VideoFrame(
+                stamp_ns, stamp_ns, image.nbytes,
+                decode=partial(_decoded, frame), name=f"frame {index}", index=index,
+            )  # fmt: skip
             index += 1
         if index == 0:
             raise SourceError(f"video {self.name} has no frame that can be read")
@@ -137,6 +141,17 @@ class VideoSource:
             if own > previous_ns and (own > 0 or index == 0):
                 return own
         return max(round(index * 1e9 / self.fps), previous_ns + 1)
+
+
+def _read_frame(path: Path, stamp_ns: int) -> Frame:
+    try:
+        return Frame(read_image(path), stamp_ns)
+    except SourceError as error:  # a file that cannot be read is as good as one that is broken
+        raise ImageError(str(error)) from error
+
+
+def _decoded(frame: Frame) -> Frame:
+    return frame
 
 
 class VideoFile:

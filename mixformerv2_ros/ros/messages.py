@@ -23,12 +23,10 @@ from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
 from mixformerv2_ros.tracking.session import State, Track
+from mixformerv2_ros.tracking.stream import DEFAULT_TARGET, InitRequest
 
 Types = Callable[[str], Callable[..., Any]] | Mapping[str, type]
 """Gives the message class of a name such as `std_msgs/msg/Header`."""
-
-DEFAULT_TARGET = "target"
-"""Name of a target that was started without one."""
 
 CLASS_ID = "target"
 """Class of every detection: a tracker follows what it was shown, whatever it is."""
@@ -36,24 +34,6 @@ CLASS_ID = "target"
 Floats = npt.NDArray[np.float64]
 
 NS = 1_000_000_000
-
-INIT_TOLERANCE_NS = 200_000_000
-"""How much later than a box's stamp an image may be to stand in for one that did not arrive."""
-
-
-@dataclass(frozen=True)
-class InitRequest:
-    """A box that asks for a target to be tracked.
-
-    Attributes:
-        box: The box in pixels of its image, not checked.
-        target_id: Name of the target.
-        stamp_ns: Stamp of the image that the box was drawn on; None means the next image.
-    """
-
-    box: Box
-    target_id: str = DEFAULT_TARGET
-    stamp_ns: int | None = None
 
 
 class Level(IntEnum):

@@ -17,6 +17,7 @@ from mixformerv2_ros.engines.loader import ENGINES
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
 from mixformerv2_ros.tracking.settings import TrackerSettings
+from mixformerv2_ros.tracking.stream import NS, StreamRules
 
 Value = bool | int | float | str
 
@@ -33,7 +34,8 @@ class Parameter:
         low, high: Range of a number, both ends included.
         choices: Values of a string; empty for any.
         live: Whether it can be changed at runtime.
-        setting: Field of `TrackerSettings` that it sets; empty for parameters of the engine.
+        setting: Field of `TrackerSettings` that it sets; empty for other parameters.
+        stream: Whether it is a rule of the image stream (`stream_rules`).
     """
 
     name: str
@@ -45,6 +47,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     live: bool = False
     setting: str = ""
+    stream: bool = False
 
     @property
     def option(self) -> str:
@@ -99,6 +102,7 @@ class Parameter:
 _TRUTH = {"true": True, "false": False}
 
 _S = TrackerSettings()
+_RULES = StreamRules()
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("model", "", "folder of the model bundle; empty: the bundle of the package"),
@@ -163,6 +167,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "time that the confidence must stay below that threshold before the target is LOST",
         unit="s", low=0, high=3600, live=True, setting="lost_duration",
     ),
+    Parameter(
+        "late_tolerance", _RULES.late_tolerance_ns / NS,
+        "images at most this much older than the newest are dropped as late; a larger step back in "
+        "time that the next image confirms resets the targets",
+        unit="s", low=0, high=3600, stream=True,
+    ),
 )  # fmt: skip
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
@@ -184,19 +194,27 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         unit="s", low=0.1, high=3600,
     ),
     Parameter(
-        "buffer.frames", 150, "recent images kept, so that a box can be drawn on a past one",
+        "buffer.frames", _RULES.buffer_images,
+        "maximum number of buffered images, on any of which a box can be drawn",
         low=1, high=10_000,
     ),
     Parameter(
-        "buffer.duration", 5.0, "images older than this are not kept; a box on one is refused",
+        "buffer.duration", _RULES.buffer_age_ns / NS, "maximum age of the buffered images",
         unit="s", low=0, high=600,
     ),
     Parameter(
-        "buffer.megabytes", 256, "most memory that the recent images may take",
+        "buffer.megabytes", _RULES.buffer_bytes // 1_000_000,
+        "maximum memory of the buffered images",
         unit="MB", low=1, high=65_536,
     ),
     Parameter(
-        "buffer.catch_up", 30, "most images searched between that of a box and the newest one",
+        "buffer.catch_up", _RULES.catch_up_images,
+        "maximum number of buffered images processed while catching up",
+        low=1, high=10_000,
+    ),
+    Parameter(
+        "buffer.catch_up_rate", _RULES.catch_up_searches,
+        "maximum number of buffered images processed per new image while catching up",
         low=1, high=10_000,
     ),
     Parameter(
@@ -358,8 +376,27 @@ def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettin
     fields: dict[str, Any] = {p.setting: checked[p.name] for p in PARAMETERS if p.setting}
     for name in ("search_factor", "template_factor"):
         fields[name] = fields[name] or getattr(bundle, name)
-    fields["template_surroundings"] = bundle.template_background_contrast
+    fields["template_background_contrast"] = bundle.template_background_contrast
     return TrackerSettings(**fields)
+
+
+def stream_rules(values: Mapping[str, Any]) -> StreamRules:
+    """Rules of the image stream from parameter values, those of a node or of a command.
+
+    A command knows its init boxes in advance: it needs no buffer but the last two images.
+    """
+    late_tolerance_ns = round(float(values["late_tolerance"]) * NS)
+    if "buffer.frames" not in values:
+        return StreamRules(late_tolerance_ns=late_tolerance_ns, buffer_images=2)
+    return StreamRules(
+        late_tolerance_ns=late_tolerance_ns,
+        buffer_images=int(values["buffer.frames"]),
+        buffer_age_ns=round(float(values["buffer.duration"]) * NS),
+        buffer_bytes=int(values["buffer.megabytes"]) * 1_000_000,
+        catch_up_images=int(values["buffer.catch_up"]),
+        catch_up_searches=int(values["buffer.catch_up_rate"]),
+        max_targets=int(values["max_targets"]),
+    )
 
 
 def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
@@ -367,7 +404,7 @@ def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("model and engine")
     tracker = parser.add_argument_group("tracker")
     for parameter in PARAMETERS:
-        group = tracker if parameter.setting else engine
+        group = tracker if parameter.setting or parameter.stream else engine
         notes = [parameter.unit, parameter.range if not parameter.choices else ""]
         shown = parameter.default if parameter.default != "" else ""
         notes.append(f"default {shown}" if shown != "" else "")

@@ -1,18 +1,17 @@
-"""Recorded images through a session: every frame, in order, the same result every time."""
+"""Recorded images through a stream: every frame, in order, the same result every time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from mixformerv2_ros.errors import BoxError, ImageError, SourceError
+from mixformerv2_ros.errors import BoxError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.ros.messages import (
-    DEFAULT_TARGET,
-    INIT_TOLERANCE_NS,
     detections_message,
     image_frame,
     init_request,
@@ -23,40 +22,32 @@ from mixformerv2_ros.ros.topics import DETECTIONS, IMAGE_TYPES, INIT_BOX, INITS,
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.session import Session, Track
+from mixformerv2_ros.tracking.image_buffer import INIT_TOLERANCE_NS
+from mixformerv2_ros.tracking.stream import (
+    DEFAULT_TARGET,
+    InitRequest,
+    Output,
+    Step,
+    Stream,
+    StreamImage,
+    raise_failure,
+)
 
 TRACK_TOPIC = f"/{TRACK}"
 DETECTIONS_TOPIC = f"/{DETECTIONS}"
 
 
-@dataclass(frozen=True)
-class RecordedImage:
-    """An image message of a recording, decoded on demand.
+@dataclass(eq=False)
+class RecordedImage(StreamImage):
+    """An image message of a recording; it arrived when it was recorded.
 
     Attributes:
         index: Number of the image on its topic, from 0.
-        record_ns: When it was recorded, in nanoseconds.
-        stamp_ns: Its header's stamp in nanoseconds.
-        content: The deserialized message.
         message: The message as it was recorded.
     """
 
-    index: int
-    record_ns: int
-    stamp_ns: int
-    content: Any
-    message: BagMessage
-
-    def frame(self) -> Frame:
-        """Decode the image.
-
-        Raises:
-            ImageError: it cannot be decoded; the message says which image it is.
-        """
-        try:
-            return image_frame(self.content)
-        except ImageError as error:
-            raise ImageError(f"image {self.index} of the recording: {error}") from error
+    index: int = field(kw_only=True)
+    message: BagMessage = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,7 @@ class Start:
         index: Number of the image.
         stamp_ns: Stamp of the image; a later one serves up to `INIT_TOLERANCE_NS` after it.
         record_ns: Earliest record time of the image.
+        sent_ns: When the box itself was recorded; None for one that was not.
     """
 
     box: Box
@@ -76,12 +68,13 @@ class Start:
     index: int | None = None
     stamp_ns: int | None = None
     record_ns: int | None = None
+    sent_ns: int | None = None
 
     def fits(self, image: RecordedImage) -> bool:
         """Whether the target starts in `image`, if it has not started before."""
         if self.index is not None and image.index < self.index:
             return False
-        if self.record_ns is not None and image.record_ns < self.record_ns:
+        if self.record_ns is not None and image.arrival_ns < self.record_ns:
             return False
         return self.stamp_ns is None or 0 <= image.stamp_ns - self.stamp_ns <= INIT_TOLERANCE_NS
 
@@ -95,21 +88,6 @@ class Start:
             when = f"image {self.index}"
         box = ",".join(f"{value:g}" for value in self.box)
         return f"box {box} of target {printable(self.target_id)} belongs to {when}"
-
-
-@dataclass(frozen=True)
-class ReplayedFrame:
-    """One frame of a replay.
-
-    Attributes:
-        image: The recorded image.
-        frame: The image, decoded.
-        tracks: One track per target.
-    """
-
-    image: RecordedImage
-    frame: Frame
-    tracks: list[Track]
 
 
 def choose_image_topic(reader: BagReader, name: str | None) -> Topic:
@@ -145,7 +123,15 @@ def images(reader: BagReader, topic: Topic) -> Iterator[RecordedImage]:
     """
     for index, message in enumerate(reader.messages([topic.name])):
         content = reader.deserialize(message)
-        yield RecordedImage(index, message.record_ns, stamp_ns(content), content, message)
+        yield RecordedImage(
+            stamp_ns(content),
+            message.record_ns,
+            len(content.data),
+            decode=partial(image_frame, content),
+            name=f"image {index} of the recording",
+            index=index,
+            message=message,
+        )
 
 
 def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
@@ -180,6 +166,7 @@ def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
                     request.target_id,
                     stamp_ns=request.stamp_ns,
                     record_ns=record_ns,
+                    sent_ns=message.record_ns,
                 )
             )
     except DamagedBagError:
@@ -189,41 +176,78 @@ def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
     return starts
 
 
+def assign_images(reader: BagReader, topic: Topic, starts: Sequence[Start]) -> list[Start]:
+    """Give boxes of one target that share a stamp their own image each.
+
+    A recording of a loop holds every stamp once per pass. Of the images that fit a box's stamp best
+    it belongs to the one that was recorded nearest to it. The recording is read once more for that,
+    but only if it holds such boxes.
+
+    Returns:
+        The starts; those with images of their own have an index in place of the stamp.
+    """
+    keys = [(start.target_id, start.stamp_ns) for start in starts if start.stamp_ns is not None]
+    repeated = {key for key in keys if keys.count(key) > 1}
+    if not repeated:
+        return list(starts)
+    moving = [start for start in starts if (start.target_id, start.stamp_ns) in repeated]
+    nearest: dict[int, tuple[int, int, int]] = {}
+    with suppress(DamagedBagError):  # the replay ends at the same damage, and reports it
+        for image in images(reader, topic):
+            for number, start in enumerate(moving):
+                if start.fits(image):
+                    late = image.stamp_ns - (start.stamp_ns or 0)
+                    found = (late, abs(image.arrival_ns - (start.sent_ns or 0)), image.index)
+                    nearest[number] = min(found, nearest.get(number, found))
+    assigned = [start for start in starts if start not in moving]
+    for number, start in enumerate(moving):
+        if number in nearest:
+            start = replace(start, index=nearest[number][2], stamp_ns=None)
+        assigned.append(start)
+    return assigned
+
+
 def replay(
-    recorded: Iterable[RecordedImage], session: Session, starts: Sequence[Start]
-) -> Iterator[ReplayedFrame]:
-    """Follow the targets through the images, from the first one that a target starts in.
+    recorded: Iterable[RecordedImage], stream: Stream, starts: Sequence[Start]
+) -> Iterator[Output]:
+    """Follow targets through the images, from the first one that a target starts in.
 
-    A target that starts while others are followed is found in its frame by its box, the others by
-    the tracker; a start for a target that is followed starts it anew.
+    Images before that are not decoded. Every box is checked against the size of the first frame
+    before that frame is returned.
 
-    Every box is checked against the size of the first frame before that frame is returned.
+    Yields:
+        What the stream makes of the images. Every `Step.image` is a `RecordedImage`.
 
     Raises:
         BoxError: no target can be tracked from a box.
-        ImageError: an image cannot be decoded.
+        EngineError: the engine failed.
         SourceError: the images ended before every target could start.
     """
-    pending = list(starts)
-    checked = False
+    waiting = list(starts)
+    begun = checked = False
     for image in recorded:
-        due = [start for start in pending if start.fits(image)]
-        if not due and not session.targets:
+        due = [start for start in waiting if start.fits(image)]
+        begun = begun or bool(due)
+        if not begun:
             continue
-        pending = [start for start in pending if start not in due]
-        frame = image.frame()
-        if not checked:
-            _check_boxes(starts, frame)
-            checked = True
-        restarted = {start.target_id for start in due}
-        tracks = {}
-        if not restarted.issuperset(session.targets):
-            tracks = {track.target_id: track for track in session.update(frame)}
+        waiting = [start for start in waiting if start not in due]
+        outputs: list[Output] = []
         for start in due:
-            tracks[start.target_id] = session.start(frame, start.box, start.target_id)
-        yield ReplayedFrame(image, frame, list(tracks.values()))
-    if pending:
-        raise SourceError(f"{pending[0]}, which the recording does not hold")
+            outputs += stream.add_box(InitRequest(start.box, start.target_id))
+        outputs += stream.process(image)
+        for output in outputs:
+            if isinstance(output, Step) and not checked:
+                _check_boxes(starts, output.frame)
+                checked = True
+            elif not isinstance(output, Step):
+                raise_failure(output)
+        yield from outputs
+    yield from stream.finish()
+    if waiting:
+        raise SourceError(f"{waiting[0]}, which the recording does not hold")
+    if stream.pending:
+        name = printable(stream.pending[0].target_id)
+        raise SourceError(f"the recording ends before an image that target {name} can start in")
 
 
 def _check_boxes(starts: Sequence[Start], frame: Frame) -> None:
@@ -234,18 +258,22 @@ def _check_boxes(starts: Sequence[Start], frame: Frame) -> None:
             raise BoxError(f"target {printable(start.target_id)}: {error}") from error
 
 
-def write_frame(writer: BagWriter, replayed: ReplayedFrame, copy_image: bool = False) -> None:
-    """Write a frame's tracks and detections, and the image itself if asked for.
+def write_step(writer: BagWriter, step: Step, copy_image: bool = False) -> None:
+    """Write an image's tracks and detections, and the image itself if asked for.
 
     Messages carry the stamp and frame_id of the image and are recorded when it was recorded.
+
+    Args:
+        writer: The recording to write.
+        step: A step of `replay`.
+        copy_image: Whether to write the image, too.
     """
-    types = typestore().types
-    record_ns = replayed.image.record_ns
-    if copy_image:
-        writer.copy(replayed.image.message)
-    for track in replayed.tracks:
+    types, image = typestore().types, step.image
+    if copy_image and isinstance(image, RecordedImage):
+        writer.copy(image.message)
+    for track in step.tracks:
         message = track_message(types, track)
-        writer.write(TRACK_TOPIC, "mixformerv2_ros/msg/Track", message, record_ns)
-    frame = replayed.frame
-    detections = detections_message(types, replayed.tracks, frame.stamp_ns, frame.frame_id)
-    writer.write(DETECTIONS_TOPIC, "vision_msgs/msg/Detection2DArray", detections, record_ns)
+        writer.write(TRACK_TOPIC, "mixformerv2_ros/msg/Track", message, image.arrival_ns)
+    frame = step.frame
+    detections = detections_message(types, step.tracks, frame.stamp_ns, frame.frame_id)
+    writer.write(DETECTIONS_TOPIC, "vision_msgs/msg/Detection2DArray", detections, image.arrival_ns)

@@ -1,4 +1,4 @@
-"""Square crops around a box, bit for bit as the reference cuts them."""
+"""Square crops around a box, bit for bit as the reference crops them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEUTRAL = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 """The RGB colour that normalisation maps to zero."""
 
 
-class Window(NamedTuple):
+class CropWindow(NamedTuple):
     """A square of whole pixels in an image: top-left corner and side; may hang over the border."""
 
     x: int
@@ -26,7 +26,7 @@ class Window(NamedTuple):
 
 
 class Picture(Protocol):
-    """What a crop is cut from: `Pixels`, or a training picture."""
+    """What a crop is taken from: `Pixels`, or a training picture."""
 
     @property
     def width(self) -> int:
@@ -40,11 +40,11 @@ class Picture(Protocol):
         """Columns x1 to x2 and rows y1 to y2 (exclusive) as (H, W, 3) RGB; may be a view."""
 
 
-def crop_window(box: Box, factor: float) -> Window:
+def crop_window(box: Box, factor: float) -> CropWindow:
     """The window of side `ceil(sqrt(w * h) * factor)` around the middle of `box`.
 
     Raises:
-        BoxError: the box is too small to cut a window of one pixel.
+        BoxError: the box is too small for a window of one pixel.
     """
     side = math.ceil(math.sqrt(box.w * box.h) * factor)
     if side < 1:
@@ -52,12 +52,12 @@ def crop_window(box: Box, factor: float) -> Window:
     # Python rounds ties to even, and so does the reference.
     x = round(box.x + 0.5 * box.w - side * 0.5)
     y = round(box.y + 0.5 * box.h - side * 0.5)
-    return Window(x, y, side)
+    return CropWindow(x, y, side)
 
 
-def cut(
+def crop_and_resize(
     image: Picture,
-    window: Window,
+    window: CropWindow,
     out: npt.NDArray[np.uint8],
     canvas: npt.NDArray[np.uint8] | None = None,
 ) -> None:
@@ -68,7 +68,7 @@ def cut(
     weights have seen it.
 
     Args:
-        image: What to cut from.
+        image: What to crop from.
         window: Where.
         out: Where to.
         canvas: (N, N, 3) uint8 zeros, zeros again afterwards. It takes the place of a new border
@@ -107,21 +107,22 @@ def cut(
         cv2.resize(padded, size, dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-def fade_surroundings(
+def attenuate_background(
     crop: npt.NDArray[np.uint8],
     corners: Sequence[float] | npt.NDArray[np.float64],
     contrast: float,
 ) -> npt.NDArray[np.uint8]:
-    """Leave the target in a template as it is and fade what lies around it to a neutral grey.
+    """Reduce the contrast of a template around the target's box towards a neutral grey.
 
-    A template says where the target is by its middle, and how large by its scale, but not what
-    shape its box has: of a person, the same crop may stand for the whole or for the head. The
-    contrast tells. Not in the paper; networks must have been trained with it.
+    A template crop is a square around the target: it shows where the target is and how large, but
+    not which shape its box has; of a person, the same crop may stand for the whole or for the head.
+    The reduced contrast outside the box does. Ours, not in the paper; networks must have been
+    trained with it.
 
     Args:
         crop: (T, T, 3) uint8 RGB.
         corners: x1, y1, x2, y2 of the target in the crop, in its pixels.
-        contrast: What is left of the surroundings' contrast; 1 returns the crop itself.
+        contrast: Remaining contrast outside the box; 1 returns the crop itself.
 
     Returns:
         A new crop, or `crop` if nothing changes.
@@ -132,6 +133,6 @@ def fade_surroundings(
     x1, y1, x2, y2 = (min(max(round(float(corner)), 0), side) for corner in corners)
     ramp = np.arange(256, dtype=np.float32)[:, None]
     table = np.round(NEUTRAL + contrast * (ramp - NEUTRAL)).astype(np.uint8)
-    faded = np.asarray(cv2.LUT(crop, table[None]), dtype=np.uint8)
-    faded[y1:y2, x1:x2] = crop[y1:y2, x1:x2]
-    return faded
+    attenuated = np.asarray(cv2.LUT(crop, table[None]), dtype=np.uint8)
+    attenuated[y1:y2, x1:x2] = crop[y1:y2, x1:x2]
+    return attenuated

@@ -114,13 +114,30 @@ class Session:
         """Names of the targets, in the order of their start."""
         return tuple(self._targets)
 
-    def start(self, frame: Frame, box: Box, target_id: str = "target") -> Track:
+    def tracker(self, target_id: str) -> Tracker:
+        """The tracker of a target.
+
+        Raises:
+            KeyError: there is no such target.
+        """
+        return self._targets[target_id][0]
+
+    def start(
+        self, frame: Frame, box: Box, target_id: str = "target", time_ns: int | None = None
+    ) -> Track:
         """Start (or restart) a target on a box in a frame.
+
+        Args:
+            frame: The image.
+            box: The box in pixels of that image.
+            target_id: Name of the target.
+            time_ns: Time of the image for all durations; its stamp where None.
 
         Raises:
             BoxError, ImageError: nothing can be tracked from this box; other targets go on.
         """
-        tracker = Tracker(self.engine, self.settings, frame.pixels, box, frame.stamp_ns)
+        time_ns = frame.stamp_ns if time_ns is None else time_ns
+        tracker = Tracker(self.engine, self.settings, frame.pixels, box, time_ns)
         self._targets.pop(target_id, None)
         self._targets[target_id] = (tracker, StateMachine())
         return Track(
@@ -148,23 +165,29 @@ class Session:
         else:
             self._targets.pop(target_id, None)
 
-    def update(self, frame: Frame) -> list[Track]:
-        """Find every target in the next frame; one engine call serves all of them."""
+    def update(self, frame: Frame, time_ns: int | None = None) -> list[Track]:
+        """Find every target in the next frame; one engine call serves all of them.
+
+        Args:
+            frame: The image.
+            time_ns: Time of the image for all durations; its stamp where None.
+        """
         if not self._targets:
             return []
+        time_ns = frame.stamp_ns if time_ns is None else time_ns
         crops = self._buffer(len(self._targets))
         trackers = [tracker for tracker, _ in self._targets.values()]
         for tracker, crop in zip(trackers, crops, strict=True):
             tracker.settings = self.settings
-            tracker.cut_search(frame.pixels, crop)
+            tracker.crop_search(frame.pixels, crop)
         prediction = self.engine.search(crops, [tracker.memory for tracker in trackers])
         tracks = []
         for index, (name, (tracker, machine)) in enumerate(self._targets.items()):
-            state = machine.update(float(prediction.scores[index]), frame.stamp_ns, self.settings)
+            state = machine.update(float(prediction.scores[index]), time_ns, self.settings)
             seen = tracker.apply(
-                frame.pixels, prediction, index, frame.stamp_ns, learn=state is State.TRACKING
+                frame.pixels, prediction, index, time_ns, update_templates=state is State.TRACKING
             )
-            tracks.append(_track(name, frame, seen, state, tracker.updated_ns))
+            tracks.append(_track(name, frame, seen, state, time_ns - tracker.updated_ns))
         return tracks
 
     def _buffer(self, count: int) -> npt.NDArray[np.uint8]:
@@ -173,7 +196,7 @@ class Session:
         return self._crops
 
 
-def _track(name: str, frame: Frame, seen: Observation, state: State, updated_ns: int) -> Track:
+def _track(name: str, frame: Frame, seen: Observation, state: State, template_age_ns: int) -> Track:
     return Track(
         target_id=name,
         stamp_ns=frame.stamp_ns,
@@ -182,7 +205,21 @@ def _track(name: str, frame: Frame, seen: Observation, state: State, updated_ns:
         confidence=seen.confidence,
         edge_std=seen.edge_std,
         state=state,
-        # Never negative: a bag that loops may step back in time.
-        template_age_ns=max(0, frame.stamp_ns - updated_ns),
+        template_age_ns=max(0, template_age_ns),
         template_updated=seen.template_updated,
+    )
+
+
+def idle_track(frame: Frame) -> Track:
+    """What is reported for an image while nothing is tracked."""
+    return Track(
+        target_id="",
+        stamp_ns=frame.stamp_ns,
+        frame_id=frame.frame_id,
+        box=Box(0.0, 0.0, 0.0, 0.0),
+        confidence=0.0,
+        edge_std=(0.0, 0.0, 0.0, 0.0),
+        state=State.IDLE,
+        template_age_ns=0,
+        template_updated=False,
     )

@@ -14,8 +14,8 @@ class TrackerSettings:
     Attributes:
         search_factor: Side of the search region over sqrt(w * h) of the last box.
         template_factor: The same for templates.
-        template_surroundings: Contrast that is left around the target in templates (1 = all, as
-            published); belongs to the weights, which have been trained with it.
+        template_background_contrast: Contrast that remains around the target in templates (1 =
+            all, as published); belongs to the weights, which have been trained with it.
         update_interval: Frames between two changes of the online template.
         update_period: Seconds of image time between two changes; 0 counts frames instead.
         update_score_threshold: A frame can become the online template only above this confidence.
@@ -30,7 +30,7 @@ class TrackerSettings:
 
     search_factor: float = 4.5
     template_factor: float = 2.0
-    template_surroundings: float = 1.0
+    template_background_contrast: float = 1.0
     update_interval: int = 25
     update_period: float = 0.0
     update_score_threshold: float = 0.5

@@ -1,6 +1,6 @@
 """MixFormerV2's inference protocol for one target.
 
-Per frame: cut the search region around the last box, let the engine find the target in it, map the
+Per frame: crop the search region around the last box, let the engine find the target in it, map the
 box back to the image, and keep the best recent view of the target for the online template. The
 arithmetic follows the released code, so that the same weights and frames give the same boxes.
 """
@@ -14,7 +14,12 @@ import numpy.typing as npt
 
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box, clip_box
-from mixformerv2_ros.tracking.crop import Window, crop_window, cut, fade_surroundings
+from mixformerv2_ros.tracking.crop import (
+    CropWindow,
+    attenuate_background,
+    crop_and_resize,
+    crop_window,
+)
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -42,12 +47,14 @@ class Observation:
 
 
 class Tracker:
-    """Follows one target. `update` does a frame; `cut_search` and `apply` are its two halves.
+    """Follows one target: per frame `crop_search`, the engine's search, then `apply`.
 
     Attributes:
         settings: May be replaced between frames.
         box: The last box in pixels.
         memory: Encoded templates, in the engine's form.
+        search_window: Where the last search region was cropped.
+        observation: What the last frame said; None before the first `apply`.
     """
 
     def __init__(
@@ -66,23 +73,17 @@ class Tracker:
         self.engine = engine
         self.settings = settings
         self.box = check_box(Box(*map(float, box)), image.width, image.height)
-        self.templates = TemplateMemory(self._cut_template(image))
+        self.templates = TemplateMemory(self._crop_template(image))
         self.memory: Memory = engine.encode_templates(self.templates.templates())
         self.frames_since_update = 0
         self.updated_ns = stamp_ns
-        self._window = Window(0, 0, 1)
+        self.search_window = CropWindow(0, 0, 1)
+        self.observation: Observation | None = None
 
-    def update(self, image: Pixels, stamp_ns: int = 0, learn: bool = True) -> Observation:
-        """Find the target in the next image; see `apply` for the arguments."""
-        crops = np.empty((1, *search_shape(self.engine)), dtype=np.uint8)
-        self.cut_search(image, crops[0])
-        prediction = self.engine.search(crops, [self.memory])
-        return self.apply(image, prediction, 0, stamp_ns, learn)
-
-    def cut_search(self, image: Pixels, out: npt.NDArray[np.uint8]) -> None:
-        """Cut the search region around the last box into `out` (S, S, 3)."""
-        self._window = crop_window(self.box, self.settings.search_factor)
-        cut(image, self._window, out)
+    def crop_search(self, image: Pixels, out: npt.NDArray[np.uint8]) -> None:
+        """Crop the search region around the last box into `out` (S, S, 3) uint8 RGB."""
+        self.search_window = crop_window(self.box, self.settings.search_factor)
+        crop_and_resize(image, self.search_window, out)
 
     def apply(
         self,
@@ -90,32 +91,33 @@ class Tracker:
         prediction: Prediction,
         index: int,
         stamp_ns: int = 0,
-        learn: bool = True,
+        update_templates: bool = True,
     ) -> Observation:
-        """Take over the engine's answer number `index` to the last `cut_search`.
+        """Take over the engine's answer number `index` to the last `crop_search`.
 
         Args:
             image: The image that the crop was cut from.
             prediction: A batch of answers.
             index: Which of them is this target's.
             stamp_ns: Time of the image, for updates by period.
-            learn: Whether the template memory may change with this frame.
+            update_templates: Whether the template memory may change with this frame.
         """
-        side = self._window.side
+        side = self.search_window.side
         score = float(prediction.scores[index])
         self.box = clip_box(self._to_image(prediction.boxes[index]), image.width, image.height)
-        taken = self._offer(image, score) if learn else False
+        taken = self._offer(image, score) if update_templates else False
         self.frames_since_update += 1
-        updated = learn and self._is_due(stamp_ns)
+        updated = update_templates and self._is_due(stamp_ns)
         if updated:
             self._commit(stamp_ns)
-        return Observation(
+        self.observation = Observation(
             box=self.box,
             confidence=score,
             edge_std=_edge_std(prediction.edges[index], side),
             candidate_taken=taken,
             template_updated=updated,
         )
+        return self.observation
 
     def _to_image(self, box: npt.NDArray[np.float32]) -> Box:
         """Map a predicted box (centre, size; over the crop's side) to image pixels.
@@ -124,7 +126,7 @@ class Tracker:
         box's middle for the crop's middle and so ignores that the crop starts at a whole pixel.
         """
         search_size = self.engine.spec.search_size
-        factor = search_size / self._window.side
+        factor = search_size / self.search_window.side
         scaled = box * np.float32(search_size) / np.float32(factor)
         cx, cy, w, h = (float(value) for value in scaled)
         half = 0.5 * search_size / factor
@@ -135,7 +137,7 @@ class Tracker:
         self.templates.decay(self.settings.max_score_decay)
         if not self.templates.wants(score, self.settings.update_score_threshold):
             return False
-        self.templates.offer(self._cut_template(image), score)
+        self.templates.offer(self._crop_template(image), score)
         return True
 
     def _is_due(self, stamp_ns: int) -> bool:
@@ -149,15 +151,15 @@ class Tracker:
         self.frames_since_update = 0
         self.updated_ns = stamp_ns
 
-    def _cut_template(self, image: Pixels) -> npt.NDArray[np.uint8]:
+    def _crop_template(self, image: Pixels) -> npt.NDArray[np.uint8]:
         size = self.engine.spec.template_size
         crop = np.empty((size, size, 3), dtype=np.uint8)
         window = crop_window(self.box, self.settings.template_factor)
-        cut(image, window, crop)
+        crop_and_resize(image, window, crop)
         scale = size / window.side
         x, y = (self.box.x - window.x) * scale, (self.box.y - window.y) * scale
         corners = (x, y, x + self.box.w * scale, y + self.box.h * scale)
-        return fade_surroundings(crop, corners, self.settings.template_surroundings)
+        return attenuate_background(crop, corners, self.settings.template_background_contrast)
 
 
 def search_shape(engine: Engine) -> tuple[int, int, int]:

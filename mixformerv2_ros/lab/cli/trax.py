@@ -18,14 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until the client quits.
+    """Serve until the client quits; exit code 2 if an image could not be decoded.
 
     Raises:
         MixFormerError: the model cannot be loaded, or the client sends what cannot be tracked.
     """
-    from mixformerv2_ros.cli.shared import open_session
+    from mixformerv2_ros.cli.shared import open_stream
+    from mixformerv2_ros.cli.stream_log import StreamLog
     from mixformerv2_ros.lab.evaluation.trax_server import require_trax, serve
 
     require_trax()
-    serve(open_session(args))
-    return 0
+    log = StreamLog("trax")
+    serve(open_stream(args), log)
+    return log.finish()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.shared import positive_number, whole_number
+from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
@@ -226,11 +227,13 @@ def _attention(args: argparse.Namespace) -> int:
         draw = _drawing(args.kind, rows, bundle, args.source)
         stopped = stack.enter_context(stop_request())
         output = stack.enter_context(SheetFile(args.output, source.fps))
+        log = StreamLog("visualize")
         moments = observe(
             engine,
             settings,
             source.frames,
             box,
+            log,
             search_box=search_box,
             attend=engine.attend,
             watched=selection,
@@ -245,7 +248,8 @@ def _attention(args: argparse.Namespace) -> int:
             raise SourceError(f"{args.source} has none of the frames to draw")
         interrupted = stopped()
     print(f"{args.output}: {args.kind} of {output.count} frame{'s' * (output.count > 1)}")
-    return INTERRUPTED if interrupted else 0
+    code = log.finish()
+    return INTERRUPTED if interrupted else code
 
 
 def _selection(args: argparse.Namespace, source: OpenedFrames) -> FrameSelection:
@@ -339,7 +343,8 @@ def _templates(args: argparse.Namespace) -> int:
         first = args.start_frame + 1
         history = History(args.start_frame)
         frames = itertools.islice(source.frames, args.max_frames)
-        for moment in _progress(observe(engine, settings, frames, box), first, last):
+        log = StreamLog("visualize")
+        for moment in _progress(observe(engine, settings, frames, box, log), first, last):
             if output.is_video:
                 history.points.append(point_of(moment))
                 span = (first, max(last or 0, moment.index))
@@ -354,7 +359,8 @@ def _templates(args: argparse.Namespace) -> int:
             output.write(history.sheet(settings, title))
         interrupted = stopped()
     print(f"{args.output}: templates over {len(history.points)} frames")
-    return INTERRUPTED if interrupted else 0
+    code = log.finish()
+    return INTERRUPTED if interrupted else code
 
 
 def _samples(args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ class Result:
 
     Attributes:
         boxes: (N, 4) float64, x, y, w, h in pixels.
-        seconds: (N,) float64, time that the tracker took for the frame.
+        seconds: (N,) float64, time that the tracker took for the frame; NaN where it is not known.
         confidences: (N,) float64; NaN where the tracker gives none.
         lost: (N,) bool, whether the tracker said that it had lost the target.
     """
@@ -49,6 +49,11 @@ class Result:
     seconds: npt.NDArray[np.float64]
     confidences: npt.NDArray[np.float64]
     lost: npt.NDArray[np.bool_]
+
+    @property
+    def skipped(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool, frames that could not be decoded: no time, and the target counts as lost."""
+        return np.asarray(np.isnan(self.seconds) & self.lost, np.bool_)
 
 
 def write_result(folder: Path, name: str, result: Result) -> None:

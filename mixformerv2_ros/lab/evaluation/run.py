@@ -1,13 +1,14 @@
 """One-pass evaluation: start from the first frame's ground truth, follow to the end, no restart.
 
-`evaluate_sequences` does it in memory, for a trainer's validation; `evaluate_to_folder` keeps
-results on disk, continues where a killed run stopped, and uses several processes.
+`run_sequence` does it in memory, for a trainer's validation; `evaluate_to_folder` keeps results on
+disk, continues where a killed run stopped, and uses several processes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import multiprocessing
 import os
 import signal
@@ -43,7 +44,6 @@ from mixformerv2_ros.lab.evaluation.trackers import (
     Estimate,
     Image,
     OnePassTracker,
-    TrackerFactory,
     TrackerSpec,
     tracker_factory,
 )
@@ -61,37 +61,53 @@ Progress = Callable[[AnnotatedSequence, Result], None]
 """Called after each sequence."""
 
 
-def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Image]:
-    """Read images in order as BGR, decoding up to `ahead` of them in threads of their own."""
+def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Image | MixFormerError]:
+    """Read images in order as BGR, decoding up to `ahead` of them in threads of their own.
+
+    In place of an image that cannot be read or decoded comes the error that says why.
+    """
     remaining = iter(paths)
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        pending = deque(pool.submit(read_bgr, path) for path in islice(remaining, ahead))
+        pending = deque(pool.submit(_read, path) for path in islice(remaining, ahead))
         while pending:
             image = pending.popleft().result()
-            pending.extend(pool.submit(read_bgr, path) for path in islice(remaining, 1))
+            pending.extend(pool.submit(_read, path) for path in islice(remaining, 1))
             yield image
+
+
+def _read(path: Path) -> Image | MixFormerError:
+    try:
+        return read_bgr(path)
+    except MixFormerError as error:
+        return error
 
 
 def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result:
     """Run one tracker over one sequence, once, from its first box.
 
-    Only the tracker's own time is measured, not reading and decoding.
+    Only the tracker's own time is measured, not reading and decoding. A frame that cannot be read
+    or decoded is skipped, as everywhere (see `tracking.stream`): the tracker does not see it, and
+    its row repeats the box before (see `Result.skipped`).
 
     Raises:
-        SourceError: a frame cannot be read.
-        ImageError: a frame cannot be decoded.
+        SourceError, ImageError: the first frame cannot be read or decoded.
         BoxError: the first box cannot be tracked.
         EngineError: the tracker cannot run or gives a box that is not finite.
     """
     boxes, seconds, confidences, lost = [], [], [], []
+    estimate = Estimate(sequence.initial_box, 1.0, False)
     for index, image in enumerate(read_images(sequence.frames)):
         before = time.perf_counter()
-        if index == 0:
+        if isinstance(image, MixFormerError):
+            if index == 0:
+                raise image
+            estimate = Estimate(estimate.box, 0.0, True)
+        elif index == 0:
             tracker.start(image, sequence.initial_box)
-            estimate = Estimate(sequence.initial_box, 1.0, False)
         else:
             estimate = tracker.update(image)
-        seconds.append(round(time.perf_counter() - before, 6))
+        skipped = isinstance(image, MixFormerError)
+        seconds.append(math.nan if skipped else round(time.perf_counter() - before, 6))
         if not np.isfinite(estimate.box).all():
             raise EngineError(
                 f"{sequence.frames[index]}: expected a finite box from the tracker, "
@@ -106,31 +122,6 @@ def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result
         confidences=np.array(confidences, dtype=np.float64),
         lost=np.array(lost, dtype=bool),
     )
-
-
-def evaluate_sequences(
-    make_tracker: TrackerFactory,
-    sequences: Iterable[AnnotatedSequence],
-    progress: Progress | None = None,
-) -> Summary:
-    """Evaluate in this process, without writing a file.
-
-    Args:
-        make_tracker: Gives a fresh tracker for each sequence, such as
-            `lambda: MixFormerTracker(engine, settings)`.
-        sequences: What to run on.
-        progress: Called after each sequence.
-
-    Raises:
-        MixFormerError: as `run_sequence`; the first problem ends the evaluation.
-    """
-    results = []
-    for sequence in sequences:
-        result = run_sequence(make_tracker(), sequence)
-        results.append((sequence, result))
-        if progress is not None:
-            progress(sequence, result)
-    return summarise(results)
 
 
 @dataclass(frozen=True)
@@ -188,6 +179,7 @@ def evaluate_to_folder(
         except SourceError as error:
             problems.append(str(error))
             continue
+        problems += _skipped(spec.label, sequence, results[sequence.name])
         if progress is not None:
             progress(sequence, results[sequence.name])
 
@@ -198,6 +190,7 @@ def evaluate_to_folder(
                 continue
             write_result(folder, sequence.name, outcome)
             results[sequence.name] = outcome
+            problems += _skipped(spec.label, sequence, outcome)
             if progress is not None:
                 progress(sequence, outcome)
 
@@ -206,6 +199,17 @@ def evaluate_to_folder(
     content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
     write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
     return Evaluation(summary, problems)
+
+
+def _skipped(label: str, sequence: AnnotatedSequence, result: Result) -> list[str]:
+    """One line about the frames that were skipped; none if there were none."""
+    if not result.skipped.any():
+        return []
+    first = sequence.frames[int(result.skipped.argmax())]
+    return [
+        f"{label}, {sequence.name}: {result.skipped.sum()} of {len(sequence)} frames skipped that "
+        f"cannot be decoded; first: {first}"
+    ]
 
 
 def evaluate_results(

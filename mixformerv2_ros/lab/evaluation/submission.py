@@ -74,8 +74,8 @@ def check_submission(path: Path, dataset: str) -> None:
 def _entries(dataset: str, label: str, name: str, result: Result) -> Iterator[tuple[str, str]]:
     if dataset == "got10k":
         yield f"{name}/{name}_001.txt", _boxes(result, 3)
-        if np.isfinite(result.seconds).all():  # published raw results may come without times
-            times = "".join(f"{value:.8f}\n" for value in result.seconds)
+        if np.isfinite(result.seconds).any():  # published raw results may come without times
+            times = "".join(f"{value:.8f}\n" for value in np.nan_to_num(result.seconds))
             yield f"{name}/{name}_time.txt", times
     elif dataset == "trackingnet":
         yield f"{name}.txt", _boxes(result, 2)

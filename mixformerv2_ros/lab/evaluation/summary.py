@@ -157,8 +157,9 @@ def confidence_table(summaries: Mapping[str, Summary]) -> str:
 
 
 def _fps(results: list[Result]) -> float:
-    seconds = sum(float(result.seconds[1:].sum()) for result in results)
-    frames = sum(len(result.seconds) - 1 for result in results)
+    # The first frame starts the tracker; frames that were skipped have no time.
+    seconds = sum(float(np.nansum(result.seconds[1:])) for result in results)
+    frames = sum(int(np.isfinite(result.seconds[1:]).sum()) for result in results)
     return frames / seconds if seconds > 0 else math.nan
 
 

@@ -25,8 +25,17 @@ from mixformerv2_ros.ros.parameters import tracker_settings
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
-from mixformerv2_ros.tracking.session import Session, State
+from mixformerv2_ros.tracking.session import State, Track
 from mixformerv2_ros.tracking.settings import TrackerSettings
+from mixformerv2_ros.tracking.stream import (
+    InitRequest,
+    Output,
+    Step,
+    Stream,
+    StreamImage,
+    StreamRules,
+    raise_failure,
+)
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 BGR, as OpenCV reads it."""
@@ -65,26 +74,49 @@ TrackerFactory = Callable[[], OnePassTracker]
 
 
 class MixFormerTracker:
-    """Our tracker, through the same `Session` that the nodes and the commands use."""
+    """Our tracker, through the same `Stream` that the nodes and the commands use."""
 
     def __init__(self, engine: Engine, settings: TrackerSettings) -> None:
         """Use `engine`, which may be shared with other trackers that run one after the other."""
-        self._session = Session(engine, settings)
+        self._stream = Stream(engine, settings, StreamRules(buffer_images=2))
         self._count = 0
+        self._box = Box(0.0, 0.0, 0.0, 0.0)
 
     def start(self, image: Image, box: Box) -> None:
-        """Learn the target from the first frame."""
-        self._session.start(self._frame(image), box)
+        """Start on the target in the first frame.
+
+        Raises:
+            BoxError, EngineError: the box cannot be tracked, or the engine failed.
+        """
+        self._box = box
+        self._process(image, self._stream.add_box(InitRequest(box)))
 
     def update(self, image: Image) -> Estimate:
-        """Find the target in the next frame."""
-        (track,) = self._session.update(self._frame(image))
-        return Estimate(track.box, track.confidence, track.state is State.LOST)
+        """Find the target in the next frame.
 
-    def _frame(self, image: Image) -> Frame:
+        Where the stream reports no track (it dropped the image, or reset the target because the
+        size of the images changed), the last box is repeated and the target counts as lost.
+        """
+        tracks = self._process(image, [])
+        if not tracks:
+            return Estimate(self._box, 0.0, True)
+        self._box = tracks[0].box
+        return Estimate(tracks[0].box, tracks[0].confidence, tracks[0].state is State.LOST)
+
+    def _process(self, image: Image, outputs: list[Output]) -> tuple[Track, ...]:
         stamp = round(self._count * 1e9 / FRAME_RATE)
         self._count += 1
-        return Frame(Pixels.from_array(image, "bgr8"), stamp)
+        frame = Frame(Pixels.from_array(image, "bgr8"), stamp)
+        outputs += self._stream.process(
+            StreamImage(stamp, stamp, image.nbytes, decode=lambda: frame)
+        )
+        tracks: tuple[Track, ...] = ()
+        for output in outputs:
+            if isinstance(output, Step):
+                tracks = output.tracks
+            else:
+                raise_failure(output)
+        return tracks
 
 
 class OpenCVTracker:

@@ -5,18 +5,27 @@ Needs the package vot-trax (the extra `trax`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mixformerv2_ros import __version__
-from mixformerv2_ros.errors import EngineError, MixFormerError, SourceError
+from mixformerv2_ros.cli.stream_log import StreamLog
+from mixformerv2_ros.errors import EngineError, ImageError, MixFormerError, SourceError
 from mixformerv2_ros.io.images import read_image
 from mixformerv2_ros.lab.datasets.vot import polygon_box
 from mixformerv2_ros.lab.evaluation.trackers import FRAME_RATE
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
-from mixformerv2_ros.tracking.session import Session
+from mixformerv2_ros.tracking.stream import (
+    InitRequest,
+    Output,
+    Step,
+    Stream,
+    StreamImage,
+    raise_failure,
+)
 
 
 def require_trax() -> None:
@@ -33,14 +42,19 @@ def require_trax() -> None:
         ) from None
 
 
-def serve(session: Session) -> None:
+def serve(stream: Stream, log: StreamLog) -> None:
     """Speak TraX on standard input and output, or on the socket named by TRAX_SOCKET, to the end.
 
     Any number of targets is followed at once. Regions come as rectangles or polygons, of which the
     smallest upright box is taken; replies are rectangles, in the order in which the targets came,
     each with the property `confidence`. Images come as paths, as pixels (RGB or grey) or as JPEG
     or PNG data. Coordinates are TraX's: pixels from 0, top-left corner. The reply to an
-    initialisation repeats the given box with confidence 1.
+    initialisation repeats the given box with confidence 1. An image that cannot be decoded is
+    answered with the boxes before it and confidence 0.
+
+    Args:
+        stream: Gives engine, settings and rules; every initialisation restarts it.
+        log: Takes the events.
 
     Raises:
         EngineError: vot-trax is not installed, or the protocol breaks off.
@@ -59,7 +73,7 @@ def serve(session: Session) -> None:
             multiobject=True,
         )
         try:
-            _answer(server, session)
+            _answer(server, stream, log)
         except MixFormerError as error:
             server.quit(str(error))
             raise
@@ -68,30 +82,51 @@ def serve(session: Session) -> None:
         raise EngineError(f"TraX: {error}") from None
 
 
-def _answer(server: Any, session: Session) -> None:
+def _answer(server: Any, stream: Stream, log: StreamLog) -> None:
     import trax
 
-    frames = 0
-    started = 0
+    frames = started = 0
+    reported: dict[str, tuple[Box, float]] = {}
     while True:
         request = server.wait()
         if request.type == trax.TraxStatus.QUIT:
             return
         if request.type == trax.TraxStatus.INITIALIZE:
-            session.stop()
-            started = 0
-        frame = Frame(_pixels(request.image), round(frames * 1e9 / FRAME_RATE))
+            stream, started, reported = stream.restarted(), 0, {}
+        stamp = round(frames * 1e9 / FRAME_RATE)
+        image = StreamImage(stamp, stamp, 0, decode=_decoder(request.image, stamp))
+        image.name = f"image {frames}"
         frames += 1
-        tracks = session.update(frame)
+        outputs: list[Output] = []
+        # What is not seen in this image is where it was, with confidence 0.
+        reported = {name: (box, 0.0) for name, (box, _) in reported.items()}
         for region, _ in request.objects or ():
             started += 1
-            tracks.append(session.start(frame, _box(region), str(started)))
+            box = _box(region)
+            reported[str(started)] = (box, 0.0)
+            outputs += stream.add_box(InitRequest(box, str(started)))
+        for output in (*outputs, *stream.process(image)):
+            if isinstance(output, Step):
+                found = {track.target_id: (track.box, track.confidence) for track in output.tracks}
+                reported.update(found)
+                continue
+            if request.objects and isinstance(output.error, ImageError):
+                raise output.error
+            raise_failure(output)
+            log.add(output)
         server.status(
-            [
-                (trax.Rectangle.create(*track.box), {"confidence": track.confidence})
-                for track in tracks
-            ]
+            [(trax.Rectangle.create(*box), {"confidence": c}) for box, c in reported.values()]
         )
+
+
+def _decoder(images: dict[str, Any], stamp_ns: int) -> Callable[[], Frame]:
+    def decode() -> Frame:
+        try:
+            return Frame(_pixels(images), stamp_ns)
+        except SourceError as error:
+            raise ImageError(str(error)) from error
+
+    return decode
 
 
 def _pixels(images: dict[str, Any]) -> Pixels:

@@ -19,7 +19,7 @@ from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.lab.datasets.images import Image
 from mixformerv2_ros.lab.training.augment import to_grey
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.crop import Window, crop_window, cut
+from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window
 
 PATCH = 16
 """Side of a token's patch in pixels."""
@@ -117,7 +117,7 @@ def crop_view(view: View, around: Box, target: Box, factor: float, size: int) ->
         return None
     image = np.empty((size, size, 3), np.uint8)
     try:
-        cut(view, window, image, _canvas())
+        crop_and_resize(view, window, image, _canvas())
     except BoxError:
         return None
     return Crop(image, label_edges(target, around, window.side, size))
@@ -136,7 +136,7 @@ def label_edges(target: Box, around: Box, side: int, size: int) -> npt.NDArray[n
     return np.array([x - w, y - h, x + w, y + h]) / size
 
 
-def shows_picture(window: Window, width: int, height: int, size: int) -> bool:
+def shows_picture(window: CropWindow, width: int, height: int, size: int) -> bool:
     """Whether the padding mask, down-sampled to patches (nearest), has a place without padding."""
     columns = max(-window.x, 0), min(window.side, width - 1 - window.x)
     rows = max(-window.y, 0), min(window.side, height - 1 - window.y)

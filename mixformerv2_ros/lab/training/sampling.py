@@ -22,7 +22,7 @@ from mixformerv2_ros.lab.training.crops import Crop, View, brighten, crop_view, 
 from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.crop import fade_surroundings
+from mixformerv2_ros.tracking.crop import attenuate_background
 
 MODES = ("causal", "trident_pro")
 TRIES = 1000
@@ -311,7 +311,9 @@ class TrackingDataset:
 
     def _faded(self, template: Crop) -> Image:
         corners = template.edges * self.spec.template_size
-        return fade_surroundings(template.image, corners, self.config.template_background_contrast)
+        return attenuate_background(
+            template.image, corners, self.config.template_background_contrast
+        )
 
     def _own_changes(self, crop: Crop, rng: np.random.Generator) -> Crop:
         if not self.train:

@@ -37,7 +37,7 @@ from mixformerv2_ros.lab.training.composites import (
 from mixformerv2_ros.lab.training.object_pool import ObjectPool
 from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.model.spec import ModelSpec
-from mixformerv2_ros.tracking.crop import fade_surroundings
+from mixformerv2_ros.tracking.crop import attenuate_background
 
 _PROBABILITIES = (
     "negative_ratio",
@@ -361,7 +361,7 @@ class SyntheticDataset:
         errors = (rng.normal(size=4) * share * unit for share in (0.02, 0.05))
         contrast = self.config.template_background_contrast
         return [
-            fade_surroundings(crop, template.corners + error, contrast)
+            attenuate_background(crop, template.corners + error, contrast)
             for crop, template, error in zip(crops, templates, errors, strict=True)
         ]
 

@@ -117,7 +117,7 @@ def validate_clips(
     settings = TrackerSettings(
         search_factor=factors.search_factor,
         template_factor=factors.template_factor,
-        template_surroundings=factors.template_background_contrast,
+        template_background_contrast=factors.template_background_contrast,
         update_interval=TrackerSettings.update_interval if config.loss.score else _NEVER,
     )
     found = []

@@ -98,8 +98,10 @@ def open_frames(source: str, start: int, stack: ExitStack) -> OpenedFrames:
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         if start:
             raise ParameterError(f"--start-frame must be 0 for one image, got {start}")
-        frame = VideoFrame(0, Frame(read_image(path)), path.name)
-        return OpenedFrames(iter([frame, frame]), 1.0, 0, 0)
+        frame = Frame(read_image(path))
+        # Searched in the very image that the target is drawn on.
+        images = [VideoFrame(0, 0, 0, decode=lambda: frame, name=path.name, index=0) for _ in "ab"]
+        return OpenedFrames(iter(images), 1.0, 0, 0)
     video = stack.enter_context(VideoSource(source))
     frames = itertools.islice(video.frames(), start, None)
     first = next(frames, None)

@@ -1,22 +1,31 @@
-"""A tracking run, frame by frame, with everything that the pictures show."""
+"""A tracking run, frame by frame, with everything that the images of it show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.io.video import VideoFrame
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, check_box
-from mixformerv2_ros.tracking.crop import crop_window
 from mixformerv2_ros.tracking.memory import Crop, TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
-from mixformerv2_ros.tracking.session import State, StateMachine
+from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import Observation, Tracker, search_shape
+from mixformerv2_ros.tracking.stream import (
+    InitRequest,
+    Stream,
+    StreamImage,
+    StreamRules,
+    track_one,
+)
+from mixformerv2_ros.tracking.tracker import Observation
 
 
 @dataclass(frozen=True)
@@ -78,72 +87,116 @@ Attend = Callable[[npt.NDArray[np.uint8], Memory], tuple[Prediction, npt.NDArray
 """Does what `Engine.search` does for one target, and also returns the attention."""
 
 
+class _ObservedEngine:
+    """An engine that keeps what it was given and what it gave, one target at a time."""
+
+    def __init__(self, engine: Engine, attend: Attend | None) -> None:
+        self._engine = engine
+        self._attend = attend
+        self.with_attention = False
+        self.templates: Callable[[], TemplateMemory] | None = None
+        self.seen: _Search | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._engine.spec
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
+        return self._engine.encode_templates(templates)
+
+    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+        attention = None
+        if self._attend is not None and self.with_attention:
+            prediction, attention = self._attend(crops, memories[0])
+        else:
+            prediction = self._engine.search(crops, memories)
+        assert self.templates is not None
+        self.seen = _Search(crops[0].copy(), prediction, attention, _view(self.templates()))
+        return prediction
+
+
+@dataclass(frozen=True)
+class _Search:
+    crop: Crop
+    prediction: Prediction
+    attention: npt.NDArray[np.float32] | None
+    before: MemoryView
+
+
 def observe(
     engine: Engine,
     settings: TrackerSettings,
-    frames: Iterable[VideoFrame],
+    images: Iterable[StreamImage],
     box: Box,
+    log: StreamLog,
     *,
     search_box: Box | None = None,
     attend: Attend | None = None,
     watched: Container[int] = (),
 ) -> Iterator[Moment]:
-    """Track one target as a `Session` does, and keep what it saw.
+    """Track one target through a `Stream`, and keep what the tracker saw.
 
     Args:
         engine: Runs the network.
         settings: Settings of the tracker.
-        frames: The first one is what the target is started on and yields nothing.
-        box: The target in the first frame.
-        search_box: What to take for the last box in the second frame, around which its search
-            region is cut; by default `box`.
-        attend: The engine's search with attention, `WatchingEngine.attend`.
-        watched: Frames to use it for.
+        images: The first one is what the target is started on and yields nothing.
+        box: The target in the first image.
+        log: Takes the events of the stream.
+        search_box: What to take for the last box in the second image, around which its search
+            region is cropped; by default `box`.
+        attend: The engine's search with attention, `AttentionEngine.attend`.
+        watched: Numbers of the images to use it for.
 
     Raises:
-        BoxError, ImageError: nothing can be tracked from a box.
+        BoxError, EngineError: nothing can be tracked from a box, or the engine failed.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        return
-    pixels = first.frame.pixels
-    tracker = Tracker(engine, settings, pixels, box, first.frame.stamp_ns)
-    if search_box is not None:
-        tracker.box = check_box(search_box, pixels.width, pixels.height)
-    machine = StateMachine()
-    for item in frames:
-        pixels, stamp_ns = item.frame.pixels, item.frame.stamp_ns
-        before = _view(tracker.templates)
-        side = crop_window(tracker.box, settings.search_factor).side
-        crops = np.empty((1, *search_shape(engine)), dtype=np.uint8)
-        tracker.cut_search(pixels, crops[0])
-        attention = None
-        if attend is not None and item.index in watched:
-            prediction, attention = attend(crops, tracker.memory)
-        else:
-            prediction = engine.search(crops, [tracker.memory])
-        score = float(prediction.scores[0])
-        state = machine.update(score, stamp_ns, settings)
-        seen = tracker.apply(pixels, prediction, 0, stamp_ns, learn=state is State.TRACKING)
+    observed = _ObservedEngine(engine, attend)
+    stream = Stream(observed, settings, StreamRules(buffer_images=2))
+    request = InitRequest(box)
+
+    def marked() -> Iterator[StreamImage]:
+        for image in images:
+            observed.with_attention = _index(image) in watched
+            yield image
+
+    for step in log.steps(track_one(stream, marked(), request)):
+        if request.target_id not in stream.targets:
+            return  # reset: the size of the images changed
+        tracker = stream.session.tracker(request.target_id)
+        observation, seen = tracker.observation, observed.seen
+        if observation is None or seen is None:
+            pixels = step.frame.pixels
+            if search_box is not None:
+                tracker.box = check_box(search_box, pixels.width, pixels.height)
+            observed.templates = partial(getattr, tracker, "templates")
+            continue
+        before = seen.before
         stored_score = None
-        if seen.template_updated and seen.candidate_taken:
-            stored_score = score
-        elif seen.template_updated and before.candidate is not None:
+        if observation.template_updated and observation.candidate_taken:
+            stored_score = observation.confidence
+        elif observation.template_updated and before.candidate is not None:
             stored_score = before.score * settings.max_score_decay
         yield Moment(
-            index=item.index,
-            image=pixels,
-            crop=crops[0],
-            side=side,
-            prediction=prediction,
-            attention=attention,
-            seen=seen,
-            state=state,
+            index=_index(step.image),
+            image=step.frame.pixels,
+            crop=seen.crop,
+            side=tracker.search_window.side,
+            prediction=seen.prediction,
+            attention=seen.attention,
+            seen=observation,
+            state=step.tracks[0].state,
             before=before,
             after=_view(tracker.templates),
             stored_score=stored_score,
         )
+
+
+def _index(image: StreamImage) -> int:
+    return image.index if isinstance(image, VideoFrame) else image.number - 1
 
 
 def _view(memory: TemplateMemory) -> MemoryView:

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 from cyclonedds.core import Qos
+from cyclonedds.internal import InvalidSample
 from cyclonedds.pub import DataWriter
+from cyclonedds.sub import DataReader
 
+from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
 from mixformerv2_ros.ros.cyclonedds.participant import Log, Participant
 from mixformerv2_ros.ros.cyclonedds.publisher import Publisher
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import endpoint_qos, sensor_data, transient_local
 from mixformerv2_ros.ros.cyclonedds.subscription import Subscription
-from mixformerv2_ros.ros.cyclonedds.types import sample, to_cdr
-from mixformerv2_ros.ros.messages import NS
+from mixformerv2_ros.ros.cyclonedds.types import from_cdr, sample, to_cdr
+from mixformerv2_ros.ros.messages import NS, Level
 
 CLOCK = "/clock"
 CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
@@ -27,6 +30,11 @@ CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
 GRAPH_TOPIC = "ros_discovery_info"
 """DDS topic on which every node lists its endpoints, for `ros2 node info`."""
 GRAPH_TYPE = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+
+BARE_DDS = "_CREATED_BY_BARE_DDS_APP_"
+
+MAX_PARTICIPANTS = 1024
+"""Participants whose nodes are remembered; those that were heard of first go first."""
 
 CHECK_S = 0.1
 """Time between two checks of the endpoints' QoS; longest sleep of the node."""
@@ -69,6 +77,12 @@ class Node:
             self.participant.topic(GRAPH_TOPIC, GRAPH_TYPE),
             qos=endpoint_qos(transient_local(), GRAPH_TYPE),
         )
+        self._graph_reader: DataReader[Any] = DataReader(
+            self.participant.subscriber,
+            self.participant.topic(GRAPH_TOPIC, GRAPH_TYPE),
+            qos=endpoint_qos(transient_local(MAX_PARTICIPANTS), GRAPH_TYPE),
+        )
+        self._nodes: dict[bytes, dict[bytes, str]] = {}
         if sim_time:
             self.create_subscription(CLOCK, CLOCK_TYPE, self._set_time, sensor_data(1))
 
@@ -93,7 +107,7 @@ class Node:
             publisher.close()
         self._subscriptions.clear()
         self._publishers.clear()
-        del self._graph
+        del self._graph, self._graph_reader
         self.participant.close()
 
     def create_publisher(self, topic: str, msgtype: str, qos: Qos) -> Publisher:
@@ -135,6 +149,33 @@ class Node:
     def create_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call back periodically, by the wall clock."""
         self._timers.append(_Timer(seconds, callback))
+
+    def publisher_nodes(self, topic: str) -> list[str]:
+        """Full names of the nodes that publish a topic, as far as discovered.
+
+        To be called from one thread at a time. A publisher that no node lists, as those of programs
+        without ROS, is `_CREATED_BY_BARE_DDS_APP_`, as in `ros2 topic info -v`.
+        """
+        for listed in self._graph_reader.take(N=MAX_PARTICIPANTS):
+            if isinstance(listed, InvalidSample):
+                continue
+            try:
+                info = from_cdr(listed.cdr, GRAPH_TYPE)
+            except MiddlewareError as error:
+                self.log(Level.WARN, f"malformed message on {GRAPH_TOPIC}: {error}")
+                continue
+            key = bytes(info.gid.data)
+            self._nodes.pop(key, None)
+            self._nodes[key] = {
+                bytes(gid.data): f"{node.node_namespace.rstrip('/')}/{node.node_name}"
+                for node in info.node_entities_info_seq
+                for gid in node.writer_gid_seq
+            }
+            if len(self._nodes) > MAX_PARTICIPANTS:
+                del self._nodes[next(iter(self._nodes))]
+        names = {guid: name for writers in self._nodes.values() for guid, name in writers.items()}
+        found = self.participant.publishers_of(topic)
+        return sorted(names.get(each.guid, BARE_DDS) for each in found)
 
     def now_ns(self) -> int:
         """Nanoseconds of the system's clock, or of `/clock`, 0 before its first message."""

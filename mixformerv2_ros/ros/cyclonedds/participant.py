@@ -56,11 +56,13 @@ class Endpoint:
         topic: Full name of the topic.
         msgtype: Type of its messages.
         qos: What it offers or requests.
+        guid: Its identity in the domain, 16 bytes.
     """
 
     topic: str
     msgtype: str
     qos: Qos
+    guid: bytes
 
 
 class Participant:
@@ -179,5 +181,5 @@ def _endpoints(reader: BuiltinDataReader) -> list[Endpoint]:
             continue
         msgtype = message_type(sample.type_name)
         if msgtype is not None:
-            found.append(Endpoint(sample.topic_name[2:], msgtype, sample.qos))
+            found.append(Endpoint(sample.topic_name[2:], msgtype, sample.qos, sample.key.bytes))
     return found

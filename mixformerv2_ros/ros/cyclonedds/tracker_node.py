@@ -49,8 +49,9 @@ class DdsTrackerNode:
         for name, msgtype in INITS.items():
             node.create_subscription(topic(name), msgtype, self.tracker.receive_init, reliable())
         transport, choice = str(values["image_transport"]), str(values["image_qos"])
+        self._image_topic = node.names.image_topic(IMAGE, transport)
         node.create_subscription(
-            node.names.image_topic(IMAGE, transport),
+            self._image_topic,
             IMAGES[transport][1],
             self.tracker.receive_image,
             make_qos(QosProfile(initial_reliability(choice)), SENSOR_DEPTH),
@@ -83,6 +84,10 @@ class DdsTrackerNode:
     def has_subscribers(self, topic: str) -> bool:
         """Whether one of the outputs has subscribers."""
         return self._outputs[topic].subscription_count > 0
+
+    def image_publishers(self) -> list[str]:
+        """Full names of the nodes that publish the images."""
+        return self._node.publisher_nodes(self._image_topic)
 
     def log(self, level: Level, text: str) -> None:
         """Write to the node's log."""

@@ -23,5 +23,8 @@ class Middleware(Protocol):
     def has_subscribers(self, topic: str) -> bool:
         """Whether one of the node's outputs has subscribers."""
 
+    def image_publishers(self) -> list[str]:
+        """Names of the nodes that publish the images, as far as the middleware knows them."""
+
     def log(self, level: Level, text: str) -> None:
         """Write one line to the node's log; `Level.OK` is information."""

@@ -24,6 +24,8 @@ class Counts:
         received: Images that came in.
         processed: Images that a track was published for.
         dropped: Images that newer ones replaced before the tracker could look at them.
+        late: Images dropped because they are older than the newest, or of another size or time
+            than those around them.
         bad: Images that cannot be decoded.
         refused: Boxes that no target could be started from.
         failed: Images that the engine failed on.
@@ -32,6 +34,7 @@ class Counts:
     received: int = 0
     processed: int = 0
     dropped: int = 0
+    late: int = 0
     bad: int = 0
     refused: int = 0
     failed: int = 0
@@ -48,6 +51,7 @@ class TrackerStatistics:
         age_ms: Median and 95th percentile of the time from an image's stamp to its publication.
         since_image_s: Seconds since the last image; None before the first.
         image: Size and encoding of the last image; empty before the first.
+        stamps_usable: Whether durations are taken from the stamps, not from arrival times.
         tracks: The last track of every target.
         buffered: Number of images kept.
         buffered_bytes: Bytes of them.
@@ -59,6 +63,7 @@ class TrackerStatistics:
     age_ms: tuple[float, float]
     since_image_s: float | None
     image: str
+    stamps_usable: bool
     tracks: tuple[Track, ...]
     buffered: int
     buffered_bytes: int
@@ -128,11 +133,14 @@ def status(
         level, summary = Level.ERROR, "the engine failed"
     elif counts.bad > before.bad:
         level, summary = Level.WARN, f"{counts.bad - before.bad} images cannot be decoded"
+    elif not statistics.stamps_usable:
+        level, summary = Level.WARN, "image stamps are zero or stand still"
     elif State.LOST in states:
         level = Level.WARN
     values = {
         "state": max(states, default=State.IDLE).name,
         "image": statistics.image,
+        "durations": "image stamps" if statistics.stamps_usable else "arrival times",
         "rate (Hz)": f"{statistics.rate:.1f}",
         "latency p50 (ms)": f"{statistics.latency_ms[0]:.1f}",
         "latency p95 (ms)": f"{statistics.latency_ms[1]:.1f}",
@@ -141,6 +149,7 @@ def status(
         "images received": str(counts.received),
         "images processed": str(counts.processed),
         "images dropped": str(counts.dropped),
+        "images late": str(counts.late),
         "images bad": str(counts.bad),
         "images failed": str(counts.failed),
         "boxes refused": str(counts.refused),

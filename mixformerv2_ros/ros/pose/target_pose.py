@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.ros.message_buffer import Arrival, RecentImages
 from mixformerv2_ros.ros.messages import NS, stamp_ns
 from mixformerv2_ros.ros.pose.camera import MAX_PX, Bearing, Camera, Vector
 from mixformerv2_ros.ros.pose.cloud import cloud_view, measure_cloud
@@ -36,6 +35,7 @@ from mixformerv2_ros.ros.pose.estimate import (
 )
 from mixformerv2_ros.ros.pose.samples import inner_box
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.image_buffer import BufferedImage, ImageBuffer
 from mixformerv2_ros.tracking.session import State, Track
 
 DEPTH, CLOUD, WIDTH, BEARING = "depth", "cloud", "width", "bearing"
@@ -100,8 +100,9 @@ class TargetPose:
         self._transform = transform
         self._camera: Camera | None = None
         self._calibration: tuple[Any, ...] = ()
-        self._ranges = RecentImages(MAX_RANGES, settings.buffer_ns, settings.buffer_bytes)
-        self._count = 0
+        self._ranges: ImageBuffer[_RangeImage] = ImageBuffer(
+            MAX_RANGES, settings.buffer_ns, settings.buffer_bytes
+        )
         self._seen_ns = 0
         self._waiting: Track | None = None
         self._due: deque[Track] = deque()
@@ -143,8 +144,7 @@ class TargetPose:
         newest = self._ranges.newest
         if newest is not None and stamp < newest.stamp_ns:
             self._ranges.clear()
-        self._count += 1
-        self._ranges.add(Arrival(self._count, 0, message, stamp, stamp))
+        self._ranges.add(_RangeImage(stamp, stamp, len(message.data), message=message))
 
     def add_track(self, track: Track) -> Bearing | None:
         """Take a track.
@@ -228,7 +228,7 @@ class TargetPose:
         distance, std = float(np.linalg.norm(position)), max(point.range.std, settings.deviation)
         return _estimate(position, track, CLOUD, at_range(camera), distance, std)
 
-    def _nearest(self, track: Track) -> Arrival:
+    def _nearest(self, track: Track) -> _RangeImage:
         found = self._ranges.nearest(track.stamp_ns)
         what = "depth image" if self.settings.source == DEPTH else "point cloud"
         if found is None:
@@ -249,6 +249,13 @@ class TargetPose:
         if matrix is None:
             raise PoseError(f"no transform from the point cloud's frame {source!r} to {frame_id!r}")
         return np.asarray(matrix[:3, :3] @ position + matrix[:3, 3])
+
+
+@dataclass(eq=False)
+class _RangeImage(BufferedImage):
+    """A depth image or a point cloud."""
+
+    message: Any = field(kw_only=True)
 
 
 def transformed(estimate: PoseEstimate, matrix: Vector, frame_id: str) -> PoseEstimate:

@@ -16,7 +16,7 @@ from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model, load_model
-from mixformerv2_ros.ros.messages import DEFAULT_TARGET, NS
+from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
 from mixformerv2_ros.ros.qos import DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
@@ -24,6 +24,7 @@ from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
 from mixformerv2_ros.ros.topics import COMPRESSED_IMAGE, DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.tracking.stream import DEFAULT_TARGET
 
 NOT_ACTIVE = "node is not active"
 
@@ -38,6 +39,7 @@ class TrackerNode(ManagedNode):
         super().__init__("tracker", **options)
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
+        self._images_from = ""
         self._goals: dict[bytes, TrackGoal] = {}
         # Not destroyed with the other entities: results of goals are sent after they have ended.
         self._server = ActionServer(
@@ -87,9 +89,10 @@ class TrackerNode(ManagedNode):
         )
         self._tracker = tracker
         self.until_deactivate.callback(self._drop_tracker)
-        tracker.start()
         transport = str(values["image_transport"])
         topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
+        self._images_from = topic
+        tracker.start()
         self.create_sensor_subscription(
             topic, msgtype, tracker.receive_image, str(values["image_qos"])
         )
@@ -97,6 +100,11 @@ class TrackerNode(ManagedNode):
             self.create_reliable_subscription(name, kind, tracker.receive_init)
         self.create_steady_timer(float(values["diagnostics.period"]), tracker.publish_diagnostics)
         self.get_logger().info(f"active: subscribed to {topic}")
+
+    def image_publishers(self) -> list[str]:
+        """Full names of the nodes that publish the images."""
+        found = self.get_publishers_info_by_topic(self._images_from)
+        return [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
 
     def apply_parameters(self, changes: Mapping[str, Any]) -> None:
         """Apply accepted changes before the next image."""

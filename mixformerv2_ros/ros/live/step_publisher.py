@@ -1,0 +1,98 @@
+"""Publishes what a stream found in an image, and keeps the statistics of that."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from mixformerv2_ros.overlay import draw_tracks
+from mixformerv2_ros.ros.live.goal_observer import GoalObserver
+from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.statistics import Counts, Timing, TrackerStatistics, incremented
+from mixformerv2_ros.ros.messages import NS, detections_message, image_message, track_message
+from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, TRACK
+from mixformerv2_ros.tracking.session import Track, idle_track
+from mixformerv2_ros.tracking.stream import Step, Stream
+
+
+class StepPublisher:
+    """Messages of a `Step`, and counts, rates and ages. `publish` is the worker's alone.
+
+    Attributes:
+        tracks: The last track of every target.
+    """
+
+    def __init__(self, middleware: Middleware) -> None:
+        self.tracks: tuple[Track, ...] = ()
+        self._middleware = middleware
+        self._lock = threading.Lock()
+        self._counts = Counts()
+        self._timing = Timing()
+        self._arrival_ns: int | None = None
+        self._image = ""
+
+    def reset(self) -> None:
+        """Count from zero."""
+        with self._lock:
+            self._counts = Counts()
+            self._timing = Timing()
+
+    def count(self, **by: int) -> None:
+        """Increment fields of `Counts`."""
+        with self._lock:
+            self._counts = incremented(self._counts, **by)
+
+    def on_arrival(self, now_ns: int, replaces: bool) -> None:
+        """Count an image that has come, perhaps in the place of one not looked at."""
+        with self._lock:
+            self._arrival_ns = now_ns
+            self._counts = incremented(self._counts, received=1, dropped=int(replaces))
+
+    def statistics(self, stream: Stream) -> TrackerStatistics:
+        """Everything as it is now."""
+        now = self._middleware.now_ns()
+        buffered, nbytes = stream.buffered
+        with self._lock:
+            last = self._arrival_ns
+            return TrackerStatistics(
+                counts=self._counts,
+                rate=self._timing.rate(now),
+                latency_ms=self._timing.latency_ms(),
+                age_ms=self._timing.age_ms(),
+                since_image_s=None if last is None else max(0, now - last) / NS,
+                image=self._image,
+                stamps_usable=stream.stamps_usable,
+                tracks=self.tracks,
+                buffered=buffered,
+                buffered_bytes=nbytes,
+            )
+
+    def publish(self, step: Step, observer_of: Callable[[str], GoalObserver | None]) -> None:
+        """Publish tracks and detections of an image, and the overlay if somebody subscribes."""
+        middleware, types, frame = self._middleware, self._middleware.types, step.frame
+        pixels = frame.pixels
+        self._image = f"{pixels.width}x{pixels.height} {pixels.encoding}"
+        self.tracks = step.tracks
+        tracks = step.tracks or (idle_track(frame),)
+        now, arrival = middleware.now_ns(), step.image.arrival_ns
+        latency = max(0, now - arrival) if arrival else 0
+        for track in tracks:
+            message = track_message(types, track, latency)
+            middleware.publish(TRACK, message)
+            if observer := observer_of(track.target_id):
+                observer.on_track(track, message)
+        middleware.publish(
+            DETECTIONS, detections_message(types, tracks, frame.stamp_ns, frame.frame_id)
+        )
+        with self._lock:
+            self._counts = incremented(self._counts, processed=1)
+            self._timing.add(now, latency, max(0, now - frame.stamp_ns))
+        if middleware.has_subscribers(DEBUG_IMAGE):
+            image = np.asarray(cv2.cvtColor(pixels.rgb(), cv2.COLOR_RGB2BGR), np.uint8)
+            draw_tracks(image, step.tracks)
+            middleware.publish(
+                DEBUG_IMAGE, image_message(types, image, "bgr8", frame.stamp_ns, frame.frame_id)
+            )
