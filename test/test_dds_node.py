@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from nodes import BUNDLE, TYPES, content, frame_stamp, image, init_box
-from recordings import RedEngine, red_box, run_command
+from nodes import TYPES, content, frame_stamp, image, init_box
+from recordings import red_box, run_command
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
 
 from cyclonedds.core import Policy
 from cyclonedds.sub import DataReader
 from cyclonedds.util import duration
+from dds_nodes import Local
 from domains import own_domain
 from peers import Peer
 from processes import Command
@@ -31,8 +31,7 @@ from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
-from mixformerv2_ros.ros.cyclonedds.node import CHECK_S, GRAPH_TOPIC, GRAPH_TYPE, Node
-from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
+from mixformerv2_ros.ros.cyclonedds.node import GRAPH_TOPIC, GRAPH_TYPE
 from mixformerv2_ros.ros.cyclonedds.types import (
     dds_type,
     from_cdr,
@@ -42,7 +41,6 @@ from mixformerv2_ros.ros.cyclonedds.types import (
     type_hash,
     type_name,
 )
-from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.qos import Reliability
 from mixformerv2_ros.ros.replay import images
@@ -65,39 +63,6 @@ def domain() -> Iterator[int]:
 def peer() -> Iterator[Peer]:
     with Peer() as node:
         yield node
-
-
-class Local:
-    """The tracker node in this process, with an engine that sees red."""
-
-    def __init__(self, *, names: NodeNames | None = None, sim_time: bool = False, **values: Any):
-        self.lines: list[str] = []
-        self.node = Node(names or NodeNames("tracker"), self._log, sim_time=sim_time)
-        values = {name.replace("__", "."): value for name, value in values.items()}
-        model = Model(BUNDLE, RedEngine())  # type: ignore[arg-type]
-        self.tracking = DdsTrackerNode(model, values, self.node)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self.node.spin, args=(self._ended.is_set,))
-
-    def __enter__(self) -> Local:
-        self.tracking.__enter__()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.tracking.__exit__(None, None, None)
-        self.node.close()
-
-    def wait_for_checks(self, count: int = 4) -> None:
-        """Wait while the node checks the QoS of its endpoints that many times."""
-        ticks: list[int] = []
-        self.node.create_timer(CHECK_S, lambda: ticks.append(1))
-        wait_for(lambda: len(ticks) >= count, "checks of the QoS")
-
-    def _log(self, level: Any, text: str) -> None:
-        self.lines.append(text)
 
 
 def real_bag(folder: Path, shared_data: Path, count: int) -> tuple[Path, str]:

@@ -33,10 +33,11 @@ sys.path[:0] = {paths!r}
 from test_evaluation import RedEngine
 from mixformerv2_ros.errors import MixFormerError
 from mixformerv2_ros.lab.evaluation.trax_server import serve
-from mixformerv2_ros.tracking.session import Session
+from mixformerv2_ros.cli.stream_log import StreamLog
+from mixformerv2_ros.tracking.stream import Stream
 from mixformerv2_ros.tracking.settings import TrackerSettings
 try:
-    serve(Session(RedEngine(), TrackerSettings()))
+    serve(Stream(RedEngine(), TrackerSettings()), StreamLog("trax"))
 except MixFormerError as error:
     sys.exit(f"refused: {{error}}")
 """

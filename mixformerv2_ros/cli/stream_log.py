@@ -60,7 +60,7 @@ class StreamLog:
         late = self._counts[EventKind.LATE] + self._counts[EventKind.STRAY]
         if late:
             first = self._first.get(EventKind.LATE) or self._first[EventKind.STRAY]
-            lines.append(f"{_images(late)} out of order dropped; first: {first}")
+            lines.append(f"{_images(late)} dropped; first: {first}")
         broken = self._counts[EventKind.UNDECODABLE]
         if broken:
             first = self._first[EventKind.UNDECODABLE]
