@@ -169,8 +169,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
-        "images at most this much older than the newest are dropped as late; a larger step back in "
-        "time that the next image confirms resets the targets",
+        "an image this much older than the newest is late and dropped; a larger step back resets",
         unit="s", low=0, high=3600, stream=True,
     ),
 )  # fmt: skip
