@@ -12,8 +12,8 @@ from pathlib import Path
 
 import golden
 
+from mixformerv2_ros.model.architecture import expected_shapes
 from mixformerv2_ros.model.bundle import Bundle, write_bundle
-from mixformerv2_ros.model.checkpoints import expected_shapes
 from mixformerv2_ros.model.presets import PRESETS
 
 

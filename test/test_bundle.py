@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.model import bundle as bundles
+from mixformerv2_ros.model.architecture import expected_shapes
 from mixformerv2_ros.model.bundle import open_bundle, read_weights, write_bundle
-from mixformerv2_ros.model.checkpoints import expected_shapes
 from mixformerv2_ros.model.flops import frame_macs, template_macs
 from mixformerv2_ros.model.presets import B, S, T
 from mixformerv2_ros.model.spec import ModelSpec

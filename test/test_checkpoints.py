@@ -24,14 +24,9 @@ from safetensors.numpy import save_file
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import CheckpointError
+from mixformerv2_ros.model.architecture import expected_shapes, infer_spec, preset_name
 from mixformerv2_ros.model.bundle import open_bundle, read_weights
-from mixformerv2_ros.model.checkpoints import (
-    expected_shapes,
-    infer_spec,
-    load_checkpoint,
-    preset_name,
-    read_checkpoint,
-)
+from mixformerv2_ros.model.checkpoints import load_checkpoint
 from mixformerv2_ros.model.pickles import read_pickle
 from mixformerv2_ros.model.presets import PRESETS, B, S, T
 from mixformerv2_ros.model.spec import ModelSpec
@@ -54,6 +49,10 @@ def formula_weights(spec: ModelSpec = TINY, seed: int = 0) -> dict[str, np.ndarr
         name: rng.standard_normal(shape, dtype=np.float32)
         for name, shape in expected_shapes(spec).items()
     }
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    return load_checkpoint(path).weights
 
 
 def as_torch(weights: dict[str, np.ndarray]) -> OrderedDict:
@@ -156,7 +155,7 @@ def test_official_container(reference_modules, tmp_path, zipped):
         del sys.modules[name]
     checkpoint = load_checkpoint(path)
     assert_same(checkpoint.weights, weights)
-    assert checkpoint.inert == (
+    assert checkpoint.opaque == (
         "lib.train.admin.local.EnvironmentSettings",
         "lib.train.admin.settings.Settings",
         "lib.train.admin.stats.AverageMeter",
@@ -174,7 +173,7 @@ def test_state_dicts_bare_or_contained_with_or_without_prefix(tmp_path, zipped, 
     weights = formula_weights()
     state = OrderedDict((prefix + name, value) for name, value in as_torch(weights).items())
     path = save({key: state, "lr": 1e-4} if key else state, tmp_path / "c.pth", zipped)
-    assert_same(read_checkpoint(path), weights)
+    assert_same(weights_of(path), weights)
 
 
 def test_state_dict_of_the_network_itself_with_its_metadata(tmp_path):
@@ -183,12 +182,12 @@ def test_state_dict_of_the_network_itself_with_its_metadata(tmp_path):
     model = MixFormerV2(TINY)
     state = model.state_dict()
     assert_same(
-        read_checkpoint(save(state, tmp_path / "c.pth")),
+        weights_of(save(state, tmp_path / "c.pth")),
         {name: value.numpy() for name, value in state.items()},
     )
     parameters = OrderedDict(model.named_parameters())
     assert_same(
-        read_checkpoint(save(parameters, tmp_path / "p.pth")),
+        weights_of(save(parameters, tmp_path / "p.pth")),
         {name: value.detach().numpy() for name, value in parameters.items()},
     )
 
@@ -200,16 +199,14 @@ def test_other_float_types_become_float32(tmp_path, zipped, dtype):
         name: value.to(getattr(torch, dtype)) for name, value in as_torch(formula_weights()).items()
     }
     path = save(state, tmp_path / "c.pth", zipped)
-    assert_same(
-        read_checkpoint(path), {name: value.float().numpy() for name, value in state.items()}
-    )
+    assert_same(weights_of(path), {name: value.float().numpy() for name, value in state.items()})
 
 
 @FORMATS
 def test_views_of_shared_storage(tmp_path, zipped):
     flat = torch.arange(60.0)
     state = {"a": flat[10:22].view(3, 4), "b": flat.view(6, 10).t(), "c": flat[59], "d": flat[::7]}
-    read = read_checkpoint(save(state, tmp_path / "c.pth", zipped))
+    read = weights_of(save(state, tmp_path / "c.pth", zipped))
     assert_same(read, {name: value.numpy() for name, value in state.items()})
     assert all(value.flags.c_contiguous and value.flags.writeable for value in read.values())
 
@@ -242,19 +239,19 @@ def test_every_pickle_protocol(tmp_path, zipped, protocol):
         pickle_protocol=protocol,
         _use_new_zipfile_serialization=zipped,
     )
-    assert_same(read_checkpoint(path), weights)
+    assert_same(weights_of(path), weights)
 
 
 def test_safetensors(tmp_path):
     weights = formula_weights()
     save_file(weights, tmp_path / "m.safetensors", metadata={"format": "pt"})
-    read = read_checkpoint(tmp_path / "m.safetensors")
+    read = weights_of(tmp_path / "m.safetensors")
     assert_same({name: read[name] for name in weights}, weights)
     from safetensors.torch import save_file as save_torch
 
     state = {"a": torch.tensor([1.5, -2.25]).bfloat16(), "b": torch.tensor([[0.5]]).half()}
     save_torch(state, tmp_path / "h.safetensors")
-    read = read_checkpoint(tmp_path / "h.safetensors")
+    read = weights_of(tmp_path / "h.safetensors")
     np.testing.assert_array_equal(read["a"], np.float32([1.5, -2.25]))
     np.testing.assert_array_equal(read["b"], np.float32([[0.5]]))
 
@@ -588,7 +585,7 @@ def test_hostile_objects_in_torch_files_do_not_run(tmp_path, capsys, zipped, whe
     assert marker.exists(), "the payload must be a real one"
     marker.unlink()
     if where in ("beside", "inside"):
-        assert_same(read_checkpoint(path), weights)
+        assert_same(weights_of(path), weights)
         assert main(["convert", str(path), "-o", str(tmp_path / "b")]) == 0
         assert "posix.system" in capsys.readouterr().out
     else:
@@ -621,7 +618,7 @@ def test_truncated_files(files, tmp_path, kind):
     for length in sorted(lengths):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError) as caught:
-            read_checkpoint(path)
+            weights_of(path)
         assert "\n" not in str(caught.value)
 
 
@@ -647,7 +644,7 @@ def test_mutated_files_raise_only_checkpoint_errors(files, tmp_path, kind):
             content[place] = rng.randrange(256)
         path.write_bytes(content)
         try:
-            infer_spec(read_checkpoint(path))
+            infer_spec(weights_of(path))
         except CheckpointError as error:
             refusals.append(str(error))
     assert len(refusals) > 20
@@ -732,9 +729,9 @@ def write_described(path: Path, root: object, storage: bytes = bytes(96), **how:
 
 def test_a_true_description_is_read(tmp_path):
     path = write_described(tmp_path / "c.pth", {"w": Described(24, 4, (2, 5), (10, 2))})
-    assert read_checkpoint(path)["w"].shape == (2, 5)
+    assert weights_of(path)["w"].shape == (2, 5)
     path = write_described(tmp_path / "d.pth", {"w": Described(24, 0, (1, 24), (2**62, 1))})
-    assert read_checkpoint(path)["w"].shape == (1, 24)
+    assert weights_of(path)["w"].shape == (1, 24)
 
 
 @pytest.mark.parametrize(
@@ -840,9 +837,9 @@ def test_a_bare_hostile_pickle_does_not_run(tmp_path, capsys):
         (b"hello, world", "must be a PyTorch checkpoint"),
         (pickle.dumps({"net": 1}), "some other pickle"),
         (b"PK\x03\x04" + b"\0" * 100, "cut off or damaged"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "header is cut off"),
-        (b"\x02\0\0\0\0\0\0\0{]", "header is cut off"),
-        (b"\x08\0\0\0\0\0\0\0{\"a\": 1}", "entry a is damaged"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "safetensors file is cut off or damaged"),
+        (b"\x02\0\0\0\0\0\0\0{]", "safetensors file is cut off or damaged"),
+        (b"\x08\0\0\0\0\0\0\0{\"a\": 1}", "safetensors file is cut off or damaged"),
     ],
     ids=["empty", "html", "lfs", "gzip", "text", "pickle", "zip", "long", "json", "entry"],
 )  # fmt: skip

@@ -40,8 +40,8 @@ from mixformerv2_ros.lab.evaluation.results import (
 from mixformerv2_ros.lab.evaluation.summary import overall_table, summarise
 from mixformerv2_ros.lab.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
 from mixformerv2_ros.machine import environment
+from mixformerv2_ros.model.architecture import expected_shapes
 from mixformerv2_ros.model.bundle import open_bundle, write_bundle
-from mixformerv2_ros.model.checkpoints import expected_shapes
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, iou

@@ -21,7 +21,7 @@ from mixformerv2_ros.lab.visualization.sheet import (
     new_sheet,
 )
 from mixformerv2_ros.lab.visualization.templates import Point, draw_confidence
-from mixformerv2_ros.model.checkpoints import expected_shapes
+from mixformerv2_ros.model.architecture import expected_shapes
 from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mixformerv2_ros.errors import BundleError
+from mixformerv2_ros.model.architecture import describe
 from mixformerv2_ros.model.bundle import (
     SEARCH_FACTOR,
     TEMPLATE_BACKGROUND_CONTRAST,
@@ -13,7 +14,7 @@ from mixformerv2_ros.model.bundle import (
     file_sha256,
     write_bundle,
 )
-from mixformerv2_ros.model.checkpoints import describe, load_checkpoint
+from mixformerv2_ros.model.checkpoints import load_checkpoint
 from mixformerv2_ros.text import printable, some
 
 UNKNOWN_LICENCE = "unknown: not stated in the checkpoint"
@@ -79,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert one checkpoint; nothing is written if that fails."""
     checkpoint = load_checkpoint(args.checkpoint)
     print(f"{printable(args.checkpoint.name)}: {checkpoint.kind}")
-    if checkpoint.inert:
-        print(f"  made inert   {some(checkpoint.inert, 20)}")
+    if checkpoint.opaque:
+        print(f"  opaque       {some(checkpoint.opaque, 20)}")
     if checkpoint.ignored:
         print(f"  ignored      {some(checkpoint.ignored, 20)}")
     spec = checkpoint.infer_spec(args.heads)

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,17 @@ from safetensors.numpy import load_file, save_file
 from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.files import write_folder_atomically
-from mixformerv2_ros.model.checkpoints import expected_shapes, preset_name
+from mixformerv2_ros.model.architecture import expected_shapes, preset_name
+from mixformerv2_ros.model.json_fields import (
+    check_depth,
+    check_digest,
+    choice,
+    json_object,
+    number,
+    read_json_object,
+    text_line,
+    whole_number,
+)
 from mixformerv2_ros.model.spec import POOLINGS, ModelSpec
 from mixformerv2_ros.text import printable, some
 
@@ -46,9 +55,6 @@ TEMPLATE_ENCODER = "template_encoder.onnx"
 SEARCH = "search.onnx"
 CARD = "README.md"
 
-MAX_JSON_BYTES = 2**20
-"""Longest `model.json`."""
-
 SEARCH_FACTOR = 4.5
 """Side of the search crop over the square root of the box area (released configuration)."""
 TEMPLATE_FACTOR = 2.0
@@ -57,23 +63,6 @@ TEMPLATE_BACKGROUND_CONTRAST = 1.0
 """Contrast that remains around the target in templates (released configuration: all)."""
 
 _DTYPES = {"fp32": "F32", "fp16": "F16"}
-_RANGES: dict[str, tuple[float, float]] = {
-    "width": (16, 4096),
-    "depth": (1, 64),
-    "heads": (1, 256),
-    "mlp_ratio": (0.01, 16),
-    "bins": (2, 4096),
-    "template_size": (ModelSpec.PATCH, 1024),
-    "search_size": (ModelSpec.PATCH, 2048),
-    "search_factor": (1, 20),
-    "template_factor": (1, 20),
-    "template_background_contrast": (0, 1),
-}
-MAX_TEXT = 500
-"""Longest text in `model.json`, such as name or licence."""
-
-MAX_LEVELS = 20
-"""Deepest nesting of the free-form facts in `model.json`."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +122,10 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     folder = DEFAULT_BUNDLE if path is None else Path(path)
     with _named(folder):
         if not folder.is_dir():
-            _fail(f"must be a folder, but {'is a file' if folder.exists() else 'does not exist'}")
-        bundle = _parse(folder, _read_json(folder / MODEL))
+            raise BundleError(
+                f"must be a folder, but {'is a file' if folder.exists() else 'does not exist'}"
+            )
+        bundle = _parse(folder, read_json_object(folder / MODEL))
         _check_weights(bundle)
     return bundle
 
@@ -148,7 +139,7 @@ def verify_weights(bundle: Bundle) -> None:
     with _named(bundle.path):
         found, expected = file_sha256(bundle.weights_path), bundle.metadata["weights"]["sha256"]
         if found != expected:
-            _fail(f"SHA-256 of {WEIGHTS} must be {expected}, got {found}")
+            raise BundleError(f"SHA-256 of {WEIGHTS} must be {expected}, got {found}")
 
 
 def read_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
@@ -166,7 +157,7 @@ def read_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
         }
         for name, value in weights.items():
             if not np.isfinite(value).all():
-                _fail(f"weights must be finite, got NaN or infinity in {name}")
+                raise BundleError(f"weights must be finite, got NaN or infinity in {name}")
     return weights
 
 
@@ -210,7 +201,7 @@ def write_bundle(
             precision, a text or number is not permitted, or writing fails.
     """
     with _named(folder):
-        _choice({"precision": precision}, "precision", _DTYPES)
+        choice({"precision": precision}, "precision", _DTYPES)
         tensors = _stored(weights, precision)
         metadata = {
             "format": FORMAT,
@@ -236,10 +227,10 @@ def write_bundle(
                 "sha256": file_sha256(temporary / WEIGHTS),
                 "dtype": precision,
             }
-            _write_json(temporary / MODEL, metadata)
+            _write_metadata(temporary / MODEL, metadata)
             if card is not None:
                 (temporary / CARD).write_text(card, encoding="utf-8")
-            _check_weights(_parse(temporary, _read_json(temporary / MODEL)))
+            _check_weights(_parse(temporary, read_json_object(temporary / MODEL)))
     return open_bundle(folder)
 
 
@@ -250,10 +241,6 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _fail(message: str) -> NoReturn:
-    raise BundleError(message)
 
 
 @contextmanager
@@ -277,9 +264,9 @@ def _named(folder: str | Path) -> Iterator[None]:
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not ((folder / MODEL).is_file() and (folder / WEIGHTS).is_file()):
-            _fail("must be a new folder or a bundle to replace, but is something else")
+            raise BundleError("must be a new folder or a bundle to replace, but is something else")
         if not overwrite:
-            _fail("exists already and is replaced only if told to (--force)")
+            raise BundleError("exists already and is replaced only if told to (--force)")
 
 
 def _stored(
@@ -292,94 +279,88 @@ def _stored(
         with np.errstate(over="ignore"):
             stored[name] = np.ascontiguousarray(value, dtype=dtype)
         if not np.isfinite(stored[name]).all():
-            _fail(f"weights must be finite in {precision}, got NaN or infinity in {name}")
+            raise BundleError(
+                f"weights must be finite in {precision}, got NaN or infinity in {name}"
+            )
     return stored
 
 
-def _write_json(path: Path, metadata: Mapping[str, Any]) -> None:
+def _write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     try:
         text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        _fail(f"facts about the model must be expressible in JSON: {printable(error)}")
+        raise BundleError(
+            f"facts about the model must be expressible in JSON: {printable(error)}"
+        ) from error
     path.write_bytes(text + b"\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        _fail(f"must hold {path.name}")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        _fail(f"{path.name} must be at most {MAX_JSON_BYTES} bytes, got {path.stat().st_size}")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        _fail(f"{path.name} must be JSON: {printable(error)}")
-    if not isinstance(data, dict):
-        _fail(f"{path.name} must be a JSON object, got {type(data).__name__}")
-    return data
 
 
 def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
     """Check the content of `model.json`."""
     if data.get("format") != FORMAT:
-        _fail(
+        raise BundleError(
             f"format must be {FORMAT} for this version of mixformerv2_ros ({__version__}), "
             f"got {printable(data.get('format'))}"
         )
     spec = ModelSpec(
-        preset=_text(data, "preset"),
-        width=_whole(data, "width"),
-        depth=_whole(data, "depth"),
-        heads=_whole(data, "heads"),
-        mlp_ratio=float(_number(data, "mlp_ratio")),
-        bins=_whole(data, "bins"),
-        template_size=_whole(data, "template_size"),
-        search_size=_whole(data, "search_size"),
-        score_pooling=_choice(data, "score_pooling", POOLINGS),
+        preset=text_line(data, "preset"),
+        width=whole_number(data, "width", 16, 4096),
+        depth=whole_number(data, "depth", 1, 64),
+        heads=whole_number(data, "heads", 1, 256),
+        mlp_ratio=float(number(data, "mlp_ratio", 0.01, 16)),
+        bins=whole_number(data, "bins", 2, 4096),
+        template_size=whole_number(data, "template_size", ModelSpec.PATCH, 1024),
+        search_size=whole_number(data, "search_size", ModelSpec.PATCH, 2048),
+        score_pooling=choice(data, "score_pooling", POOLINGS),
     )
     _check_spec(spec)
-    source = _object(data, "source")
+    source = json_object(data, "source")
     for key in ("file", "kind"):
-        _text(source, key)
+        text_line(source, key)
     if source.get("sha256") is not None:
-        _digest(source)
-    weights = _object(data, "weights")
-    _digest(weights)
+        check_digest(source)
+    weights = json_object(data, "weights")
+    check_digest(weights)
     if weights.get("file") != WEIGHTS:
-        _fail(f"weights must lie in {WEIGHTS}, got {printable(weights.get('file'))}")
-    _choice(weights, "dtype", _DTYPES)
+        raise BundleError(f"weights must lie in {WEIGHTS}, got {printable(weights.get('file'))}")
+    choice(weights, "dtype", _DTYPES)
     for key in ("licence", "created_by"):
-        _text(data, key)
+        text_line(data, key)
     # The field was called template_surroundings once; older bundles have neither.
     contrast = data.pop("template_surroundings", TEMPLATE_BACKGROUND_CONTRAST)
     data.setdefault("template_background_contrast", contrast)
     for key in ("training", "notes"):
         if key in data:
-            _check_depth(_object(data, key), key)
+            check_depth(json_object(data, key), key)
     return Bundle(
         path=folder,
         spec=spec,
-        name=_text(data, "name"),
-        search_factor=float(_number(data, "search_factor")),
-        template_factor=float(_number(data, "template_factor")),
-        template_background_contrast=float(_number(data, "template_background_contrast")),
+        name=text_line(data, "name"),
+        search_factor=float(number(data, "search_factor", 1, 20)),
+        template_factor=float(number(data, "template_factor", 1, 20)),
+        template_background_contrast=float(number(data, "template_background_contrast", 0, 1)),
         metadata=data,
     )
 
 
 def _check_spec(spec: ModelSpec) -> None:
     if spec.width % spec.heads or spec.width % 4:
-        _fail(f"width must be a multiple of heads ({spec.heads}) and of 4, got {spec.width}")
+        raise BundleError(
+            f"width must be a multiple of heads ({spec.heads}) and of 4, got {spec.width}"
+        )
     for name in ("template_size", "search_size"):
         if getattr(spec, name) % spec.PATCH:
-            _fail(f"{name} must be a multiple of {spec.PATCH}, got {getattr(spec, name)}")
+            raise BundleError(
+                f"{name} must be a multiple of {spec.PATCH}, got {getattr(spec, name)}"
+            )
     if preset_name(spec) != spec.preset:
-        _fail(f"preset must be {preset_name(spec)} for these sizes, got {spec.preset}")
+        raise BundleError(f"preset must be {preset_name(spec)} for these sizes, got {spec.preset}")
 
 
 def _check_weights(bundle: Bundle) -> None:
     """Compare the header of the weights with the architecture, without reading the weights."""
     if not bundle.weights_path.is_file():
-        _fail(f"must hold {WEIGHTS}")
+        raise BundleError(f"must hold {WEIGHTS}")
     expected = expected_shapes(bundle.spec)
     with safe_open(bundle.weights_path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -389,60 +370,6 @@ def _check_weights(bundle: Bundle) -> None:
         name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)
     ]
     if differing:
-        _fail(f"{WEIGHTS} must fit {MODEL}, but differs in {some(sorted(differing))}")
+        raise BundleError(f"{WEIGHTS} must fit {MODEL}, but differs in {some(sorted(differing))}")
     if dtypes != {_DTYPES[bundle.precision]}:
-        _fail(f"{WEIGHTS} must hold {bundle.precision}, got {some(sorted(dtypes))}")
-
-
-def _object(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key)
-    if not isinstance(value, dict):
-        _fail(f"{key} must be a JSON object, got {printable(value)}")
-    return value
-
-
-def _check_depth(value: object, key: str, levels: int = MAX_LEVELS) -> None:
-    """Refuse facts so deeply nested that printing them would fail."""
-    if levels == 0:
-        _fail(f"{key} must be nested at most {MAX_LEVELS} levels deep")
-    if isinstance(value, dict | list):
-        for child in value.values() if isinstance(value, dict) else value:
-            _check_depth(child, key, levels - 1)
-
-
-def _text(data: Mapping[str, Any], key: str) -> str:
-    value = data.get(key)
-    if not (isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()):
-        _fail(
-            f"{key} must be one line of 1 to {MAX_TEXT} printable characters, "
-            f"got {printable(repr(value))}"
-        )
-    return value
-
-
-def _choice(data: Mapping[str, Any], key: str, choices: Collection[str]) -> str:
-    value = data.get(key)
-    if not (isinstance(value, str) and value in choices):
-        _fail(f"{key} must be one of {', '.join(choices)}, got {printable(value)}")
-    return value
-
-
-def _digest(data: Mapping[str, Any]) -> None:
-    value = data.get("sha256")
-    if not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
-        _fail(f"sha256 must be 64 hexadecimal digits, got {printable(value)}")
-
-
-def _number(data: Mapping[str, Any], key: str) -> float:
-    low, high = _RANGES[key]
-    value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        _fail(f"{key} must be a number from {low:g} to {high:g}, got {printable(value)}")
-    return value
-
-
-def _whole(data: Mapping[str, Any], key: str) -> int:
-    value = _number(data, key)
-    if not isinstance(value, int):
-        _fail(f"{key} must be a whole number, got {value}")
-    return value
+        raise BundleError(f"{WEIGHTS} must hold {bundle.precision}, got {some(sorted(dtypes))}")

@@ -2,7 +2,7 @@
 
 A pickle is a program, and `pickle.Unpickler` runs it. The interpreter here walks the same opcodes
 and keeps what a checkpoint is made of: numbers, strings, lists, tuples, dicts, and descriptions of
-tensors. Everything else (any class, function, or object) becomes an `Inert` marker, whatever the
+tensors. Everything else (any class, function, or object) becomes an `OpaqueObject`, whatever the
 pickle asks to do with it. There is no place from which code of the pickle could be reached; that is
 why this is not a subclass of `pickle.Unpickler`, which also allocates whatever size a short lying
 pickle names, and sets attributes on the very functions that it was allowed to call.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickletools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -49,7 +50,7 @@ _REBUILD_PARAMETER = (
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
 )
-# Plain facts about tensors: kept out of the list of things that were made inert.
+# Plain facts about tensors: kept out of the list of things that became opaque objects.
 _FAMILIAR = {
     *_DICTS,
     *_REBUILD_TENSOR,
@@ -98,7 +99,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Inert:
+class OpaqueObject:
     """Stands for whatever a pickle wanted to import, call or build; `name` says what."""
 
     name: str
@@ -109,14 +110,14 @@ class Pickle:
     """The content of one pickle.
 
     Attributes:
-        value: The unpickled value, made of plain containers, scalars, `Tensor` and `Inert`. Dicts
-            hold only those items whose key is a string or an integer.
-        inert: Names (`module.name`) of all globals that were made inert, sorted.
+        value: The unpickled value, made of plain containers, scalars, `Tensor` and
+            `OpaqueObject`. Dicts hold only those items whose key is a string or an integer.
+        opaque: Names (`module.name`) of all globals that became opaque objects, sorted.
         storages: All storages that tensors refer to, by key.
     """
 
     value: object
-    inert: tuple[str, ...]
+    opaque: tuple[str, ...]
     storages: dict[str, Storage]
 
 
@@ -142,14 +143,14 @@ def read_pickle(stream: BinaryIO) -> Pickle:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
         raise CheckpointError("pickle is cut off or damaged") from error
-    return Pickle(machine.value, tuple(sorted(machine.inert)), machine.storages)
+    return Pickle(machine.value, tuple(sorted(machine.opaque)), machine.storages)
 
 
 class _Machine:
     """The stack machine that pickles are programs of, with all calls taken out."""
 
     def __init__(self) -> None:
-        self.inert: set[str] = set()
+        self.opaque: set[str] = set()
         self.storages: dict[str, Storage] = {}
         self.value: object = None
         self._stack: list[object] = []
@@ -177,20 +178,12 @@ class _Machine:
                 push([])
             case "EMPTY_DICT":
                 push({})
-            case "LIST":
+            case "LIST" | "TUPLE" | "FROZENSET":
                 items = self._pop_to_mark()
-                self._stack.append(items)
-            case "TUPLE":
-                items = self._pop_to_mark()
-                self._stack.append(tuple(items))
-            case "TUPLE1":
-                push((pop(),))
-            case "TUPLE2":
-                second, first = pop(), pop()
-                push((first, second))
-            case "TUPLE3":
-                third, second, first = pop(), pop(), pop()
-                push((first, second, third))
+                self._stack.append(_COLLECTIONS[opcode](items))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [pop() for _ in range(int(opcode[-1]))]
+                push(tuple(reversed(items)))
             case "DICT":
                 items = self._pop_to_mark()
                 self._stack.append({})
@@ -206,9 +199,6 @@ class _Machine:
                 self._extend(self._pop_to_mark())
             case "ADDITEMS" | "POP_MARK":
                 self._pop_to_mark()
-            case "FROZENSET":
-                self._pop_to_mark()
-                self._stack.append(Inert("set"))
             case "POP" if not self._stack:
                 self._pop_to_mark()
             case "POP" | "BUILD":  # BUILD would set the state of an object; the state is dropped.
@@ -224,26 +214,23 @@ class _Machine:
                 push(self._global(module, name))
             case "EXT1" | "EXT2" | "EXT4":
                 push(self._global("copyreg", f"extension {argument}"))
-            case "REDUCE" | "NEWOBJ":
+            case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
+                if opcode == "NEWOBJ_EX":
+                    pop()  # keyword arguments
                 arguments, function = pop(), pop()
                 push(_stands_for(function, arguments))
-            case "NEWOBJ_EX":
-                _, arguments, function = pop(), pop(), pop()
-                push(_stands_for(function, arguments))
-            case "OBJ":
-                function, *_ = self._pop_to_mark()
-                self._stack.append(_stands_for(function, ()))
-            case "INST":
-                self._pop_to_mark()
-                function = self._global(*str(argument).split(" ", 1))
-                self._stack.append(_stands_for(function, ()))
+            case "OBJ" | "INST":
+                items = self._pop_to_mark()
+                if opcode == "INST":
+                    items = [self._global(*str(argument).split(" ", 1))]
+                self._stack.append(_stands_for(items[0], ()))
             case "BINPERSID":
                 storage = _storage(pop())
                 if isinstance(storage, Storage):
                     self.storages.setdefault(storage.key, storage)
                 push(storage)
             case "PERSID":
-                push(Inert("storage"))
+                push(OpaqueObject("storage"))
             case "STOP":
                 self.value = pop()
             case _:
@@ -269,14 +256,14 @@ class _Machine:
         if isinstance(target, list):
             target.extend(items)
 
-    def _global(self, module: object, name: object) -> Inert:
+    def _global(self, module: object, name: object) -> OpaqueObject:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a global's name must be text")
         # A memoised long string could be joined millions of times.
         full = f"{module}.{name}" if len(module) + len(name) < MAX_NAME else "(a very long name)"
-        if full not in _FAMILIAR and len(self.inert) < MAX_NAMES:
-            self.inert.add(full)
-        return Inert(full)
+        if full not in _FAMILIAR and len(self.opaque) < MAX_NAMES:
+            self.opaque.add(full)
+        return OpaqueObject(full)
 
 
 _CONSTANTS: dict[str, object] = {
@@ -284,9 +271,14 @@ _CONSTANTS: dict[str, object] = {
     "NEWTRUE": True,
     "NEWFALSE": False,
     "EMPTY_TUPLE": (),
-    "EMPTY_SET": Inert("set"),
-    "BYTEARRAY8": Inert("bytearray"),
-    "NEXT_BUFFER": Inert("buffer"),
+    "EMPTY_SET": OpaqueObject("set"),
+    "BYTEARRAY8": OpaqueObject("bytearray"),
+    "NEXT_BUFFER": OpaqueObject("buffer"),
+}
+_COLLECTIONS: dict[str, Callable[[list[object]], object]] = {
+    "LIST": list,
+    "TUPLE": tuple,
+    "FROZENSET": lambda items: OpaqueObject("set"),
 }
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -307,8 +299,8 @@ def _is_size(value: object) -> bool:
 
 def _stands_for(function: object, arguments: object) -> object:
     """Tell what `function(*arguments)` describes, without calling anything."""
-    if not (isinstance(function, Inert) and isinstance(arguments, tuple)):
-        return Inert("object")
+    if not (isinstance(function, OpaqueObject) and isinstance(arguments, tuple)):
+        return OpaqueObject("object")
     name = function.name
     if name in _DICTS:
         return {}  # Items follow as opcodes of their own.
@@ -320,12 +312,12 @@ def _stands_for(function: object, arguments: object) -> object:
         return _tensor(arguments, arguments[6])
     if name in _REBUILD_PARAMETER and arguments and isinstance(arguments[0], Tensor):
         return arguments[0]
-    return Inert(name)
+    return OpaqueObject(name)
 
 
-def _tensor(arguments: tuple[object, ...], dtype: object = None) -> Tensor | Inert:
+def _tensor(arguments: tuple[object, ...], dtype: object = None) -> Tensor | OpaqueObject:
     storage, offset, shape, strides = arguments[:4]
-    if isinstance(dtype, Inert):
+    if isinstance(dtype, OpaqueObject):
         dtype = dtype.name.removeprefix("torch.")
     elif isinstance(storage, Storage):
         dtype = storage.dtype
@@ -338,16 +330,16 @@ def _tensor(arguments: tuple[object, ...], dtype: object = None) -> Tensor | Ine
         and len(shape) == len(strides) <= MAX_AXES
         and all(_is_size(value) for value in (*shape, *strides))
     ):
-        return Inert("tensor")
+        return OpaqueObject("tensor")
     return Tensor(storage, dtype, offset, shape, strides)  # type: ignore[arg-type]
 
 
-def _storage(identity: object) -> Storage | Inert:
+def _storage(identity: object) -> Storage | OpaqueObject:
     """Read torch's persistent id: ("storage", class, key, device, count[, view])."""
     if isinstance(identity, tuple) and len(identity) in (5, 6) and identity[0] == "storage":
         _, kind, key, _, count, *view = identity
-        module, _, name = kind.name.rpartition(".") if isinstance(kind, Inert) else ("", "", "")
+        module, _, name = (kind.name if isinstance(kind, OpaqueObject) else "").rpartition(".")
         known = module in _STORAGE_MODULES and name in DTYPES
         if known and isinstance(key, str) and _is_size(count) and view in ([], [None]):
             return Storage(key, DTYPES[name], count)
-    return Inert("storage")
+    return OpaqueObject("storage")

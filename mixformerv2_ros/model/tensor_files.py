@@ -1,14 +1,14 @@
 """Files that hold tensors: PyTorch's two formats and safetensors.
 
-A file is mapped, not read; its index (a pickle or JSON) describes tensors, and only those asked for
-are copied out. No number in a file is trusted: what an index says is checked against the bytes that
-are there before anything is allocated.
+A file of PyTorch is mapped, not read; its index, a pickle, describes tensors, and only those asked
+for are copied out. No number in it is trusted: what the index says is checked against the bytes
+that are there before anything is allocated. Safetensors files are read and checked by their own
+library.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import stat
 import zipfile
 import zlib
@@ -19,15 +19,23 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
 
 from mixformerv2_ros.errors import CheckpointError
-from mixformerv2_ros.model.pickles import MAX_AXES, Pickle, Storage, Tensor, read_pickle
+from mixformerv2_ros.model.pickles import (
+    MAX_AXES,
+    OpaqueObject,
+    Pickle,
+    Storage,
+    Tensor,
+    read_pickle,
+)
 from mixformerv2_ros.text import printable
 
 Bytes = npt.NDArray[np.uint8]
 
 MAX_INDEX_BYTES = 64 * 2**20
-"""Longest index (pickle or JSON header); that of an official checkpoint is under a megabyte."""
+"""Longest pickle; that of an official checkpoint is under a megabyte."""
 
 _ITEM_SIZES = {
     "float64": 8,
@@ -61,20 +69,20 @@ _LOCAL_HEADER = 30  # Bytes of a zip record's header before its name.
 
 
 @dataclass(frozen=True)
-class Archive:
+class TensorFile:
     """An opened tensor file.
 
     Attributes:
         kind: What sort of file it is, in words.
-        root: Its content: plain containers with `Tensor` and `Inert` entries.
-        inert: Names of the globals in its pickle that were made inert.
+        root: Its content: plain containers with `Tensor` and `OpaqueObject` entries.
+        opaque: Names of the globals in its pickle that became opaque objects.
         byte_order: `<` or `>`, order of the bytes of an element.
         storage_bytes: Finds the bytes of a storage in the file.
     """
 
     kind: str
     root: object
-    inert: tuple[str, ...]
+    opaque: tuple[str, ...]
     byte_order: str
     storage_bytes: Callable[[Storage], Bytes]
 
@@ -132,7 +140,7 @@ def is_float(tensor: Tensor) -> bool:
     return tensor.dtype in _FLOATS
 
 
-def open_archive(path: Path) -> Archive:
+def open_tensor_file(path: Path) -> TensorFile:
     """Open a tensor file, in whichever of the formats it is.
 
     Raises:
@@ -167,7 +175,7 @@ def _guess(start: bytes) -> str:
     return f"but starts with the bytes {start[:8].hex(' ')}"
 
 
-def _open_zip(path: Path, data: Bytes) -> Archive:
+def _open_zip(path: Path, data: Bytes) -> TensorFile:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = {info.filename: info for info in archive.infolist()}
@@ -195,10 +203,10 @@ def _open_zip(path: Path, data: Bytes) -> Archive:
     if f"{folder}byteorder" in infos and record("byteorder").tobytes() == b"big":
         byte_order = ">"
     content = _read_index(record("data.pkl"))
-    return Archive(
+    return TensorFile(
         "PyTorch zip file",
         content.value,
-        content.inert,
+        content.opaque,
         byte_order,
         lambda storage: record(f"data/{storage.key}"),
     )
@@ -231,7 +239,7 @@ def _read_index(content: Bytes) -> Pickle:
     return read_pickle(io.BytesIO(content.tobytes()))
 
 
-def _open_legacy(data: Bytes) -> Archive:
+def _open_legacy(data: Bytes) -> TensorFile:
     """Open a file of five pickles (magic, protocol, system, content, keys) and then storages."""
     stream = io.BytesIO(data[:MAX_INDEX_BYTES].tobytes())
     if read_pickle(stream).value != _LEGACY_MAGIC:
@@ -251,8 +259,8 @@ def _open_legacy(data: Bytes) -> Archive:
             raise CheckpointError(f"file lacks the storage {printable(storage.key)}")
         return places[storage.key]
 
-    return Archive(
-        "PyTorch legacy file", content.value, content.inert, ">" if big else "<", storage_bytes
+    return TensorFile(
+        "PyTorch legacy file", content.value, content.opaque, ">" if big else "<", storage_bytes
     )
 
 
@@ -277,38 +285,20 @@ def _legacy_storages(
     return places
 
 
-def _open_safetensors(data: Bytes) -> Archive:
-    length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > min(MAX_INDEX_BYTES, len(data) - 8):
-        raise CheckpointError("safetensors header is cut off or damaged: get the file again")
+def _open_safetensors(data: Bytes) -> TensorFile:
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("safetensors header is cut off or damaged") from error
+        entries = deserialize(data.tobytes())
+    except SafetensorError as error:
+        reason = printable(str(error).partition(": ")[2] or error, 200)
+        raise CheckpointError(f"safetensors file is cut off or damaged: {reason}") from error
     places: dict[str, Bytes] = {}
     root: dict[str, object] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
+    for name, entry in entries:
+        shape, dtype = tuple(entry["shape"]), _SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None or len(shape) > MAX_AXES:
+            root[name] = OpaqueObject("tensor")
             continue
-        try:
-            dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-            shape = tuple(_natural(size) for size in entry["shape"])
-            begin, end = (_natural(place) for place in entry["data_offsets"])
-            if len(shape) > MAX_AXES:
-                raise ValueError(f"{len(shape)} axes")
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"safetensors entry {printable(name)} is damaged") from error
-        content = data[8 + length + begin : 8 + length + end]
-        if begin > end or len(content) != end - begin:
-            raise CheckpointError(f"safetensors entry {printable(name)} reaches beyond the file")
-        places[name] = content
+        places[name] = np.frombuffer(entry["data"], np.uint8)
         strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        storage = Storage(name, dtype, len(content) // _ITEM_SIZES[dtype])
-        root[name] = Tensor(storage, dtype, 0, shape, strides)
-    return Archive("safetensors file", root, (), "<", lambda storage: places[storage.key])
-
-
-def _natural(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValueError(f"must be a natural number, got {value!r}")
-    return value
+        root[name] = Tensor(Storage(name, dtype, prod(shape)), dtype, 0, shape, strides)
+    return TensorFile("safetensors file", root, (), "<", lambda storage: places[storage.key])

@@ -25,7 +25,7 @@ from mixformerv2_ros.lab.training.training_model import (
     TrainingModel,
     new_training_model,
 )
-from mixformerv2_ros.model.checkpoints import describe
+from mixformerv2_ros.model.architecture import describe
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.model import MixFormerV2, normalize
 

@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixformerv2_ros.errors import CheckpointError
-from mixformerv2_ros.model.checkpoints import (
+from mixformerv2_ros.model.architecture import (
     HEAD_CHANNELS,
     UNEXPECTED,
-    Checkpoint,
     compare_shapes,
     infer_backbone,
-    load_checkpoint,
     tell_faults,
 )
+from mixformerv2_ros.model.checkpoints import Checkpoint, load_checkpoint
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import Backbone
 from mixformerv2_ros.network.heads import edges_to_boxes

@@ -23,13 +23,8 @@ from torch import Tensor, nn
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError
 from mixformerv2_ros.lab.training.mixvit import MixViT
-from mixformerv2_ros.model.checkpoints import (
-    Weights,
-    compare_shapes,
-    load_checkpoint,
-    preset_name,
-    tell_faults,
-)
+from mixformerv2_ros.model.architecture import compare_shapes, preset_name, tell_faults
+from mixformerv2_ros.model.checkpoints import Weights, load_checkpoint
 from mixformerv2_ros.network.backbone import Block
 from mixformerv2_ros.network.model import MixFormerV2
 from mixformerv2_ros.text import printable

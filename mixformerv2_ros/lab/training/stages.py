@@ -23,7 +23,7 @@ from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.criterion import LABELS
 from mixformerv2_ros.lab.training.mixvit import HEADS, TeacherSpec
 from mixformerv2_ros.lab.training.teachers import Pairs
-from mixformerv2_ros.model.checkpoints import preset_name
+from mixformerv2_ros.model.architecture import preset_name
 from mixformerv2_ros.model.presets import PRESETS
 from mixformerv2_ros.model.spec import ModelSpec
 

@@ -13,7 +13,7 @@ from mixformerv2_ros.lab.training.losses import resize_for_teacher
 from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec, corner_marginals
 from mixformerv2_ros.lab.training.mixvit import describe as describe_mixvit
 from mixformerv2_ros.lab.training.training_model import Batch, mixed_precision
-from mixformerv2_ros.model.checkpoints import describe
+from mixformerv2_ros.model.architecture import describe
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.model import MixFormerV2, normalize
 
