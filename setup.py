@@ -20,7 +20,7 @@ WITHOUT_LAB = LAB_SWITCH == "OFF"
 
 TORCH = ["torch>=2.6"]
 DDS = ["cyclonedds>=11.0.1; python_version < '3.14'"]
-REPORT = ["bokeh>=3.6", "jinja2>=3.1"]
+REPORT = ["bokeh>=3.8", "jinja2>=3.1"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
 TRAX = ["vot-trax>=4", "six"]
