@@ -108,7 +108,8 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
             replay,
         )
         from mixformerv2_ros.tracking.boxes import Box
-        from mixformerv2_ros.tracking.stream import Step, Stream
+        from mixformerv2_ros.tracking.events import Step
+        from mixformerv2_ros.tracking.stream import Stream
 
         names = {name.replace(".", "_"): name for name in BY_NAME}
         values = check_values({names.get(key, key): value for key, value in parameters.items()})

@@ -26,10 +26,11 @@ from mixformerv2_ros.ros.messages import (
 )
 from mixformerv2_ros.ros.replay import Start, choose_image_topic, images, replay
 from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INITS, OUTPUTS
+from mixformerv2_ros.tracking.events import Step
 from mixformerv2_ros.tracking.image_buffer import BufferedImage, ImageBuffer, subsample
 from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import Step, Stream
+from mixformerv2_ros.tracking.stream import Stream
 
 
 class SlowEngine(RedEngine):

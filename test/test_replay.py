@@ -47,9 +47,10 @@ from mixformerv2_ros.ros.replay import (
     write_step,
 )
 from mixformerv2_ros.tracking.boxes import Box, iou
+from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import Event, EventKind, Output, Step, Stream
+from mixformerv2_ros.tracking.stream import Stream
 
 
 def outputs_of(bag: Path, starts: Sequence[Start]) -> list[Output]:

@@ -13,22 +13,20 @@ from recordings import HEIGHT, PERIOD_NS, START_NS, WIDTH, RedEngine, picture, r
 from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.tracking.boxes import iou
-from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.pixels import Pixels
-from mixformerv2_ros.tracking.session import State, Track
-from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import (
+from mixformerv2_ros.tracking.events import (
     Event,
     EventKind,
     InitRequest,
     Output,
     Step,
-    Stream,
     StreamImage,
-    StreamRules,
     raise_failure,
-    track_one,
 )
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.session import State, Track
+from mixformerv2_ros.tracking.settings import TrackerSettings
+from mixformerv2_ros.tracking.stream import Stream, StreamRules, track_one
 
 SECOND = 1_000_000_000
 LARGE = (2 * WIDTH, 2 * HEIGHT)

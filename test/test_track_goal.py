@@ -10,8 +10,8 @@ from recordings import RedEngine, red_box
 
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
-from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import State, Track
 from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET
 

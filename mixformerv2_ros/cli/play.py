@@ -18,10 +18,11 @@ from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.io.bag_reader import BagReader, Topic
-from mixformerv2_ros.ros.messages import NS, Level
+from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.qos import DEPTH
 from mixformerv2_ros.ros.topics import IMAGE_TYPES
 from mixformerv2_ros.text import printable, some
+from mixformerv2_ros.tracking.frame import NS
 
 if TYPE_CHECKING:
     from mixformerv2_ros.ros.cyclonedds.node import Node

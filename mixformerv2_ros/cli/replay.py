@@ -40,7 +40,8 @@ from mixformerv2_ros.ros.replay import (
     write_step,
 )
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.stream import Step, Stream
+from mixformerv2_ros.tracking.events import Step
+from mixformerv2_ros.tracking.stream import Stream
 
 DIFFERENT = 1
 """Exit code of a replay whose tracks differ from the reference."""

@@ -28,10 +28,10 @@ from mixformerv2_ros.ros.box_selection.images import FileImages, ShownImage
 from mixformerv2_ros.ros.box_selection.selector import Selector
 from mixformerv2_ros.ros.box_selection.topic_images import TopicImages
 from mixformerv2_ros.ros.box_selection.window import SelectionWindow
-from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.ros.replay import RecordedImage, choose_image_topic, images
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.frame import NS
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from mixformerv2_ros.text import printable
-from mixformerv2_ros.tracking.stream import Event, EventKind, Output, Step
+from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 
 BAD_INPUT = 2
 MAX_LINES = 5

@@ -24,7 +24,8 @@ from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.parameters import add_parameter_arguments
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.stream import InitRequest, track_one
+from mixformerv2_ros.tracking.events import InitRequest
+from mixformerv2_ros.tracking.stream import track_one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,8 +23,8 @@ from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.paths import check_output, remove_output
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
+from mixformerv2_ros.tracking.events import undecodable
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.stream import undecodable
 
 EPOCH_S = 1_700_000_000.0
 """Default stamp of a video's first frame in seconds: arbitrary, but always the same."""

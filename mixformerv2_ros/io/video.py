@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import list_images, read_image
+from mixformerv2_ros.tracking.events import StreamImage
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
-from mixformerv2_ros.tracking.stream import StreamImage
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
 """Codec of an overlay video by its suffix; those that OpenCV's wheels can write."""

@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.events import DEFAULT_TARGET, InitRequest
+from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
 from mixformerv2_ros.tracking.session import State, Track
-from mixformerv2_ros.tracking.stream import DEFAULT_TARGET, InitRequest
 
 Types = Callable[[str], Callable[..., Any]] | Mapping[str, type]
 """Gives the message class of a name such as `std_msgs/msg/Header`."""
@@ -32,8 +32,6 @@ CLASS_ID = "target"
 """Class of every detection: a tracker follows what it was shown, whatever it is."""
 
 Floats = npt.NDArray[np.float64]
-
-NS = 1_000_000_000
 
 
 class Level(IntEnum):

@@ -16,8 +16,9 @@ from typing import Any
 from mixformerv2_ros.engines.loader import ENGINES
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import NS, StreamRules
+from mixformerv2_ros.tracking.stream import StreamRules
 
 Value = bool | int | float | str
 

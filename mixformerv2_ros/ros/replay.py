@@ -21,17 +21,17 @@ from mixformerv2_ros.ros.messages import (
 from mixformerv2_ros.ros.topics import DETECTIONS, IMAGE_TYPES, INIT_BOX, INITS, TRACK
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_box
-from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.image_buffer import INIT_TOLERANCE_NS
-from mixformerv2_ros.tracking.stream import (
+from mixformerv2_ros.tracking.events import (
     DEFAULT_TARGET,
     InitRequest,
     Output,
     Step,
-    Stream,
     StreamImage,
     raise_failure,
 )
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.image_buffer import INIT_TOLERANCE_NS
+from mixformerv2_ros.tracking.stream import Stream
 
 TRACK_TOPIC = f"/{TRACK}"
 DETECTIONS_TOPIC = f"/{DETECTIONS}"

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mixformerv2_ros.tracking.pixels import Pixels
 
+NS = 1_000_000_000
+"""Nanoseconds of a second."""
+
 
 @dataclass(frozen=True)
 class Frame:

@@ -51,6 +51,10 @@ class ImageBuffer(Generic[ImageT]):
         """Number of buffered images."""
         return len(self._images)
 
+    def __contains__(self, image: object) -> bool:
+        """Whether an image is buffered."""
+        return image in self._images
+
     @property
     def oldest(self) -> ImageT | None:
         """The image that arrived first of those buffered."""
@@ -100,8 +104,9 @@ class ImageBuffer(Generic[ImageT]):
         return self._images[-1].stamp_ns - self._images[-2].stamp_ns
 
     def between(self, after: int, before: int) -> list[ImageT]:
-        """Images with numbers above `after` and below `before`, in order."""
-        return [image for image in self._images if after < image.number < before]
+        """Images with numbers above `after` and below `before`, by their numbers."""
+        found = [image for image in self._images if after < image.number < before]
+        return sorted(found, key=lambda image: image.number)
 
     def discard(self, image: ImageT) -> None:
         """Let go of one image; it may have gone already."""

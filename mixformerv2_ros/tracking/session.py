@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import NANOSECONDS, Observation, Tracker, search_shape
+from mixformerv2_ros.tracking.tracker import Observation, Tracker, search_shape
 
 
 class State(IntEnum):
@@ -89,7 +89,7 @@ def _since(since: int | None, below: bool, stamp_ns: int) -> int | None:
 
 
 def _lasted(since: int | None, stamp_ns: int, seconds: float) -> bool:
-    return since is not None and stamp_ns - since >= seconds * NANOSECONDS
+    return since is not None and stamp_ns - since >= seconds * NS
 
 
 class Session:

@@ -28,68 +28,44 @@ Catching up
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.text import printable
-from mixformerv2_ros.tracking.boxes import Box, check_box
-from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.image_buffer import BufferedImage, ImageBuffer, subsample
+from mixformerv2_ros.tracking.boxes import check_box
+from mixformerv2_ros.tracking.catch_up import CatchUp, PendingInit
+from mixformerv2_ros.tracking.events import (
+    Event,
+    EventKind,
+    InitRequest,
+    Output,
+    Step,
+    StreamImage,
+    raise_failure,
+    refused,
+    replaced,
+    stopped,
+    undecodable,
+)
+from mixformerv2_ros.tracking.frame import NS, Frame
+from mixformerv2_ros.tracking.image_buffer import ImageBuffer
+from mixformerv2_ros.tracking.image_order import (
+    Change,
+    ChangeKind,
+    DecodedImage,
+    ImageOrder,
+)
 from mixformerv2_ros.tracking.session import Session, Track
 from mixformerv2_ros.tracking.settings import TrackerSettings
-
-NS = 1_000_000_000
-
-DEFAULT_TARGET = "target"
-"""Name of a target that was started without one."""
+from mixformerv2_ros.tracking.stream_clock import StreamClock
 
 MAX_ID_LENGTH = 256
 """Longest target id; it is repeated in every track."""
 
 PENDING_PER_TARGET = 4
 """Init boxes that may wait for their image, per target that may be tracked."""
-
-FORWARD_STEP_NS = 3600 * NS
-"""A step forward that the next image must confirm: a clock that was set, or a broken stamp."""
-
-STILL_IMAGES = 2
-"""Images in a row with the stamp of the one before after which stamps count as standing still."""
-
-
-@dataclass(frozen=True, eq=False)
-class InitRequest:
-    """An init box: a target to be tracked.
-
-    Compared by identity: the request that a target was started by is what it can be stopped by.
-
-    Attributes:
-        box: The box in pixels of its image, not checked.
-        target_id: Name of the target.
-        stamp_ns: Stamp of the image that the box was drawn on; None means the next image.
-    """
-
-    box: Box
-    target_id: str = DEFAULT_TARGET
-    stamp_ns: int | None = None
-
-
-@dataclass(eq=False)
-class StreamImage(BufferedImage):
-    """An image on its way into a stream.
-
-    Attributes:
-        decode: Gives the frame; raises ImageError.
-        name: What the image is called in events, such as `image 12`.
-    """
-
-    decode: Callable[[], Frame] = field(kw_only=True)
-    name: str = field(default="image", kw_only=True)
-    time_ns: int | None = field(default=None, init=False)
-    """Stream time of the image, once it has been accepted."""
 
 
 @dataclass(frozen=True)
@@ -115,74 +91,6 @@ class StreamRules:
     max_targets: int | None = None
 
 
-class EventKind(Enum):
-    """What an event is about."""
-
-    STARTED = auto()
-    """A target is tracked from now on."""
-    REFUSED = auto()
-    """No target can be started from an init box."""
-    REPLACED = auto()
-    """Another init box took the target over."""
-    STOPPED = auto()
-    """A target, or an init box that waited, was stopped."""
-    FORGOTTEN = auto()
-    """A target was reset with the stream."""
-    RESET = auto()
-    """The targets were reset because the images' time or size changed."""
-    UNDECODABLE = auto()
-    """An image cannot be decoded and was skipped."""
-    LATE = auto()
-    """An image is older than one before it and was dropped."""
-    STRAY = auto()
-    """An image of another time or size than its neighbours was dropped."""
-    NO_TIME = auto()
-    """Stamps are zero or stand still; durations are taken from arrival times."""
-    ENCODING = auto()
-    """The encoding of the images changed, which changes nothing else."""
-    ENGINE_FAILED = auto()
-    """The engine failed on an image, for which there is no step."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a stream.
-
-    Attributes:
-        kind: What.
-        text: One printable line, without the name of an image.
-        request: The init box that it is about; None where it is about images.
-        image: The image that it is about; None where it is about an init box.
-        error: What the engine or the decoder raised; None elsewhere.
-        reason: Why an init box was refused, without its name; empty elsewhere.
-    """
-
-    kind: EventKind
-    text: str
-    request: InitRequest | None = None
-    image: StreamImage | None = None
-    error: EngineError | ImageError | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One image that was searched for the targets.
-
-    Attributes:
-        image: The image.
-        frame: The image, decoded.
-        tracks: One track per target; empty while nothing is tracked.
-    """
-
-    image: StreamImage
-    frame: Frame
-    tracks: tuple[Track, ...]
-
-
-Output = Step | Event
-
-
 class Stream:
     """Follows targets through one stream of images. Not thread-safe."""
 
@@ -195,13 +103,13 @@ class Stream:
         self._buffer: ImageBuffer[StreamImage] = ImageBuffer(
             self.rules.buffer_images, self.rules.buffer_age_ns, self.rules.buffer_bytes
         )
-        self._pending: dict[str, _Pending] = {}
-        self._active: dict[str, _Pending] = {}
-        self._catching_up: dict[str, _CatchUp] = {}
+        self._pending: dict[str, PendingInit] = {}
+        self._active: dict[str, PendingInit] = {}
+        self._catching_up: dict[str, CatchUp] = {}
         self._count = 0
-        self._last: _Accepted | None = None
-        self._held: _Held | None = None
-        self._clock = _Clock()
+        self._order = ImageOrder(self.rules.late_tolerance_ns)
+        self._last: DecodedImage | None = None
+        self._clock = StreamClock()
         self._encoding = ""
 
     @property
@@ -239,7 +147,7 @@ class Stream:
     @property
     def catching_up(self) -> bool:
         """Whether `advance` has something to do."""
-        return bool(self._catching_up) and self._held is None
+        return bool(self._catching_up) and not self._order.undecided
 
     @property
     def buffered(self) -> tuple[int, int]:
@@ -263,7 +171,7 @@ class Stream:
         outputs: list[Output] = []
         if superseded := self._pending.pop(name, None):
             outputs.append(replaced(superseded.request))
-        self._pending[name] = _Pending(request, self._count)
+        self._pending[name] = PendingInit(request, self._count)
         if self._last is not None:
             outputs += self._start_past(self._last.image.number + 1, None)
         return outputs
@@ -281,7 +189,7 @@ class Stream:
         for table in (self._pending, self._active, self._catching_up):
             for name in list(table) if target_id is None else [target_id]:
                 entry = table.get(name)
-                found = entry.pending if isinstance(entry, _CatchUp) else entry
+                found = entry.pending if isinstance(entry, CatchUp) else entry
                 if found is None or (request is not None and found.request is not request):
                     continue
                 del table[name]
@@ -307,9 +215,14 @@ class Stream:
             frame = image.decode()
         except ImageError as error:
             return [undecodable(image, error)]
-        outputs, accepted = self._accept(_Accepted(image, frame))
-        for one in accepted:
-            outputs += self._track(one)
+        decision = self._order.take(DecodedImage(image, frame))
+        outputs: list[Output] = list(decision.events)
+        if decision.confirmed is not None:
+            outputs += self._confirm(decision.confirmed, decision.accepted[0])
+        for accepted in decision.accepted:
+            if accepted.image not in self._buffer:
+                self._buffer.add(accepted.image)
+            outputs += self._track(accepted)
         return outputs
 
     def advance(self) -> list[Output]:
@@ -320,8 +233,7 @@ class Stream:
 
     def finish(self) -> list[Output]:
         """End the stream: an image that is still held was confirmed by none, and is dropped."""
-        held, self._held = self._held, None
-        return [] if held is None else [_stray(held)]
+        return list(self._order.finish())
 
     # Order, size, time -----------------------------------------------------------------------
 
@@ -329,76 +241,24 @@ class Stream:
         self._count += 1
         image.number = self._count
 
-    def _accept(self, new: _Accepted) -> tuple[list[Output], list[_Accepted]]:
-        """Decide which images are to be tracked in now that `new` has come."""
-        held, self._held = self._held, None
-        if self._last is None:
-            self._buffer.add(new.image)
-            return [], [new]
-        change = self._change(self._last, new)
-        outputs: list[Output] = []
-        if held is not None:
-            after_held = self._change(held.accepted, new)
-            if self._goes_on(held, new, change, after_held):
-                outputs += self._confirm(held)
-                if after_held is not None:
-                    return [*outputs, _late(new.image, after_held)], [held.accepted]
-                self._buffer.add(new.image)
-                return outputs, [held.accepted, new]
-            outputs.append(_stray(held))
-        if change is None:
-            self._buffer.add(new.image)
-            return outputs, [new]
-        if change.kind is _Kind.LATE:
-            return [*outputs, _late(new.image, change)], []
-        self._held = _Held(new, change)
-        return outputs, []
-
-    def _goes_on(
-        self, held: _Held, new: _Accepted, change: _Change | None, after_held: _Change | None
-    ) -> bool:
-        """Whether `new` follows the held image, and not the one before that."""
-        if change is None or (after_held is not None and after_held.kind is not _Kind.LATE):
-            return False
-        if change.kind is not _Kind.LATE or self._last is None:
-            return True
-        # Late after the one, well after the other: as in a loop that is not much longer than the
-        # tolerance. Stamps and arrivals are as far apart where images follow each other.
-        return _discord(held.accepted.image, new.image) < _discord(self._last.image, new.image)
-
-    def _change(self, before: _Accepted, after: _Accepted) -> _Change | None:
-        """What keeps `after` from being the next image after `before`; None if nothing does."""
-        if before.size != after.size:
-            sizes = [f"{width}x{height}" for width, height in (before.size, after.size)]
-            return _Change(_Kind.SIZE, f"image size changed from {sizes[0]} to {sizes[1]}")
-        step = after.frame.stamp_ns - before.frame.stamp_ns
-        if -self.rules.late_tolerance_ns <= step < 0:
-            return _Change(_Kind.LATE, f"image {-step / NS:.3f} s older than the newest dropped")
-        if step < 0:
-            return _Change(_Kind.BACK, f"image time stepped back by {-step / NS:.3f} s")
-        if step > FORWARD_STEP_NS:
-            return _Change(_Kind.FORWARD, f"image time stepped forward by {step / NS:.3f} s")
-        return None
-
-    def _confirm(self, held: _Held) -> list[Output]:
-        """Go on with a held image as the first of its kind."""
-        first = held.accepted
-        if held.change.kind is _Kind.FORWARD:
-            self._buffer.add(first.image)
+    def _confirm(self, change: Change, first: DecodedImage) -> list[Output]:
+        """Begin anew with an image that was held, unless only the clock was set."""
+        if change.kind is ChangeKind.FORWARD:
             return []
         # Images that were skipped unseen since the last accepted one may be of either side.
         last = 0 if self._last is None else self._last.image.number
         skipped = self._buffer.between(last, first.image.number)
-        if held.change.kind is _Kind.BACK:
-            kept = [image for image in skipped if image.stamp_ns <= first.frame.stamp_ns]
-        else:
-            kept = []
-        self._buffer.clear([*kept, first.image])
+        kept = [
+            image
+            for image in skipped
+            if change.kind is ChangeKind.BACK and image.stamp_ns <= first.frame.stamp_ns
+        ]
+        later = self._buffer.between(first.image.number, self._count)
+        self._buffer.clear([*kept, first.image, *later])
         newest_before = max([last, *(i.number for i in skipped if i not in kept)])
-        outputs = self._reset(held.change.text, newest_before)
         self._last = None
-        self._clock = _Clock()
-        return outputs
+        self._clock = StreamClock()
+        return self._reset(change.text, newest_before)
 
     def _reset(self, reason: str, newest_before: int) -> list[Output]:
         """Reset the targets; init boxes that arrived after image `newest_before` go on waiting."""
@@ -418,7 +278,7 @@ class Stream:
 
     # One image -------------------------------------------------------------------------------
 
-    def _track(self, accepted: _Accepted) -> list[Output]:
+    def _track(self, accepted: DecodedImage) -> list[Output]:
         """Catch up, search an accepted image, and start the targets whose box is drawn on it."""
         image, frame = accepted.image, accepted.frame
         outputs: list[Output] = []
@@ -454,9 +314,9 @@ class Stream:
             return [*outputs, Event(EventKind.ENGINE_FAILED, text, image=image, error=error)]
         return [*outputs, Step(image, frame, tuple(tracks.values()))]
 
-    def _due(self, image: StreamImage, frame: Frame) -> tuple[dict[str, _Pending], list[Output]]:
+    def _due(self, image: StreamImage, frame: Frame) -> tuple[dict[str, PendingInit], list[Output]]:
         """Take out the init boxes that start on `image`."""
-        starts: dict[str, _Pending] = {}
+        starts: dict[str, PendingInit] = {}
         refusals: list[Output] = []
         for name, pending in list(self._pending.items()):
             stamp = pending.request.stamp_ns
@@ -470,7 +330,7 @@ class Stream:
                     starts[name] = pending
         return starts, refusals
 
-    def _admit(self, request: InitRequest, frame: Frame, starts: dict[str, _Pending]) -> None:
+    def _admit(self, request: InitRequest, frame: Frame, starts: dict[str, PendingInit]) -> None:
         """Refuse a box that no target can be started from.
 
         Raises:
@@ -482,7 +342,7 @@ class Stream:
         if limit is not None and len(others) >= limit:
             raise BoxError(f"at most {limit} targets are tracked (max_targets)")
 
-    def _started(self, pending: _Pending, text: str) -> list[Output]:
+    def _started(self, pending: PendingInit, text: str) -> list[Output]:
         """From now on the target belongs to whoever asked for it last."""
         name = pending.request.target_id
         outputs: list[Output] = []
@@ -501,7 +361,7 @@ class Stream:
         Boxes whose image is not buffered are refused, but only when an image has come (`newest`):
         after a step back in time a box may come before its image.
         """
-        if self._held is not None:
+        if self._order.undecided:
             return []
         outputs: list[Output] = []
         for name, pending in list(self._pending.items()):
@@ -529,7 +389,7 @@ class Stream:
             f"and the buffer holds the last {span:.3f} s"
         )
 
-    def _begin_catch_up(self, pending: _Pending, start: StreamImage) -> list[Output]:
+    def _begin_catch_up(self, pending: PendingInit, start: StreamImage) -> list[Output]:
         request = pending.request
         outputs: list[Output] = []
         if former := self._catching_up.pop(request.target_id, None):
@@ -545,8 +405,8 @@ class Stream:
         except EngineError as error:
             failed = Event(EventKind.ENGINE_FAILED, str(error), image=start, error=error)
             return [*outputs, refused(request, str(error)), failed]
-        self._catching_up[request.target_id] = _CatchUp(
-            pending, session, start, _Accepted(start, frame).size, time_ns,
+        self._catching_up[request.target_id] = CatchUp(
+            pending, session, start, DecodedImage(start, frame).size, time_ns,
             self.rules.catch_up_images,
         )  # fmt: skip
         return outputs
@@ -578,18 +438,18 @@ class Stream:
                 outputs.append(failed)
         return outputs
 
-    def _search_past(self, one: _CatchUp, image: StreamImage) -> None:
+    def _search_past(self, one: CatchUp, image: StreamImage) -> None:
         """Search a buffered image; one that the stream would not have taken is passed over."""
         time_ns = self._time_of(image)
         try:
             frame = image.decode()
         except ImageError:
             return  # counted when it was the newest; one that was skipped unseen counts as dropped
-        if time_ns >= one.time_ns and _Accepted(image, frame).size == one.size:
+        if time_ns >= one.time_ns and DecodedImage(image, frame).size == one.size:
             one.session.update(frame, time_ns)
             one.time_ns = time_ns
 
-    def _adopt(self, one: _CatchUp) -> list[Output]:
+    def _adopt(self, one: CatchUp) -> list[Output]:
         self.session.adopt(one.session)
         newest = one.start if self._last is None else self._last.image
         ago = (self._time_of(newest) - self._time_of(one.start)) / NS
@@ -619,165 +479,3 @@ def track_one(
             yield output
         outputs = []
     yield from stream.finish()
-
-
-def raise_failure(event: Event) -> None:
-    """Raise what ends an offline run, where a node would go on.
-
-    Raises:
-        BoxError: no target can be started from an init box.
-        EngineError: the engine failed.
-    """
-    if event.kind is EventKind.REFUSED:
-        name = DEFAULT_TARGET if event.request is None else event.request.target_id
-        named = "" if name == DEFAULT_TARGET else f"target {printable(name)}: "
-        raise BoxError(named + event.reason)
-    if isinstance(event.error, EngineError):
-        raise event.error
-
-
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    """An init box, and the number of the newest image when it arrived."""
-
-    request: InitRequest
-    newest: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Accepted:
-    """An image with its frame."""
-
-    image: StreamImage
-    frame: Frame
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.frame.pixels.width, self.frame.pixels.height
-
-
-class _Kind(Enum):
-    LATE = auto()
-    BACK = auto()
-    FORWARD = auto()
-    SIZE = auto()
-
-
-@dataclass(frozen=True)
-class _Change:
-    kind: _Kind
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """An image that the next one decides about."""
-
-    accepted: _Accepted
-    change: _Change
-
-
-class _CatchUp:
-    """A target on its way from a past image to the newest.
-
-    In every round the images that have come meanwhile are searched, fewer in each, so that a model
-    slower than the camera comes to an end as well.
-    """
-
-    def __init__(
-        self,
-        pending: _Pending,
-        session: Session,
-        start: StreamImage,
-        size: tuple[int, int],
-        time_ns: int,
-        limit: int,
-    ) -> None:
-        self.pending = pending
-        self.session = session
-        self.start = start
-        self.size = size
-        self.time_ns = time_ns
-        self._limit = limit
-        self.todo: deque[StreamImage] = deque()
-        self._done = start.number
-
-    def has_arrived(self, buffer: ImageBuffer[StreamImage], before: int) -> bool:
-        """Whether no image numbered below `before` is left to search; else `todo` has the next."""
-        if not self.todo and self._limit and (backlog := buffer.between(self._done, before)):
-            self.todo.extend(subsample(backlog, self._limit))
-            self._done = backlog[-1].number
-            self._limit //= 2
-        return not self.todo
-
-
-class _Clock:
-    """Stream time: nanoseconds that never step back.
-
-    It runs with the stamps while they move, and with the arrivals while they do not.
-
-    Attributes:
-        usable: Whether the stamps move.
-    """
-
-    def __init__(self) -> None:
-        self.usable = True
-        self._stamp = 0
-        self._arrival = 0
-        self._time: int | None = None
-        self._still = 0
-
-    def advance(self, stamp_ns: int, arrival_ns: int) -> int:
-        """Time of the next accepted image."""
-        if self._time is None:
-            self._time = stamp_ns
-        else:
-            self._still = self._still + 1 if stamp_ns == self._stamp else 0
-            # One zero may be the start of a video, one repetition a message that was sent twice.
-            self.usable = self._still < (STILL_IMAGES if stamp_ns else 1)
-            self._time += max(0, self._step(stamp_ns, arrival_ns))
-        self._stamp, self._arrival = stamp_ns, arrival_ns
-        return self._time
-
-    def peek(self, stamp_ns: int, arrival_ns: int) -> int:
-        """Time of an image before or after the last accepted one."""
-        return (self._time or 0) + self._step(stamp_ns, arrival_ns)
-
-    def _step(self, stamp_ns: int, arrival_ns: int) -> int:
-        return stamp_ns - self._stamp if self.usable else arrival_ns - self._arrival
-
-
-def _discord(before: BufferedImage, after: BufferedImage) -> int:
-    """Difference between the steps of stamp and of arrival time, in nanoseconds."""
-    return abs((after.stamp_ns - before.stamp_ns) - (after.arrival_ns - before.arrival_ns))
-
-
-def refused(request: InitRequest, reason: str) -> Event:
-    """The event of an init box that no target is started from."""
-    name = printable(request.target_id)
-    text = f"init box of {name} refused: {reason}"
-    return Event(EventKind.REFUSED, text, request, reason=reason)
-
-
-def replaced(request: InitRequest) -> Event:
-    """The event of a target, or an init box, that another one took the place of."""
-    return Event(EventKind.REPLACED, "target replaced by another init box", request)
-
-
-def stopped(request: InitRequest) -> Event:
-    """The event of a target, or an init box, that was stopped by command."""
-    return Event(EventKind.STOPPED, "target stopped", request)
-
-
-def undecodable(image: StreamImage, error: ImageError) -> Event:
-    """The event of an image that cannot be decoded."""
-    return Event(EventKind.UNDECODABLE, str(error), image=image, error=error)
-
-
-def _late(image: StreamImage, change: _Change) -> Event:
-    return Event(EventKind.LATE, change.text, image=image)
-
-
-def _stray(held: _Held) -> Event:
-    text = f"single image dropped: {held.change.text}"
-    return Event(EventKind.STRAY, text, image=held.accepted.image)

@@ -20,11 +20,10 @@ from mixformerv2_ros.tracking.crop import (
     crop_and_resize,
     crop_window,
 )
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.settings import TrackerSettings
-
-NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Tracker:
 
     def _is_due(self, stamp_ns: int) -> bool:
         if self.settings.update_period > 0:
-            return stamp_ns - self.updated_ns >= self.settings.update_period * NANOSECONDS
+            return stamp_ns - self.updated_ns >= self.settings.update_period * NS
         return self.frames_since_update >= self.settings.update_interval
 
     def _commit(self, stamp_ns: int) -> None:

@@ -23,19 +23,12 @@ from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.ros.parameters import tracker_settings
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.events import InitRequest, Output, Step, StreamImage, raise_failure
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import State, Track
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import (
-    InitRequest,
-    Output,
-    Step,
-    Stream,
-    StreamImage,
-    StreamRules,
-    raise_failure,
-)
+from mixformerv2_ros.tracking.stream import Stream, StreamRules
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 BGR, as OpenCV reads it."""

@@ -14,17 +14,12 @@ from mixformerv2_ros.io.video import VideoFrame
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, check_box
+from mixformerv2_ros.tracking.events import InitRequest, StreamImage
 from mixformerv2_ros.tracking.memory import Crop, TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import State
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import (
-    InitRequest,
-    Stream,
-    StreamImage,
-    StreamRules,
-    track_one,
-)
+from mixformerv2_ros.tracking.stream import Stream, StreamRules, track_one
 from mixformerv2_ros.tracking.tracker import Observation
 
 

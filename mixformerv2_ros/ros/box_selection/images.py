@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from mixformerv2_ros.ros.messages import NS
-from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.frame import NS, Frame
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.ros.box_selection.images import ImageSource, ShownImage
-from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.tracking.boxes import MARGIN, Box
+from mixformerv2_ros.tracking.frame import NS
 
 MIN_SIDE = MARGIN
 """Minimum side of a box in pixels of the image; the tracker enlarges smaller boxes."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from mixformerv2_ros.ros.messages import read_track
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.events import DEFAULT_TARGET
 from mixformerv2_ros.tracking.session import Track
-from mixformerv2_ros.tracking.stream import DEFAULT_TARGET
 
 TIMEOUT_S = 2.0
 """Time without a track after which it is reported missing."""

@@ -22,7 +22,8 @@ from mixformerv2_ros.ros.cyclonedds.publisher import Publisher
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import endpoint_qos, sensor_data, transient_local
 from mixformerv2_ros.ros.cyclonedds.subscription import Subscription
 from mixformerv2_ros.ros.cyclonedds.types import from_cdr, sample, to_cdr
-from mixformerv2_ros.ros.messages import NS, Level
+from mixformerv2_ros.ros.messages import Level
+from mixformerv2_ros.tracking.frame import NS
 
 CLOCK = "/clock"
 CLOCK_TYPE = "rosgraph_msgs/msg/Clock"

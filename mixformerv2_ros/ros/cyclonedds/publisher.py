@@ -12,9 +12,10 @@ from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.ros.cyclonedds.participant import Participant
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import endpoint_qos, profile_of
 from mixformerv2_ros.ros.cyclonedds.types import sample, to_cdr
-from mixformerv2_ros.ros.messages import NS, Level
+from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.qos import incompatible_subscription
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.frame import NS
 
 
 class Publisher:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Protocol
 
-from mixformerv2_ros.ros.messages import NS
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import State, Track
 
 

@@ -15,11 +15,7 @@ import numpy as np
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.ros.live.log_throttle import LogThrottle
 from mixformerv2_ros.ros.live.middleware import Middleware
-from mixformerv2_ros.ros.messages import (
-    NS,
-    Level,
-    read_track,
-)
+from mixformerv2_ros.ros.messages import Level, read_track
 from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value, check_changes, check_values
 from mixformerv2_ros.ros.pose.camera import Bearing, Vector
 from mixformerv2_ros.ros.pose.estimate import PoseEstimate
@@ -48,6 +44,7 @@ from mixformerv2_ros.ros.topics import (
     TF,
 )
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import Track
 
 RANGE_TOPICS = {DEPTH: DEPTH_IMAGE, CLOUD: POINTS}

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from mixformerv2_ros.ros.live.event_log import EventLog
 from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
-from mixformerv2_ros.ros.live.log_throttle import LogThrottle
 from mixformerv2_ros.ros.live.mailbox import GoalRequest, Mail, Mailbox
 from mixformerv2_ros.ros.live.middleware import Middleware
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics, status
 from mixformerv2_ros.ros.live.step_publisher import StepPublisher
 from mixformerv2_ros.ros.messages import (
-    NS,
     Level,
     diagnostics_message,
     image_frame,
@@ -35,33 +34,25 @@ from mixformerv2_ros.ros.parameters import (
 )
 from mixformerv2_ros.ros.topics import DIAGNOSTICS
 from mixformerv2_ros.text import printable
-from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.stream import (
-    PENDING_PER_TARGET,
+from mixformerv2_ros.tracking.events import (
     Event,
     EventKind,
     InitRequest,
     Output,
     Step,
-    Stream,
     StreamImage,
     refused,
     replaced,
     stopped,
 )
+from mixformerv2_ros.tracking.frame import NS, Frame
+from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET, Stream
 
 _ENDS = {
     EventKind.REFUSED: End.REFUSED,
     EventKind.REPLACED: End.REPLACED,
     EventKind.STOPPED: End.STOPPED,
     EventKind.FORGOTTEN: End.FORGOTTEN,
-}
-_COUNTED = {
-    EventKind.REFUSED: "refused",
-    EventKind.UNDECODABLE: "bad",
-    EventKind.LATE: "late",
-    EventKind.STRAY: "late",
-    EventKind.ENGINE_FAILED: "failed",
 }
 
 
@@ -113,7 +104,7 @@ class LiveTracker:
         self._started_ns = 0
         # Written by the worker alone.
         self._stream = self._new_stream()
-        self._throttle = LogThrottle(middleware.log)
+        self._event_log = EventLog(middleware, self._publisher)
         self._requests: tuple[InitRequest, ...] = ()
         self._observers: dict[str, GoalObserver] = {}
 
@@ -248,7 +239,7 @@ class LiveTracker:
                 if isinstance(request, GoalRequest) and request.observer is observer:
                     stream.stop(target_id, request)
         if mail.reset:
-            self._throttle.reset()
+            self._event_log.reset()
             stream = self._stream = self._new_stream()
         if mail.settings is not None:
             stream.settings = mail.settings
@@ -273,24 +264,9 @@ class LiveTracker:
                 self._on_event(output)
 
     def _on_event(self, event: Event) -> None:
-        """Count an event, log it, and tell the observer of its target."""
-        kind, text, request = event.kind, event.text, event.request
-        if name := _COUNTED.get(kind):
-            self._publisher.count(**{name: 1})
-        if kind is EventKind.STARTED:
-            self._middleware.log(Level.OK, text)
-        elif kind is EventKind.REFUSED:
-            self._middleware.log(Level.WARN, text)
-        elif kind is EventKind.UNDECODABLE:
-            self._throttle.once(Level.WARN, f"image cannot be decoded: {text}")
-        elif kind in (EventKind.LATE, EventKind.STRAY, EventKind.RESET):
-            self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
-        elif kind is EventKind.NO_TIME:
-            self._throttle.once(Level.WARN, text)
-        elif kind is EventKind.ENCODING:
-            self._throttle.once(Level.OK, text)
-        elif kind is EventKind.ENGINE_FAILED:
-            self._throttle.once(Level.ERROR, text)
+        """Count and log an event, and tell the observer of its target."""
+        self._event_log.add(event)
+        kind, request = event.kind, event.request
         observer = request.observer if isinstance(request, GoalRequest) else None
         if request is None or observer is None:
             return
@@ -299,14 +275,7 @@ class LiveTracker:
         elif kind in _ENDS:
             if self._observers.get(request.target_id) is observer:
                 del self._observers[request.target_id]
-            observer.on_end(_ENDS[kind], event.reason or text)
-
-    def _publishers(self) -> str:
-        """The publishers of the images, where there are several: they explain most jumps."""
-        names = self._middleware.image_publishers()
-        if len(names) < 2:
-            return ""
-        return f"; the image topic has {len(names)} publishers: {', '.join(map(printable, names))}"
+            observer.on_end(_ENDS[kind], event.reason or event.text)
 
     def _all_observers(self) -> list[GoalObserver]:
         requests = (*self._requests, *self._mailbox.requests)

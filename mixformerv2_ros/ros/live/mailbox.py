@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mixformerv2_ros.ros.live.goal_observer import GoalObserver
+from mixformerv2_ros.tracking.events import InitRequest, StreamImage
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.stream import InitRequest, StreamImage
 
 
 @dataclass(frozen=True, eq=False)

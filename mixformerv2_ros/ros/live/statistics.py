@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixformerv2_ros.ros.messages import NS, Level, Status
+from mixformerv2_ros.ros.messages import Level, Status
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import State, Track
 
 WINDOW = 150

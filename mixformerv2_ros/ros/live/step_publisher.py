@@ -12,10 +12,12 @@ from mixformerv2_ros.overlay import draw_tracks
 from mixformerv2_ros.ros.live.goal_observer import GoalObserver
 from mixformerv2_ros.ros.live.middleware import Middleware
 from mixformerv2_ros.ros.live.statistics import Counts, Timing, TrackerStatistics, incremented
-from mixformerv2_ros.ros.messages import NS, detections_message, image_message, track_message
+from mixformerv2_ros.ros.messages import detections_message, image_message, track_message
 from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, TRACK
+from mixformerv2_ros.tracking.events import Step
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import Track, idle_track
-from mixformerv2_ros.tracking.stream import Step, Stream
+from mixformerv2_ros.tracking.stream import Stream
 
 
 class StepPublisher:

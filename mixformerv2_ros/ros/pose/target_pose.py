@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.ros.messages import NS, stamp_ns
+from mixformerv2_ros.ros.messages import stamp_ns
 from mixformerv2_ros.ros.pose.camera import MAX_PX, Bearing, Camera, Vector
 from mixformerv2_ros.ros.pose.cloud import cloud_view, measure_cloud
 from mixformerv2_ros.ros.pose.depth import depth_view, measure_depth
@@ -35,6 +35,7 @@ from mixformerv2_ros.ros.pose.estimate import (
 )
 from mixformerv2_ros.ros.pose.samples import inner_box
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.image_buffer import BufferedImage, ImageBuffer
 from mixformerv2_ros.tracking.session import State, Track
 

@@ -16,7 +16,6 @@ from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model, load_model
-from mixformerv2_ros.ros.messages import NS
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
 from mixformerv2_ros.ros.qos import DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
@@ -24,7 +23,8 @@ from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
 from mixformerv2_ros.ros.topics import COMPRESSED_IMAGE, DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
-from mixformerv2_ros.tracking.stream import DEFAULT_TARGET
+from mixformerv2_ros.tracking.events import DEFAULT_TARGET
+from mixformerv2_ros.tracking.frame import NS
 
 NOT_ACTIVE = "node is not active"
 

@@ -1,0 +1,60 @@
+"""Counts and logs the events of a live stream."""
+
+from __future__ import annotations
+
+from mixformerv2_ros.ros.live.log_throttle import LogThrottle
+from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.step_publisher import StepPublisher
+from mixformerv2_ros.ros.messages import Level
+from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.events import Event, EventKind
+
+_COUNTED = {
+    EventKind.REFUSED: "refused",
+    EventKind.UNDECODABLE: "bad",
+    EventKind.LATE: "late",
+    EventKind.STRAY: "late",
+    EventKind.ENGINE_FAILED: "failed",
+}
+"""Field of `Counts` that an event increments."""
+
+
+class EventLog:
+    """Log lines of a node about its images and init boxes, throttled where images cause them."""
+
+    def __init__(self, middleware: Middleware, publisher: StepPublisher) -> None:
+        """Log through `middleware`, count in the statistics of `publisher`."""
+        self._middleware = middleware
+        self._publisher = publisher
+        self._throttle = LogThrottle(middleware.log)
+
+    def reset(self) -> None:
+        """Forget what was logged."""
+        self._throttle.reset()
+
+    def add(self, event: Event) -> None:
+        """Count and log an event."""
+        kind, text = event.kind, event.text
+        if name := _COUNTED.get(kind):
+            self._publisher.count(**{name: 1})
+        if kind is EventKind.STARTED:
+            self._middleware.log(Level.OK, text)
+        elif kind is EventKind.REFUSED:
+            self._middleware.log(Level.WARN, text)
+        elif kind is EventKind.UNDECODABLE:
+            self._throttle.once(Level.WARN, f"image cannot be decoded: {text}")
+        elif kind in (EventKind.LATE, EventKind.STRAY, EventKind.RESET):
+            self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
+        elif kind is EventKind.NO_TIME:
+            self._throttle.once(Level.WARN, text)
+        elif kind is EventKind.ENCODING:
+            self._throttle.once(Level.OK, text)
+        elif kind is EventKind.ENGINE_FAILED:
+            self._throttle.once(Level.ERROR, text)
+
+    def _publishers(self) -> str:
+        """The publishers of the images, where there are several: they explain most jumps."""
+        names = self._middleware.image_publishers()
+        if len(names) < 2:
+            return ""
+        return f"; the image topic has {len(names)} publishers: {', '.join(map(printable, names))}"
