@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ from mixformerv2_ros.lab.evaluation.results import (
     read_result,
     write_result,
 )
-from mixformerv2_ros.lab.evaluation.summary import overall_table, summarise
+from mixformerv2_ros.lab.evaluation.summary import Summary, overall_table, summarise
 from mixformerv2_ros.lab.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.architecture import expected_shapes
@@ -238,12 +239,13 @@ def test_one_pass_over_a_sequence(root: Path) -> None:
     assert not result.lost.any()
 
 
-def test_evaluate_sequences_in_memory(root: Path) -> None:
+def summary_of(make: Callable[[], Any], sequences: list[AnnotatedSequence]) -> Summary:
+    return summarise([(each, run.run_sequence(make(), each)) for each in sequences])
+
+
+def test_a_summary_of_all_sequences(root: Path) -> None:
     sequences, _ = load_sequences(root)
-    seen = []
-    summary = run.evaluate_sequences(
-        lambda: Script(half), sequences, lambda sequence, result: seen.append(sequence.name)
-    )
+    summary = summary_of(lambda: Script(half), sequences)
     # First frame above 20 thresholds, the five others, of IoU 0.5, above 10.
     assert summary.overall.success_auc == pytest.approx((20 + 5 * 10) / 6 / 21)
     assert summary.overall.sequences == 3
@@ -251,7 +253,7 @@ def test_evaluate_sequences_in_memory(root: Path) -> None:
     assert summary.overall.ao == pytest.approx((1 + 5 * 0.5) / 6)
     assert summary.long_term is not None
     assert summary.long_term.recall == pytest.approx(0.5)
-    assert seen == [sequence.name for sequence in sequences] == list(summary.sequences)
+    assert [sequence.name for sequence in sequences] == list(summary.sequences)
     json.dumps(summary.as_dict())
 
 
@@ -275,11 +277,17 @@ def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
     assert len(read) <= 5
 
 
-def test_an_unreadable_frame_is_named(root: Path) -> None:
-    frame = root / "one" / "img" / "00004.jpg"
-    frame.write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"image .*00004\.jpg cannot be decoded"):
-        run.run_sequence(Script(exact), plain_sequence(root / "one"))
+def test_an_unreadable_frame_is_skipped_and_an_unreadable_first_one_named(root: Path) -> None:
+    folder = root / "one" / "img"
+    (folder / "00004.jpg").write_bytes(b"no image")
+    sequence = plain_sequence(root / "one")
+    result = run.run_sequence(Script(exact), sequence)
+    assert list(np.flatnonzero(result.skipped)) == [3]
+    np.testing.assert_array_equal(result.boxes[3], result.boxes[2])
+    assert (result.confidences[3], result.lost[3]) == (0.0, True)
+    (folder / "00001.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"image .*00001\.jpg cannot be decoded"):
+        run.run_sequence(Script(exact), sequence)
 
 
 def test_a_tracker_that_gives_nan_is_named_with_the_frame(root: Path) -> None:
@@ -295,7 +303,7 @@ def test_summary_of_trackers_without_confidence(root: Path) -> None:
         return Estimate(box, math.nan, index == 5)
 
     sequences, _ = load_sequences(root)
-    summary = run.evaluate_sequences(lambda: Script(silent), sequences)
+    summary = summary_of(lambda: Script(silent), sequences)
     assert summary.long_term is None
     assert summary.confidence.lost_frames == 3
     assert summary.confidence.lost_precision == 0
@@ -346,7 +354,7 @@ def test_mil_starts_from_boxes_too_small_for_it() -> None:
 def test_opencv_tracker_follows_and_repeats_itself(root: Path, kcf: TrackerSpec) -> None:
     sequence = plain_sequence(root / "one")
     make = trackers.tracker_factory(kcf)
-    summary = run.evaluate_sequences(make, [sequence])
+    summary = summary_of(make, [sequence])
     assert summary.overall.ao > 0.5
     first, second = (run.run_sequence(make(), sequence) for _ in range(2))
     np.testing.assert_array_equal(first.boxes, second.boxes)
@@ -583,7 +591,12 @@ def test_a_problem_with_one_sequence_leaves_the_rest(
     evaluation = run.evaluate_to_folder(scripted, sequences, tmp_path / "KCF", DATASET)
     assert len(evaluation.problems) == 1
     assert "00002.jpg" in evaluation.problems[0]
-    assert set(evaluation.summary.sequences) == {"one", "ten"}
+    assert evaluation.problems[0].endswith(f"first: {root / 'two' / 'img' / '00002.jpg'}")
+    assert "1 of 6 frames skipped that cannot be decoded" in evaluation.problems[0]
+    assert set(evaluation.summary.sequences) == {"one", "two", "ten"}
+    # The same when the results are read from the disk.
+    again = run.evaluate_to_folder(scripted, sequences, tmp_path / "KCF", DATASET)
+    assert again.problems == evaluation.problems
 
 
 def test_several_workers_give_the_same(tmp_path: Path, root: Path, kcf: TrackerSpec) -> None:
