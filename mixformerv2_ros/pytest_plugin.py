@@ -47,11 +47,11 @@ class Replay:
     update: bool = False
 
     def assert_tracks(self, path: str | Path, min_iou: float = 0.9) -> None:
-        """Fail, naming the first difference, unless the tracks are those stored in `path`.
+        """Fail with the first difference unless the tracks match the reference tracks in `path`.
 
         Args:
-            path: JSON of tracks, as `mixformerv2 replay --json` and `--update-tracks` write it.
-            min_iou: Smallest overlap with the stored box that is no difference.
+            path: JSON of tracks, written by `mixformerv2 replay --json` or `--update-tracks`.
+            min_iou: Minimum IoU with the reference box.
         """
         from mixformerv2_ros.io.reference_tracks import Comparison
         from mixformerv2_ros.io.track_tables import JsonFile

@@ -622,7 +622,7 @@ def test_check_output(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="must not replace its source"):
         check_output(bag, force=True, source=storage_file(bag))
     (bag / "thesis.txt").write_text("precious")
-    with pytest.raises(SourceError, match="holds no recording, remove it first"):
+    with pytest.raises(SourceError, match="folder without a recording; remove it first"):
         check_output(bag, force=True)
     (bag / "thesis.txt").unlink()
     remove_output(bag)

@@ -241,7 +241,7 @@ def test_failure_of_the_last_step_brings_the_old_bundle_back(tmp_path, monkeypat
 def test_overwriting_is_deliberate_and_complete(tmp_path):
     write(tmp_path / "b", name="first")
     (tmp_path / "b" / "search.onnx").write_bytes(b"graph of the first model")
-    with pytest.raises(BundleError, match="exists already and is replaced only if told to"):
+    with pytest.raises(BundleError, match="exists already; use --force to overwrite it"):
         write(tmp_path / "b", name="second")
     assert open_bundle(tmp_path / "b").name == "first"
     write(tmp_path / "b", name="second", overwrite=True)

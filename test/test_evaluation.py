@@ -788,7 +788,7 @@ def test_command_packs_a_submission(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--submission", "x.zip"], "--submission needs --dataset got10k"),
+        (["--submission", "x.zip"], "--submission requires --dataset got10k"),
         (["--dataset", "lasot", "--submission", "x.tar"], "FILE.zip in an existing folder"),
         (
             ["--dataset", "lasot", "--submission", "x.zip", "--trackers", "MIL,KCF"],

@@ -484,7 +484,7 @@ def test_submissions_must_be_complete(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"abc_0.txt: expected a text file, found none"):
         write_submission(path, "trackingnet", "ours", tmp_path / "out", sequences)
     assert [each.name for each in tmp_path.iterdir()] == ["TEST"]
-    with pytest.raises(ParameterError, match="uav123 has no server's form"):
+    with pytest.raises(ParameterError, match=r"--submission requires --dataset .*got uav123"):
         write_submission(path, "uav123", "ours", tmp_path / "out", sequences)
     with pytest.raises(ParameterError, match=r"FILE.zip in an existing folder"):
         write_submission(tmp_path / "x.tar", "lasot", "ours", tmp_path / "out", sequences)

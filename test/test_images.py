@@ -84,9 +84,9 @@ def test_other_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("b.bmp", b"BM", "no image format that OpenCV knows"),
-        ("b.jpg", b"", "no image format that OpenCV knows"),
-        ("b.jpg", b"no image", "no image format that OpenCV knows"),
+        ("b.bmp", b"BM", "not an image format supported by OpenCV"),
+        ("b.jpg", b"", "not an image format supported by OpenCV"),
+        ("b.jpg", b"no image", "not an image format supported by OpenCV"),
         ("b.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG image is cut off after 10 bytes"),
         ("b.png", b"\x89PNG\r\n\x1a\n", "PNG image has no header"),
     ],

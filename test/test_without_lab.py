@@ -92,8 +92,8 @@ def test_commands_of_the_laboratory_say_what_is_missing(name, robot):
     done = robot.run(name, "--help")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"mixformerv2 {name}: this command needs mixformerv2_ros.lab, which this "
-        "installation was made without (MIXFORMERV2_ROS_LAB=OFF)\n"
+        f"mixformerv2 {name}: this command requires mixformerv2_ros.lab, which "
+        "this installation does not include (MIXFORMERV2_ROS_LAB=OFF)\n"
     )
 
 
@@ -101,6 +101,6 @@ def test_a_report_is_refused_before_the_first_frame(robot, tmp_path):
     clip = write_video(tmp_path / "clip.avi", 4)
     done = robot.run("track", clip, *BOX, "--report", tmp_path / "report.html")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("mixformerv2 track: --report needs mixformerv2_ros.lab")
+    assert done.stderr.startswith("mixformerv2 track: --report requires mixformerv2_ros.lab")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "report.html").exists()

@@ -1,4 +1,4 @@
-"""The one door from the commands to the laboratory, which an installation may leave out."""
+"""Import of the laboratory by the commands; an installation may leave it out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lab_module(name: str, purpose: str, extra: str = "lab") -> ModuleType:
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise InstallationError(
-            f"{purpose} needs {PACKAGE}, which this installation was made without "
+            f"{purpose} requires {PACKAGE}, which this installation does not include "
             "(MIXFORMERV2_ROS_LAB=OFF)"
         )
     try:
@@ -36,6 +36,6 @@ def lab_module(name: str, purpose: str, extra: str = "lab") -> ModuleType:
         if error.name is None or error.name.startswith("mixformerv2_ros"):
             raise
         raise InstallationError(
-            f"{purpose} needs {error.name.partition('.')[0]}, which is not installed: "
+            f"{purpose} requires {error.name.partition('.')[0]}, which is not installed: "
             f"pip install 'mixformerv2_ros[{extra}]'"
         ) from None

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Track until Ctrl-C or SIGTERM."""
     if args.print_params is not None:
-        defaults = Profile("Every parameter at its default.", {})
+        defaults = Profile("Tracker node: all parameters at their defaults.", {})
         print(PROFILES.get(args.print_params, defaults).text(), end="")
         return 0
     names = names_from_arguments(args)

@@ -21,7 +21,7 @@ def load_engine(
         engine: `onnxruntime`, `torch`, or `auto`: ONNX Runtime where the bundle has graphs for it,
             else torch.
         device: `cpu` or `cuda`.
-        num_threads: Threads of one network run; 0 leaves the choice to the engine.
+        num_threads: Threads of one network run; 0: chosen by the library.
 
     Raises:
         EngineError: the engine is unknown, not installed, or cannot run the bundle.
@@ -35,7 +35,7 @@ def load_engine(
         return OnnxEngine(bundle, device, num_threads)
     if find_spec("torch") is None:
         missing = "" if exported else f", and {bundle.path} has no ONNX graphs"
-        raise EngineError(f"the torch engine needs torch, which is not installed{missing}")
+        raise EngineError(f"the torch engine requires torch, which is not installed{missing}")
     return _torch_engine(bundle, device, num_threads)
 
 
@@ -46,7 +46,7 @@ def _torch_engine(bundle: Bundle, device: str, num_threads: int) -> Engine:
     from mixformerv2_ros.network.model import MixFormerV2
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(f"device {device!r} needs CUDA, which this torch does not see")
+        raise EngineError(f"{device} is not available: torch found no CUDA device")
     if num_threads:
         torch.set_num_threads(num_threads)
     try:

@@ -44,7 +44,9 @@ class OnnxEngine:
             raise EngineError(f"device must be one of {', '.join(_PROVIDERS)}, got {device!r}")
         provider = _PROVIDERS[device]
         if provider not in ort.get_available_providers():
-            raise EngineError(f"this ONNX Runtime build has no {provider}, which {device!r} needs")
+            raise EngineError(
+                f"{device} is not available: this ONNX Runtime build has no {provider}"
+            )
         verify_weights(bundle)
         self._spec = bundle.spec
         self._device = device

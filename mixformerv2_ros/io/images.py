@@ -71,7 +71,7 @@ def decode_image_file(data: Bytes, path: Path) -> Pixels:
     except cv2.error as error:
         raise ImageError(f"image {path} cannot be decoded: {error.err}") from error
     if image is None:
-        raise ImageError(f"image {path} cannot be decoded: no image format that OpenCV knows")
+        raise ImageError(f"image {path} cannot be decoded: not an image format supported by OpenCV")
     return Pixels.from_array(image, "bgr8")
 
 

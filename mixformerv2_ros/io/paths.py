@@ -21,7 +21,7 @@ def check_output(path: Path, force: bool, source: Path | None = None) -> None:
     if path.exists() and not force:
         raise SourceError(f"output {path} exists, give --force to overwrite it")
     if path.is_dir() and not _is_bag(path):
-        raise SourceError(f"output {path} is a folder that holds no recording, remove it first")
+        raise SourceError(f"output {path} is a folder without a recording; remove it first")
 
 
 def remove_output(path: Path) -> None:

@@ -266,7 +266,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         if not ((folder / MODEL).is_file() and (folder / WEIGHTS).is_file()):
             raise BundleError("must be a new folder or a bundle to replace, but is something else")
         if not overwrite:
-            raise BundleError("exists already and is replaced only if told to (--force)")
+            raise BundleError("exists already; use --force to overwrite it")
 
 
 def _stored(

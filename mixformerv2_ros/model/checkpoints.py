@@ -184,7 +184,7 @@ def _find_state(root: object) -> tuple[str, dict[str, object]]:
     """Find the state_dict; return the key it lies under, empty for a bare one, and itself."""
     if isinstance(root, OpaqueObject):
         raise CheckpointError(
-            f"holds a pickled object ({printable(root.name)}), needs its state_dict instead"
+            f"must hold a state_dict, got a pickled object ({printable(root.name)})"
         )
     if not isinstance(root, dict):
         raise CheckpointError(f"must hold a dict of tensors, got {type(root).__name__}")
@@ -199,7 +199,7 @@ def _find_state(root: object) -> tuple[str, dict[str, object]]:
         objects = [key for key in _STATE_KEYS if isinstance(root.get(key), OpaqueObject)]
         if objects:
             raise CheckpointError(
-                f"holds a pickled object under {some(objects)}, needs its state_dict instead"
+                f"must hold a state_dict, got a pickled object under {some(objects)}"
             )
         raise CheckpointError(
             f"must hold a state_dict, itself or under {', '.join(_STATE_KEYS)}; "

@@ -188,7 +188,7 @@ def _open_zip(path: Path, data: Bytes) -> TensorFile:
         )
     folder = indexes[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in infos:
-        raise CheckpointError("is a TorchScript program; needs the checkpoint that it came from")
+        raise CheckpointError("is a TorchScript program, expected the checkpoint it was made from")
 
     verified: dict[str, Bytes] = {}
 
@@ -219,13 +219,13 @@ def _zip_record(data: Bytes, info: zipfile.ZipInfo) -> Bytes:
         raise CheckpointError(f"zip record {name} must be neither compressed nor encrypted")
     header = data[info.header_offset : info.header_offset + _LOCAL_HEADER].tobytes()
     if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
-        raise CheckpointError(f"zip record {name} is not where the file says")
+        raise CheckpointError(f"offset of zip record {name} differs from the zip directory")
     name_length = int.from_bytes(header[26:28], "little")
     extra_length = int.from_bytes(header[28:30], "little")
     start = info.header_offset + _LOCAL_HEADER + name_length + extra_length
     content = data[start : start + info.file_size]
     if len(content) != info.file_size or info.compress_size != info.file_size:
-        raise CheckpointError(f"zip record {name} is not as long as the file says")
+        raise CheckpointError(f"size of zip record {name} differs from the zip directory")
     if zlib.crc32(content.data) != info.CRC:
         raise CheckpointError(f"zip record {name} is damaged (wrong checksum): get the file again")
     return content

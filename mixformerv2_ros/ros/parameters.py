@@ -432,9 +432,9 @@ class Profile:
     """A parameter file in `config/`.
 
     Attributes:
-        title: What it is for, one line.
-        values: Where it differs from the defaults.
-        parameters: The parameters that it names.
+        title: Its purpose, one line.
+        values: Values that differ from the defaults.
+        parameters: The parameters of the node.
     """
 
     title: str
@@ -448,29 +448,29 @@ class Profile:
 
 PROFILES: dict[str, Profile] = {
     "tracker_s_cpu": Profile(
-        "Preset S on a processor. `model` names the bundle that `mixformerv2 convert` made.",
+        "Preset S on a CPU; set model to the bundle, see docs/models.md.",
         {"engine": "onnxruntime", "device": "cpu"},
     ),
     "tracker_b_gpu": Profile(
-        "Preset B on a GPU. `model` names the bundle that `mixformerv2 convert` made.",
+        "Preset B on a GPU; set model to the bundle, see docs/models.md.",
         {"device": "cuda", "template_update.interval": 10},
     ),
     "target_pose": Profile(
-        "The target pose node: poses in the map for Nav2, from a depth image.",
+        "Target pose node: poses in the frame map for Nav2, from depth images.",
         {"target_frame": "map"},
         POSE_PARAMETERS,
     ),
 }
-"""Parameter files in `config/` by their names."""
+"""Parameter files in `config/` by name."""
 
 
 def parameter_file(
     title: str, values: Mapping[str, Any], parameters: Sequence[Parameter] = NODE_PARAMETERS
 ) -> str:
-    """A ROS parameter file (YAML) that names every parameter of a node with its meaning.
+    """A ROS parameter file (YAML) with all parameters of a node and their descriptions.
 
     Args:
-        title: What the file is for, one line.
+        title: Its purpose, one line.
         values: Values that differ from the defaults.
         parameters: The parameters of the node.
 

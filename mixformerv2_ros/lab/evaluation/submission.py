@@ -65,7 +65,7 @@ def check_submission(path: Path, dataset: str) -> None:
     """
     if dataset not in DATASETS:
         raise ParameterError(
-            f"--submission needs --dataset {', '.join(DATASETS)}; {dataset} has no server's form"
+            f"--submission requires --dataset {' | '.join(DATASETS)}, got {dataset}"
         )
     if path.suffix != ".zip" or not path.parent.is_dir():
         raise ParameterError(f"--submission must be FILE.zip in an existing folder, got {path}")
