@@ -612,6 +612,7 @@ def test_visualize_shows_samples_of_data_sets(config_file, tmp_path, capsys):
 
 
 def test_benchmark_of_generated_stills(tmp_path, capsys):
+    pytest.importorskip("torch")
     out = tmp_path / "data.json"
     words = ["--rounds", "1", "--samples", "6", "--json", str(out)]
     assert main(["benchmark", "data", *words]) == 0
