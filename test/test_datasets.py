@@ -75,14 +75,14 @@ def trackingnet(root: Path) -> None:
 
 
 def coco_tree() -> dict:
-    pictures = [{"id": 7, "file_name": "000000000007.jpg"}, {"id": 9, "file_name": "09.jpg"}]
+    images = [{"id": 7, "file_name": "000000000007.jpg"}, {"id": 9, "file_name": "09.jpg"}]
     boxes = [
         {"id": 1, "image_id": 7, "bbox": [1, 2, 30, 20.5], "iscrowd": 0},
         {"id": 2, "image_id": 7, "bbox": [1, 2, 30, 20], "iscrowd": 1},
         {"id": 3, "image_id": 9, "bbox": [5, 6, 7, 8], "iscrowd": 0},
         {"id": 4, "image_id": 9, "bbox": [5, 6, 0, 8], "iscrowd": 0},
     ]
-    return {"images": pictures, "annotations": boxes}
+    return {"images": images, "annotations": boxes}
 
 
 def coco(root: Path) -> None:
@@ -232,24 +232,24 @@ def test_held_out_sequences_are_left_out(tmp_path):
     assert weight == 2.0
 
 
-def test_stills_are_split_by_picture(tmp_path):
+def test_stills_are_split_by_image(tmp_path):
     folder(tmp_path)
     sets = {
         split: read_set("folder", tmp_path, split, tmp_path / "cache")
         for split in ("stills", "stills_train", "stills_val")
     }
-    pictures = {
+    images = {
         split: [found.clip(i).frames[0].name for i in range(len(found))]
         for split, found in sets.items()
     }
-    # Two usable boxes in each of forty pictures.
+    # Two usable boxes in each of forty images.
     assert {split: len(found) for split, found in sets.items()} == {
         "stills": 80,
         "stills_train": 76,
         "stills_val": 4,
     }
-    assert set(pictures["stills_val"]) == {"00.jpg", "20.jpg"}
-    assert not set(pictures["stills_val"]) & set(pictures["stills_train"])
+    assert set(images["stills_val"]) == {"00.jpg", "20.jpg"}
+    assert not set(images["stills_val"]) & set(images["stills_train"])
     assert sets["stills"].clip(1).boxes.tolist() == [[5, 4.5, 9, 9]]
     found = read_set("folder", tmp_path, "stills_val", tmp_path / "cache", ["20.jpg"])
     assert len(found) == 2
@@ -285,7 +285,11 @@ def spoil_coco(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 SPOILT = [
-    ("lasot", lambda r: (r / "testing_set.txt").unlink(), "training_set.txt: expected it or test"),
+    (
+        "lasot",
+        lambda r: (r / "testing_set.txt").unlink(),
+        "training_set.txt: expected this list or test",
+    ),
     (
         "lasot",
         lambda r: write(r / "training_set.txt", "fox-4\n"),
@@ -334,7 +338,7 @@ SPOILT = [
         lambda r: write(r / "TRAIN_7/anno/clip7_0.txt", "1,2,3\n"),
         "TRAIN_7/anno/clip7_0.txt, line 1: expected four numbers",
     ),
-    ("coco", lambda r: remove(r / "train2017"), "train2017: expected the pictures of COCO"),
+    ("coco", lambda r: remove(r / "train2017"), "train2017: expected the images of COCO"),
     (
         "coco",
         lambda r: (r / "annotations/instances_train2017.json").unlink(),

@@ -25,7 +25,7 @@ from mixformerv2_ros.model.presets import T
 
 @pytest.fixture
 def stills(tmp_path: Path) -> Path:
-    """Two pictures of one kind: a red disc on blue, with its outline, and a plain one."""
+    """Two images of one kind: a red disc on blue, with its outline, and a plain one."""
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     blue = np.full((120, 160, 3), (255, 0, 0), np.uint8)
@@ -43,7 +43,7 @@ def stills(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_outlines_are_found_by_picture_and_row(stills: Path) -> None:
+def test_outlines_are_found_by_image_and_row(stills: Path) -> None:
     disc, green = read_stills(stills)
     assert [mask is not None for mask in disc.masks] == [False, True]
     assert green.masks == (None,)
@@ -51,7 +51,7 @@ def test_outlines_are_found_by_picture_and_row(stills: Path) -> None:
 
 
 def test_a_damaged_outline_is_named(stills: Path) -> None:
-    (stills / "masks" / "disc_1.png").write_bytes(b"no picture")
+    (stills / "masks" / "disc_1.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"disc_1\.png cannot be decoded"):
         read_stills(stills)
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
-from mixformerv2_ros.lab.training import losses, pruning  # noqa: E402
+from mixformerv2_ros.lab.training import losses, pretrained, pruning  # noqa: E402
 from mixformerv2_ros.lab.training.mixvit import MIXVIT_B, MixViT  # noqa: E402
 from mixformerv2_ros.model.spec import ModelSpec  # noqa: E402
 from mixformerv2_ros.network.backbone import sincos_position_table  # noqa: E402
@@ -22,9 +22,13 @@ DEEP = ModelSpec(
 )  # fmt: skip
 
 
-def fresh(spec: ModelSpec = DEEP, seed: int = 0, drop_path: float = 0.0) -> MixFormerV2:
+PRUNED_12_TO_8, PRUNED_8_TO_4 = (0, 3, 6, 9), (0, 2, 4, 6)
+"""As in `config/training/pruning_*.yaml`."""
+
+
+def fresh(spec: ModelSpec = DEEP, seed: int = 0) -> MixFormerV2:
     torch.manual_seed(seed)
-    model = MixFormerV2(spec, drop_path)
+    model = MixFormerV2(spec)
     for name, parameter in model.named_parameters():
         if not name.endswith(("pos_embed_t", "pos_embed_s")):
             # Larger than usual, so that every layer changes the result.
@@ -45,47 +49,47 @@ def same(a, b) -> bool:
     return torch.equal(a.edge_logits, b.edge_logits) and torch.equal(a.score_logits, b.score_logits)
 
 
-def test_fade_is_the_released_schedule(shared_vectors):
+def test_gamma_follows_the_released_schedule(shared_vectors):
     with np.load(shared_vectors / "training.npz", allow_pickle=False) as file:
         expected = file["remove_rate_by_epoch"]
-    assert [pruning.gamma(int(epoch)) for epoch in expected[:, 0]] == list(expected[:, 1])
+    assert [pruning.gamma(int(epoch), 40) for epoch in expected[:, 0]] == list(expected[:, 1])
 
 
 @pytest.mark.parametrize("epochs", [30, 40, 50])
-def test_fade_falls_from_one_to_nothing(epochs):
-    gains = [pruning.gamma(epoch, epochs) for epoch in range(epochs + 5)]
-    assert gains[0] > 0.99
-    assert all(np.diff(gains[:epochs]) < 0)
-    assert gains[epochs - 1 :] == [0.0] * 6
+def test_gamma_decays_from_one_to_zero(epochs):
+    gammas = [pruning.gamma(epoch, epochs) for epoch in range(epochs + 5)]
+    assert gammas[0] > 0.99
+    assert all(np.diff(gammas[:epochs]) < 0)
+    assert gammas[epochs - 1 :] == [0.0] * 6
 
 
 @pytest.mark.parametrize(
-    ("depth", "removed", "kept"),
+    ("depth", "pruned", "kept"),
     [
-        (12, pruning.REMOVED_12_TO_8, (1, 2, 4, 5, 7, 8, 10, 11)),
-        (8, pruning.REMOVED_8_TO_4, (1, 3, 5, 7)),
+        (12, PRUNED_12_TO_8, (1, 2, 4, 5, 7, 8, 10, 11)),
+        (8, PRUNED_8_TO_4, (1, 3, 5, 7)),
     ],
 )
 @torch.no_grad()
-def test_extraction_equals_the_faded_network_exactly(depth, removed, kept):
+def test_extraction_equals_the_pruned_network_exactly(depth, pruned, kept):
     model = fresh(replace(DEEP, depth=depth))
     whole = model(*inputs())
-    pruning.set_gamma(model, removed, 0.0)
-    faded = model(*inputs())
-    assert not same(faded, whole)
-    assert pruning.kept_layers(depth, removed) == kept
+    pruning.set_gamma(model, pruned, 0.0)
+    expected = model(*inputs())
+    assert not same(expected, whole)
+    assert pruning.kept_layers(depth, pruned) == kept
     smaller = pruning.extract_layers(model, kept)
     assert smaller.spec.depth == len(kept)
-    assert same(smaller(*inputs()), faded)
+    assert same(smaller(*inputs()), expected)
     templates, search = inputs()
     cached = [m.search(search, *m.encode_templates(templates)) for m in (smaller, model)]
     assert same(*cached)
-    pruning.set_gamma(model, removed, 1.0)
+    pruning.set_gamma(model, pruned, 1.0)
     assert same(model(*inputs()), whole)
 
 
 @torch.no_grad()
-def test_gain_scales_both_branches_of_its_block():
+def test_gamma_scales_both_branches_of_its_block():
     model = fresh()
     block, tokens = model.backbone.blocks[3], torch.randn(2, 20, 64)
     pruning.set_gamma(model, [3], 0.3)
@@ -100,23 +104,22 @@ def test_gain_scales_both_branches_of_its_block():
 
 def test_frozen_layers_do_not_learn_and_pass_gradients_on():
     model = fresh().train()
-    removed = pruning.REMOVED_12_TO_8
-    pruning.freeze_layers(model, removed)
-    pruning.set_gamma(model, removed, 0.5)
+    pruned = PRUNED_12_TO_8
+    pruning.freeze_layers(model, pruned)
+    pruning.set_gamma(model, pruned, 0.5)
     model(*inputs()).boxes.sum().backward()
     for index, block in enumerate(model.backbone.blocks):
         learns = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in block.parameters()]
-        assert not any(learns) if index in removed else any(learns)
+        assert not any(learns) if index in pruned else any(learns)
     assert model.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
 
 
 def test_an_extracted_network_is_independent_trainable_and_has_its_own_tables():
     model = fresh()
-    pruning.freeze_layers(model, pruning.REMOVED_12_TO_8)
+    pruning.freeze_layers(model, PRUNED_12_TO_8)
     with torch.no_grad():
         model.backbone.pos_embed_s += 1
-    smaller = pruning.extract_layers(model, (0, 5, 11), drop_path=0.1)
-    assert [block.drop_path for block in smaller.backbone.blocks] == pytest.approx([0, 0.05, 0.1])
+    smaller = pruning.extract_layers(model, (0, 5, 11))
     assert {block.gamma for block in smaller.backbone.blocks} == {1.0}
     frozen = [n for n, p in smaller.named_parameters() if not p.requires_grad]
     assert sorted(frozen) == ["backbone.pos_embed_s", "backbone.pos_embed_t"]
@@ -131,12 +134,11 @@ def test_an_extracted_network_is_independent_trainable_and_has_its_own_tables():
 
 
 def test_layers_of_the_supplements_comparison():
-    assert pruning.first_layers(12, 4) == (0, 1, 2, 3)
     assert pruning.skipped_layers(12, 4) == (2, 5, 8, 11)
     assert pruning.skipped_layers(8, 4) == (1, 3, 5, 7)
-    # Both removals one after the other leave the layers that were skipped to.
-    eight = pruning.kept_layers(12, pruning.REMOVED_12_TO_8)
-    four = pruning.kept_layers(8, pruning.REMOVED_8_TO_4)
+    # Pruning twice leaves every third layer of the twelve.
+    eight = pruning.kept_layers(12, PRUNED_12_TO_8)
+    four = pruning.kept_layers(8, PRUNED_8_TO_4)
     assert tuple(eight[layer] for layer in four) == pruning.skipped_layers(12, 4)
 
 
@@ -168,12 +170,11 @@ def test_features_of_student_and_teacher_fit_and_vanish_for_the_same_network():
         (lambda m: pruning.set_gamma(m, [12], 0.0), "from 0 to 11, got 12"),
         (lambda m: pruning.freeze_layers(m, [3, -1]), "from 0 to 11, got 3, -1"),
         (lambda m: pruning.extract_layers(m, [1, 1]), "different numbers from 0 to 11, got 1, 1"),
-        (lambda m: pruning.extract_layers(m, []), "from 1 to 12 layers, got 0"),
+        (lambda m: pruning.extract_layers(m, []), "expected layers to keep, got none"),
         (lambda _: pruning.kept_layers(8, range(8)), "at least one of 8 layers"),
         (lambda _: pruning.kept_layers(8, [8]), "from 0 to 7, got 8"),
-        (lambda _: pruning.first_layers(8, 9), "from 1 to 8 layers, got 9"),
-        (lambda _: pruning.skipped_layers(12, 5), "divisor of 12 layers, got 5"),
-        (lambda _: pruning.feature_pairs(6, 12), "divisor of 6 layers, got 4"),
+        (lambda _: pruning.skipped_layers(12, 5), "must divide 12 layers, got 5"),
+        (lambda _: pruning.feature_pairs(6, 12), "must divide 6 layers, got 4"),
         (lambda m: pruning.reduce_mlp(m, 5.0, *inputs()), "at most 256 hidden units .* got 5"),
         (lambda m: pruning.reduce_mlp(m, 0.3, *inputs()), "whole number .* got 0.3"),
         (lambda m: pruning.reduce_mlp(m, 0.0, *inputs()), "whole number .* got 0"),
@@ -253,12 +254,11 @@ def test_reduction_is_closer_than_cutting():
 def test_reduction_leaves_the_network_as_it_was():
     model = fresh(SHALLOW).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    smaller = pruning.reduce_mlp(model, 1.0, *inputs(12), drop_path=0.1)
+    smaller = pruning.reduce_mlp(model, 1.0, *inputs(12))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert smaller.training
     assert not any(block.mlp.act._forward_hooks for block in model.backbone.blocks)
-    assert smaller.backbone.blocks[-1].drop_path == pytest.approx(0.1)
     assert all(p.requires_grad for p in smaller.backbone.blocks[0].parameters())
 
 
@@ -293,7 +293,7 @@ def test_a_network_starts_from_a_masked_autoencoder(build, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     mae = mae_state()
     torch.save({"model": mae}, tmp_path / "mae.pth")
-    pruning.init_from_mae(model, pruning.load_mae(tmp_path / "mae.pth"))
+    pretrained.init_from_mae(model, pretrained.load_mae(tmp_path / "mae.pth"))
     changed = set()
     for name, value in model.state_dict().items():
         source = mae.get(name.removeprefix("backbone."))
@@ -319,15 +319,15 @@ def test_initial_weights_that_do_not_fit_are_refused(state, message, tmp_path):
     model = fresh()
     before = model.backbone.blocks[0].norm1.weight.clone()
     with pytest.raises(CheckpointError, match=message) as caught:
-        pruning.init_from_mae(model, pruning.load_mae(tmp_path / "mae.pth"))
+        pretrained.init_from_mae(model, pretrained.load_mae(tmp_path / "mae.pth"))
     assert "\n" not in str(caught.value)
     assert torch.equal(model.backbone.blocks[0].norm1.weight, before)
 
 
 def test_other_files_are_no_masked_autoencoders(tmp_path):
     torch.save({"net": fresh().state_dict()}, tmp_path / "student.pth")
-    with pytest.raises(CheckpointError, match=r"^student\.pth: .* holds no patch_embed\.\*"):
-        pruning.load_mae(tmp_path / "student.pth")
+    with pytest.raises(CheckpointError, match=r"^student\.pth: .* found no patch_embed\.\*"):
+        pretrained.load_mae(tmp_path / "student.pth")
 
 
 @pytest.mark.parametrize("scored", [True, False])
@@ -336,10 +336,9 @@ def test_a_checkpoint_of_any_stage_becomes_a_network(scored, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if scored or "score_head" not in k}
     noted = {"heads": 4, "score_pooling": "mean"}
     torch.save({"net": state, "spec": noted}, tmp_path / "stage.pth.tar")
-    loaded = pruning.load_network(tmp_path / "stage.pth.tar", drop_path=0.1)
+    loaded = pretrained.load_network(tmp_path / "stage.pth.tar")
     assert loaded.spec == model.spec
     assert loaded.training
-    assert loaded.backbone.blocks[-1].drop_path == pytest.approx(0.1)
     with torch.no_grad():
         ours, theirs = loaded.eval()(*inputs()), model(*inputs())
     assert torch.equal(ours.edge_logits, theirs.edge_logits)
@@ -351,8 +350,8 @@ def test_a_stage_checkpoint_that_lacks_more_is_refused(tmp_path):
     del state["backbone.blocks.2.norm1.bias"]
     torch.save({"net": state, "spec": {"heads": 4}}, tmp_path / "stage.pth.tar")
     with pytest.raises(CheckpointError, match=r"^stage\.pth\.tar: .*missing .*blocks\.2\.norm1"):
-        pruning.load_network(tmp_path / "stage.pth.tar")
+        pretrained.load_network(tmp_path / "stage.pth.tar")
     state["score_head.layers.1.bias"] = torch.zeros(1)
     torch.save({"net": state, "spec": {"heads": 4}}, tmp_path / "stage.pth.tar")
     with pytest.raises(CheckpointError, match=r"missing .*score_head.* and 1 more"):
-        pruning.load_network(tmp_path / "stage.pth.tar")
+        pretrained.load_network(tmp_path / "stage.pth.tar")

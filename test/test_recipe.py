@@ -208,15 +208,15 @@ REFUSED = {
     "no such file": (stage(config="absent.yaml"), "absent.yaml: expected a YAML file"),
     "no such stage": (
         stage(settings={"init_from": "$zero"}),
-        "init_from must name an input or an earlier stage (none), got $zero",
+        "init_from must be an input or an earlier stage (none), got $zero",
     ),
     "no such checkpoint": (
         stage(settings={"init_from": "zero.pth"}),
-        "init_from must be a checkpoint file, found none at zero.pth",
+        "init_from: expected a checkpoint file, found none at zero.pth",
     ),
     "a name twice": (
         {"stages": stage()["stages"] * 2},
-        "stages need names of their own, got 'one'",
+        "stages need unique names, got 'one'",
     ),
     "an unknown bundle": ({"bundle": "ten"}, "expected the name of a stage, got 'ten'"),
     "a row of another length": (

@@ -21,14 +21,14 @@ from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.datasets.source import Clip
 from mixformerv2_ros.lab.datasets.training_sets import read_set
 from mixformerv2_ros.lab.training.crops import (
+    AugmentedImage,
     Crop,
-    View,
     brighten,
-    crop_view,
+    crop_around,
+    flip,
     jitter_box,
     label_edges,
-    mirror,
-    shows_picture,
+    shows_image,
 )
 from mixformerv2_ros.lab.training.sampling import (
     Choice,
@@ -66,9 +66,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Six pictures of 160x120, stored without loss."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Six images of 160x120, stored without loss."""
+    folder = tmp_path_factory.mktemp("images")
     paths = []
     for number in range(6):
         paths.append(folder / f"{number}.png")
@@ -77,16 +77,16 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def video(pictures):
+def video(images):
     visible = np.array([True] * 4 + [False, True] * 4)
-    frames = [pictures[n % 5] for n in range(12)]
+    frames = [images[n % 5] for n in range(12)]
     boxes = np.array([[40.0 + n, 30, 30, 24] for n in range(12)])
     return Clip("video", frames, boxes, visible, is_image=False)
 
 
 @pytest.fixture(scope="module")
-def still(pictures):
-    return Clip("still", pictures[5:], np.array([[50.0, 40, 40, 30]]), np.array([True]), True)
+def still(images):
+    return Clip("still", images[5:], np.array([[50.0, 40, 40, 30]]), np.array([True]), True)
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,8 @@ def test_trident_choices_are_distributed_as_the_published_rule_has_them():
     expect(Counter(choose_trident(visible, gap, rng) for _ in range(draws)), expected, draws)
 
 
-def test_short_and_hidden_videos_are_not_drawn(video, pictures):
-    short = Clip("short", pictures, video.boxes[:6], np.ones(6, bool), False)
+def test_short_and_hidden_videos_are_not_drawn(video, images):
+    short = Clip("short", images, video.boxes[:6], np.ones(6, bool), False)
     hidden = Clip("hidden", video.frames, video.boxes, np.arange(12) < 6, False)
     source = Memory("videos", [short, hidden])
     with pytest.raises(SourceError, match="videos: expected videos of 12 frames or more with 7"):
@@ -212,7 +212,7 @@ def test_negatives_of_a_video_are_its_hidden_frames_around_their_middle(sets, vi
 
 def test_negatives_without_hidden_frames_come_from_another_clip(still, video):
     other = dataclasses.replace(video, name="other", visible=np.ones(12, bool))
-    # Another object of the same picture may well be beside the target.
+    # Another object of the same image may well be beside the target.
     neighbour = dataclasses.replace(still, name="neighbour", boxes=still.boxes + 5)
     source = Memory("mixed", [still, other, neighbour])
     sampler = TrackingDataset([(source, 1.0)], T, SMALL, True)
@@ -221,7 +221,7 @@ def test_negatives_without_hidden_frames_come_from_another_clip(still, video):
     # Any frame of it, with its own box.
     assert {tuple(box) for box in boxes} == {tuple(map(float, box)) for box in other.boxes}
     alone = TrackingDataset([(Memory("one", [still]), 1.0)], T, SMALL, True)
-    with pytest.raises(SourceError, match="still: expected other clips"):
+    with pytest.raises(SourceError, match="still: negative samples need other clips"):
         alone.draw_negative(still, rng)
 
 
@@ -263,12 +263,12 @@ def test_label_follows_the_published_formula():
     assert (edges[0] + edges[2]) / 2 == pytest.approx(0.5 - 0.5 / 224)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("grey", [False, True])
-def test_crops_equal_those_of_whole_transformed_pictures(mirrored, grey):
-    picture = noise(90, 130)
+def test_crops_equal_those_of_whole_transformed_images(flipped, grey):
+    image = noise(90, 130)
     rng = np.random.default_rng(8)
-    whole = picture[:, ::-1] if mirrored else picture
+    whole = image[:, ::-1] if flipped else image
     if grey:
         whole = np.repeat(
             cv2.cvtColor(np.ascontiguousarray(whole), cv2.COLOR_RGB2GRAY)[..., None], 3, 2
@@ -278,7 +278,7 @@ def test_crops_equal_those_of_whole_transformed_pictures(mirrored, grey):
     for _ in range(150):
         box = Box(*rng.uniform(-20, 90, 2), *rng.uniform(3, 90, 2))
         around = jitter_box(box, rng, 4.5, 0.5)
-        crop = crop_view(View(picture, mirrored, grey), around, box, 4.5, 64)
+        crop = crop_around(AugmentedImage(image, flipped, grey), around, box, 4.5, 64)
         if crop is None:
             continue
         expected = np.empty((64, 64, 3), np.uint8)
@@ -289,7 +289,7 @@ def test_crops_equal_those_of_whole_transformed_pictures(mirrored, grey):
 
 
 def test_a_canvas_changes_nothing_and_is_left_clean():
-    picture = Pixels.from_array(noise(60, 80))
+    image = Pixels.from_array(noise(60, 80))
     canvas = np.zeros((200, 200, 3), np.uint8)
     rng = np.random.default_rng(9)
     for _ in range(200):
@@ -297,8 +297,8 @@ def test_a_canvas_changes_nothing_and_is_left_clean():
         x, y = (int(v) for v in rng.integers(-side + 2, 55, 2))
         window = CropWindow(x, y, side)
         plain, other = np.empty((2, 32, 32, 3), np.uint8)
-        crop_and_resize(picture, window, plain)
-        crop_and_resize(picture, window, other, canvas)
+        crop_and_resize(image, window, plain)
+        crop_and_resize(image, window, other, canvas)
         np.testing.assert_array_equal(plain, other)
         assert not canvas.any()
 
@@ -318,13 +318,13 @@ def test_rejection_agrees_with_a_mask():
             mask[y1 - y : y2 - y, x1 - x : x2 - x] = 0
         resized = cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) > 0
         expected = not resized[::16, ::16].all()
-        assert shows_picture(CropWindow(x, y, side), width, height, size) == expected
+        assert shows_image(CropWindow(x, y, side), width, height, size) == expected
         answers[expected] += 1
     assert min(answers.values()) > 100
 
 
 def test_unusable_boxes_give_no_crop():
-    view = View(noise(60, 80))
+    image = AugmentedImage(noise(60, 80))
     box = Box(10, 10, 20, 20)
     for around in (
         Box(10, 10, 0, 20),
@@ -334,15 +334,15 @@ def test_unusable_boxes_give_no_crop():
         Box(math.nan, 0, 9, 9),
     ):
         if not math.isnan(around.x):
-            assert crop_view(view, around, box, 2.0, 64) is None
-    assert crop_view(view, box, box, 2.0, 64) is not None
+            assert crop_around(image, around, box, 2.0, 64) is None
+    assert crop_around(image, box, box, 2.0, 64) is not None
 
 
-def test_boxes_mirror_with_the_picture():
-    view = View(np.zeros((50, 101, 3), np.uint8), mirrored=True)
-    assert view.box(Box(0, 5, 10, 20)) == Box(91, 5, 10, 20)
+def test_boxes_are_flipped_with_the_image():
+    image = AugmentedImage(np.zeros((50, 101, 3), np.uint8), flipped=True)
+    assert image.box(Box(0, 5, 10, 20)) == Box(91, 5, 10, 20)
     crop = Crop(noise(64, 64), np.array([0.1, 0.2, 0.4, 0.9]))
-    other = mirror(crop)
+    other = flip(crop)
     np.testing.assert_array_equal(other.image, crop.image[:, ::-1])
     np.testing.assert_allclose(other.edges, [0.6, 0.2, 0.9, 0.9])
 
@@ -359,7 +359,7 @@ def test_brightness_is_the_published_step_to_rounding():
 
 
 def oracle(sampler: TrackingDataset, clip: Clip, number: int, seed: int) -> dict[str, np.ndarray]:
-    """A sample of validation, step by step on whole pictures: no views, canvas or cache."""
+    """A sample of validation, step by step on whole images: no views, canvas or cache."""
     rng = np.random.default_rng((seed, number))
     rng.random(), rng.integers(1)  # which set, which clip
     frames = choose_causal(clip.visible, 200, rng)
@@ -488,9 +488,9 @@ def test_the_number_of_workers_does_not_change_the_stream(miniature_data, tmp_pa
         assert torch.equal(a[8:], d)
 
 
-def test_invalid_crops_are_drawn_again(still, pictures):
-    outside = Clip("outside", pictures[:1], np.array([[400.0, 40, 40, 30]]), np.array([True]), True)
-    empty = Clip("empty", pictures[:1], np.array([[np.nan] * 4]), np.array([False]), True)
+def test_invalid_crops_are_drawn_again(still, images):
+    outside = Clip("outside", images[:1], np.array([[400.0, 40, 40, 30]]), np.array([True]), True)
+    empty = Clip("empty", images[:1], np.array([[np.nan] * 4]), np.array([False]), True)
     source = Memory("stills", [outside, still, empty])
     config = SamplingConfig(grey=0.0)
     sampler = TrackingDataset([(source, 1.0)], T, config, False)
@@ -498,11 +498,11 @@ def test_invalid_crops_are_drawn_again(still, pictures):
     templates = {alone.sample(0, n).templates.tobytes() for n in range(40)}
     assert all(sampler.sample(0, n).templates.tobytes() in templates for n in range(30))
     source.clips.remove(still)
-    with pytest.raises(SourceError, match="stills: expected usable crops, 1000 in a row"):
+    with pytest.raises(SourceError, match="stills: 1000 samples in a row were rejected"):
         sampler.sample(0, 0)
 
 
-def test_missing_and_damaged_pictures_are_named(still, tmp_path):
+def test_missing_and_damaged_images_are_named(still, tmp_path):
     for name, content, error, came in (
         ("gone.jpg", None, SourceError, "cannot be read: No such file"),
         ("x.jpg", b"text", ImageError, "cannot be decoded"),
@@ -566,15 +566,15 @@ def test_the_image_cache_is_bounded_and_drops_what_was_used_least_recently(tmp_p
         copy.read(tmp_path / "a.png")
 
 
-def test_pictures_are_read_once_while_they_are_remembered(pictures, tmp_path):
+def test_images_are_read_once_while_they_are_remembered(images, tmp_path):
     for decoded in (True, False):
-        path = tmp_path / "picture.jpg"
-        shutil.copy(pictures[0], path)
+        path = tmp_path / "image.jpg"
+        shutil.copy(images[0], path)
         remembering, forgetting = ImageCache(1.0, decoded), ImageCache(0.0, decoded)
         for cache in (remembering, forgetting):
             np.testing.assert_array_equal(cache.read(path)[..., ::-1], cv2.imread(str(path)))
         path.unlink()
-        assert remembering.read(path).shape == cv2.imread(str(pictures[0])).shape
+        assert remembering.read(path).shape == cv2.imread(str(images[0])).shape
         with pytest.raises(SourceError, match="cannot be read"):
             forgetting.read(path)
 
@@ -618,13 +618,13 @@ def test_benchmark_of_generated_stills(tmp_path, capsys):
     assert main(["benchmark", "data", *words]) == 0
     shown = capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert [row["pictures"] for row in result["data"]] == [
+    assert [row["source"] for row in result["data"]] == [
         "640x480 JPEG in memory",
         "640x480 decoded in memory",
     ]
     for row in result["data"]:
-        assert row["pictures"] in shown
-        assert row["samples_per_core_second"] > 5
+        assert row["source"] in shown
+        assert row["samples_per_cpu_second"] > 5
     assert result["machine"]["processor"] in shown
 
 

@@ -158,7 +158,7 @@ def test_another_of_its_kind_is_the_target_of_another_video():
         assert not sample.present
         shown = sample.templates[0][32, 32, 0], sample.search[64, 64, 0]
         met.add(tuple(40 * round(level / 40) for level in shown))
-    # What has no other video of its source is looked at elsewhere: here out of the picture.
+    # What has no other video of its source is shown elsewhere: here outside of the image.
     assert met == {(40, 120), (80, 120), (120, 40), (120, 80), (200, 0)}
 
 
@@ -196,9 +196,9 @@ def test_a_copy_of_the_target_is_farther_from_the_middle_than_the_target(world):
     center = np.array([60.0, 70.0])
     placed = 0
     for seed in range(30):
-        picture = canvas.copy()
-        paste_distractor_copy(picture, cutout, 20.0, center, 1.0, np.random.default_rng(seed))
-        rows, columns = np.nonzero(picture.any(axis=2))
+        image = canvas.copy()
+        paste_distractor_copy(image, cutout, 20.0, center, 1.0, np.random.default_rng(seed))
+        rows, columns = np.nonzero(image.any(axis=2))
         if not len(rows):
             continue
         if {rows.min(), columns.min()} & {0} or {rows.max(), columns.max()} & {127}:
@@ -223,7 +223,7 @@ def test_templates_fade_to_what_normalisation_takes_for_zero():
     np.testing.assert_allclose(NEUTRAL, 255 * np.array(PIXEL_MEAN), atol=1e-3)
 
 
-def test_compression_leaves_a_picture_much_as_it_was():
+def test_compression_changes_an_image_slightly():
     image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     image = np.asarray(cv2.resize(image, (64, 64), interpolation=cv2.INTER_CUBIC), np.uint8)
     compressed = augment.compress(image, np.random.default_rng(1))

@@ -221,9 +221,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(miniature_data, tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, hard))
     try:
-        with pytest.raises(
-            TrainingError, match=r"cannot write a checkpoint .*is unharmed"
-        ) as caught:
+        with pytest.raises(TrainingError, match=r"cannot write a checkpoint .*is intact") as caught:
             run.save(tmp_path / LAST)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -289,7 +287,7 @@ def test_sigterm_ends_a_training_with_a_checkpoint(miniature_data, tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "stopped; the same command continues" in out
+    assert "stopped; run the same command to resume" in out
     assert "Traceback" not in errors
     assert read_checkpoint(tmp_path / "out" / LAST)["step"] >= 3
 
@@ -318,7 +316,7 @@ def test_changed_settings_are_told(miniature_data, tmp_path, caplog):
     train(changed(config, steps=2))
     with caplog.at_level("WARNING"):
         train(changed(config, learning_rate=2e-3, workers=1))
-    assert "optimizer.learning_rate, schedule.steps" in caplog.text
+    assert f"settings have changed since {tmp_path / LAST}: optimizer.learning_rate" in caplog.text
     saved = read_checkpoint(tmp_path / LAST)["config"]
     assert changed_settings(saved, changed(config, learning_rate=2e-3)) == []
 
@@ -406,7 +404,7 @@ def test_torchrun_runs_a_recipe(miniature_data, tmp_path):
     assert (tmp_path / "out" / "bundle" / "model.json").exists()
 
 
-def test_a_profile_says_where_the_time_goes(miniature_data, tmp_path):
+def test_a_profile_measures_the_parts_of_a_step(miniature_data, tmp_path):
     config = small_config(miniature_data, tmp_path / "none", steps=10, loss=BOXES)
     times = profile_training(config, 2)
     assert times.network > 0

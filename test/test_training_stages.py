@@ -317,7 +317,7 @@ def test_bins_that_differ_are_refused(chain, miniature_data, tmp_path):
         miniature_data, tmp_path, chain["teacher"], model=dataclasses.replace(MODEL, bins=12)
     )
     with pytest.raises(
-        CheckpointError, match="student of 12 bins needs a teacher of as many, got 16"
+        CheckpointError, match="student with 12 bins needs a teacher with the same number, got 16"
     ):
         train(config)
     assert not (tmp_path / "last.pth.tar").exists()
@@ -326,7 +326,7 @@ def test_bins_that_differ_are_refused(chain, miniature_data, tmp_path):
 def test_a_teacher_of_another_width_or_size_is_refused(chain, miniature_data, tmp_path):
     wide = dataclasses.replace(MODEL, width=64)
     start = train(small_config(miniature_data, tmp_path / "wide", model=wide, steps=1))
-    with pytest.raises(CheckpointError, match="features of width 64 need a teacher as wide, got"):
+    with pytest.raises(CheckpointError, match="feature loss needs a teacher of width 64, got"):
         train(
             pruning_stage(
                 miniature_data,

@@ -1,4 +1,4 @@
-"""`mixformerv2 benchmark data`: how many training samples a second one core makes.
+"""`mixformerv2 benchmark data`: throughput of sampling training data on one core.
 
 The arguments are declared with those of `mixformerv2 benchmark`.
 """
@@ -20,12 +20,12 @@ from mixformerv2_ros.model.presets import S
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure how fast samples are made, print a table, write JSON."""
+    """Measure the throughput of sampling, print a table, write JSON."""
     with tempfile.TemporaryDirectory() as folder:
         if args.config is None:
             data_benchmark.write_stills(Path(folder))
-            samplers = data_benchmark.still_samplers(Path(folder), S)
-            sources = {label: sampler.sample for label, sampler in samplers.items()}
+            datasets = data_benchmark.still_datasets(Path(folder), S)
+            sources = {label: dataset.sample for label, dataset in datasets.items()}
         else:
             source, _ = load_datasets(read_config(args.config, args.settings))
             sources = {args.config.name: source.sample}
@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     machine = about["machine"]
     print(f"machine  {machine['processor']}, {machine['cores']} cores; one process, one thread")
     print(f"samples  median of {args.rounds} rounds of {args.samples}\n")
-    print(f"{'samples a second from':32}{'clock':>10}{'core':>10}{'ms':>10}")
+    print(f"{'samples/s':32}{'wall time':>12}{'CPU time':>12}{'ms/sample':>12}")
     for row in rows:
         print(
-            f"{row['pictures']:32}{row['samples_per_second']:10.0f}"
-            f"{row['samples_per_core_second']:10.0f}{row['milliseconds']:10.2f}"
+            f"{row['source']:32}{row['samples_per_second']:12.0f}"
+            f"{row['samples_per_cpu_second']:12.0f}{row['milliseconds']:12.2f}"
         )
     if args.json:
         result = {**about, "rounds": args.rounds, "samples": args.samples, "data": rows}

@@ -1,4 +1,4 @@
-"""`mixformerv2 train`: train a network from a YAML of settings, or run a recipe of stages."""
+"""`mixformerv2 train`: train a network, or run a recipe of stages."""
 
 from __future__ import annotations
 
@@ -26,75 +26,83 @@ if TYPE_CHECKING:
     from mixformerv2_ros.lab.training.trainer import Watch
 
 SHOWN_EVERY = 10
-"""Steps between two updates of the figures beside the progress bar."""
+"""Steps between updates of loss and IoU beside the progress bar."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
-        "Train a network from a file of settings, or run a recipe: a file that lists stages. An "
-        "unfinished run in the same output folder is continued. With several GPUs or machines: "
+        "Train a network with the settings of a YAML file, or all stages of a recipe. An "
+        "unfinished run in the output folder is resumed. With several GPUs or machines: "
         "torchrun --nproc-per-node N -m mixformerv2_ros.cli train CONFIG."
     )
-    parser.add_argument("config", type=Path, help="YAML of settings, see config/training/")
     parser.add_argument(
-        "settings", nargs="*", metavar="name=value", help="settings to use instead of the file's"
+        "config", type=Path, help="settings of a stage, or a recipe (YAML); see config/training/"
     )
     parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="stop with a checkpoint after this time"
+        "settings",
+        nargs="*",
+        metavar="name=value",
+        help="override settings of the file, such as optimizer.learning_rate=1e-4",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="time limit, after which a checkpoint is written and training stops",
     )
     parser.add_argument(
         "--profile",
         type=positive_number,
         metavar="STEPS",
-        help="measure where the time of so many steps goes, and train nothing",
+        help="profile this many steps instead of training",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or continue an unfinished run in the same output folder."""
-    # Before torch is loaded: its threads must sleep, not spin, while loader processes want the
+    """Train, or resume an unfinished run in the output folder."""
+    # Before torch is loaded: its threads must sleep, not spin, while data loader workers need the
     # cores. Spinning made steps on two busy cores ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mixformerv2_ros.lab.training.config_files import read_config, read_yaml
     from mixformerv2_ros.lab.training.recipe import is_recipe
 
-    leads = os.environ.get("RANK", "0") == "0"
+    is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
-        level=logging.INFO if leads else logging.ERROR,
+        level=logging.INFO if is_main else logging.ERROR,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
     )
     recipe = is_recipe(read_yaml(args.config))
     if args.profile:
         if recipe:
-            raise ParameterError("--profile takes the settings of one stage, got a recipe")
+            raise ParameterError("--profile needs the settings of one stage, got a recipe")
         return _profile(read_config(args.config, args.settings), args.profile)
     with ExitStack() as stack:
         stopped = stack.enter_context(stop_request(signal.SIGINT, signal.SIGTERM))
         stack.enter_context(logging_redirect_tqdm())
         if recipe:
-            return _recipe(args, stopped, leads)
-        return _stage(read_config(args.config, args.settings), args, stopped, leads)
+            return _recipe(args, stopped, is_main)
+        return _stage(read_config(args.config, args.settings), args, stopped, is_main)
 
 
 def _stage(
-    config: TrainConfig, args: argparse.Namespace, stopped: Callable[[], bool], leads: bool
+    config: TrainConfig, args: argparse.Namespace, stopped: Callable[[], bool], is_main: bool
 ) -> int:
     from mixformerv2_ros.lab.training.trainer import train
 
-    with _bar("", leads) as watch:
+    with _bar("", is_main) as watch:
         path = train(config, args.seconds, stopped, watch)
-    if leads:
+    if is_main:
         print(f"checkpoint: {path}")
     if stopped():
-        return _interrupted(leads)
-    if leads and config.loss.score:
+        return _interrupted(is_main)
+    if is_main and config.loss.score:
         print(f"next: mixformerv2 convert {shlex.quote(str(path))} -o BUNDLE")
     return 0
 
 
-def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], leads: bool) -> int:
+def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], is_main: bool) -> int:
     from mixformerv2_ros.lab.training.recipe import read_recipe, run_recipe
 
     recipe, runs = read_recipe(args.config, args.settings)
@@ -102,19 +110,19 @@ def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], leads: bool) 
 
         def watch(run: Any, number: int, count: int) -> Watch:
             bars.close()
-            return bars.enter_context(_bar(f"{number}/{count} {run.name}", leads))
+            return bars.enter_context(_bar(f"{number}/{count} {run.name}", is_main))
 
         done = run_recipe(recipe, runs, args.seconds, stopped, watch)
     if stopped():
-        return _interrupted(leads)
-    if not leads:
+        return _interrupted(is_main)
+    if not is_main:
         return 0
     report = Path(recipe.output) / "report.md"
     if report.exists():
         print(report.read_text(encoding="utf-8"))
         print(f"report: {report}")
     if not done:
-        print("time is up; the same command continues")
+        print("time limit reached; run the same command to resume")
         return 0
     if recipe.bundle:
         final = next(run for run in runs if run.stage == recipe.bundle)
@@ -123,23 +131,23 @@ def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], leads: bool) 
 
 
 def _convert(checkpoint: Path, bundle: Path) -> None:
-    """Make a bundle; one from before is replaced."""
+    """Write a bundle, replacing an earlier one."""
     parser = argparse.ArgumentParser()
     convert.add_arguments(parser)
     words = [str(checkpoint), "--output", str(bundle), "--force"]
     convert.run(parser.parse_args(words))
 
 
-def _interrupted(leads: bool) -> int:
-    if leads:
-        print("stopped; the same command continues")
+def _interrupted(is_main: bool) -> int:
+    if is_main:
+        print("stopped; run the same command to resume")
     return INTERRUPTED
 
 
 @contextmanager
-def _bar(name: str, leads: bool) -> Iterator[Watch]:
-    """A progress bar over steps, as a function that is told about each of them."""
-    with tqdm(desc=name or None, unit="step", disable=None if leads else True) as bar:
+def _bar(name: str, is_main: bool) -> Iterator[Watch]:
+    """A progress bar, as a callback for `train`."""
+    with tqdm(desc=name or None, unit="step", disable=None if is_main else True) as bar:
 
         def watch(step: int, total: int, values: Mapping[str, Any]) -> None:
             if bar.total != total:

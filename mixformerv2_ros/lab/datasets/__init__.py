@@ -1,1 +1,1 @@
-"""Data sets of images and sequences with boxes."""
+"""Data sets of annotated images and sequences."""

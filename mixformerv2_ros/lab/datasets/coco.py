@@ -27,24 +27,24 @@ SPLITS = ("train", "val")
 def read_coco(root: Path, split: str, cache: Path | None, exclude: Collection[str]) -> StillDataset:
     """Open COCO 2017; every object is a clip of one frame.
 
-    Crowds and boxes without area are left out; small objects are not.
+    Crowds and boxes without area are left out.
 
     Args:
         root: Folder with `annotations/`.
         split: `train` or `val`.
-        cache: Folder of all index files; without one the whole annotation is read in every run.
-        exclude: File names of pictures to leave out.
+        cache: Folder of all index files; None reads the whole annotation in every run.
+        exclude: File names of images to leave out.
 
     Raises:
         ParameterError: the split is unknown.
-        SourceError: the annotation or the folder of pictures is missing or malformed.
+        SourceError: the annotation or the folder of images is missing or malformed.
     """
     if split not in SPLITS:
         raise ParameterError(f"split of coco must be train or val, got {split!r}")
     part = f"{split}2017"
     folder = next((f for f in (root / part, root / "images" / part) if f.is_dir()), None)
     if folder is None:
-        raise SourceError(f"{root / part}: expected the pictures of COCO, found none")
+        raise SourceError(f"{root / part}: expected the images of COCO, found none")
     path = root / "annotations" / f"instances_{part}.json"
     rows = cached(cache_folder(cache, "coco", root), part, [path], partial(_read, path))
     if exclude:
@@ -66,10 +66,10 @@ def _read(path: Path) -> Rows:
         isinstance(tree.get(part), list) for part in ("images", "annotations")
     ):
         raise SourceError(f"{path}: expected an object with lists images and annotations")
-    pictures: dict[Any, str] = {}
+    names_by_id: dict[Any, str] = {}
     for number, entry in enumerate(tree["images"]):
         try:
-            pictures[entry["id"]] = str(entry["file_name"])
+            names_by_id[entry["id"]] = str(entry["file_name"])
         except (KeyError, TypeError):
             raise SourceError(
                 f"{path}: images[{number}]: expected id and file_name, got {printable(entry)}"
@@ -83,13 +83,13 @@ def _read(path: Path) -> Rows:
             raise SourceError(
                 f"{where}: expected image_id and bbox, got {printable(entry)}"
             ) from None
-        if image not in pictures:
+        if image not in names_by_id:
             raise SourceError(f"{where}: expected the id of an image, got {printable(image)}")
         if not _is_box(box):
             came = printable(json.dumps(box))
             raise SourceError(f"{where}: expected bbox of four finite numbers, got {came}")
         if not crowd and box[2] > 0 and box[3] > 0:
-            images.append(pictures[image])
+            images.append(names_by_id[image])
             boxes.append(box)
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     return make_rows(images, table, np.ones(len(table), dtype=bool))

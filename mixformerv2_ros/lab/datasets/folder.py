@@ -1,7 +1,7 @@
-"""Own pictures in a plain folder: `sequences/` and `stills/`.
+"""Own data in a folder: `sequences/` and `stills/`.
 
-A sequence is a folder with `img/` and `groundtruth_rect.txt` or `groundtruth.txt`, for several
-targets `groundtruth_rect.1.txt` and so on; or with images and `groundtruth*.txt` as VOT has them.
+A sequence is a folder with `img/` and `groundtruth_rect.txt` or `groundtruth.txt`, with several
+targets `groundtruth_rect.1.txt` and so on; or with images and `groundtruth*.txt` as in VOT.
 Stills are `images/` and `boxes.csv`: image,x,y,w,h,label in pixels, top-left.
 """
 
@@ -41,16 +41,16 @@ SPLITS = ("sequences", "stills", "stills_train", "stills_val")
 def read_folder(
     root: Path, split: str, cache: Path | None, exclude: Collection[str]
 ) -> VideoDataset | StillDataset:
-    """Open a folder of own pictures.
+    """Open a folder of own data.
 
     Args:
         root: Folder with `sequences/`, `stills/` or both.
-        split: `sequences`; or `stills` for all of them, `stills_val` for every 20th picture of the
+        split: `sequences`; or `stills` for all of them, `stills_val` for every 20th image of the
             list, `stills_train` for the others.
         cache: Folder of all index files.
         exclude: Names of sequences, or file names of stills, to leave out.
 
-    Targets are visible where the ground truth is a box with positive sides and not NaN.
+    Targets are visible in frames whose ground truth is a box with positive sides and not NaN.
 
     Raises:
         ParameterError: the split is unknown.
@@ -108,7 +108,7 @@ def _folder(root: Path, name: str) -> Path:
 
 
 def _names(entry: VideoEntry) -> set[str]:
-    """Names by which a list may exclude a sequence: its own, or that of its folder."""
+    """Names by which a sequence can be excluded: its own and that of its folder."""
     return {entry.name, entry.folder.name}
 
 

@@ -1,4 +1,4 @@
-"""GOT-10k's training part: `NAME/*.jpg`, `groundtruth.txt`, `absence.label`, `cover.label`."""
+"""GOT-10k: `NAME/*.jpg`, `groundtruth.txt`, `absence.label`, `cover.label`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PUBLISHED = {"vottrain": 7086, "votval": 1249}
 
 EXCLUDED = "got10k_vot_exclude.txt"
 INDICES = {"vottrain": "got10k_train_split.txt", "votval": "got10k_val_split.txt"}
-"""The lists that the two splits are derived from, under the names that the field gives them."""
+"""The lists from which the two splits are derived, under their usual names."""
 
 
 def read_got10k(
@@ -50,12 +50,12 @@ def read_got10k(
 
     Args:
         root: The folder `train`, with `list.txt`.
-        split: `train` for all that `list.txt` names, `vottrain` or `votval`, see `vot_names`.
+        split: `train` for all sequences of `list.txt`, `vottrain` or `votval`, see `vot_names`.
         cache: Folder of all index files.
         exclude: Names of sequences to leave out.
 
-    A target is visible where it is not flagged absent, its cover exceeds 0, and its box has
-    positive sides.
+    A target is visible if it is not flagged absent, its cover exceeds 0, and its box has positive
+    sides.
 
     Raises:
         ParameterError: the split is unknown.
@@ -79,17 +79,17 @@ def read_got10k(
 
 
 def vot_names(root: Path, split: str, names: list[str]) -> list[str]:
-    """The sequences of `vottrain` or `votval`: a half of a random split, less what VOT excludes.
+    """The sequences of `vottrain` or `votval`: part of a random split, without VOT's exclusions.
 
-    Three lists beside `list.txt` say which: the positions (from 0, in `list.txt`) of the 7,934
-    sequences of `got10k_train_split.txt` or the 1,401 of `got10k_val_split.txt`, and the names
+    They follow from three lists beside `list.txt`: the positions in `list.txt` (from 0) of
+    7,934 sequences in `got10k_train_split.txt` or 1,401 in `got10k_val_split.txt`, and the names
     in `got10k_vot_exclude.txt` that VOT's rules exclude.
 
     The published lists of 7,086 and 1,249 follow from these by leaving out the positions that equal
     the *number in the name* of an excluded sequence, though names count from 1 and positions from
-    0. So sequences beside the excluded ones are left out. That is kept, to train on what the
-    published models were trained on; who submits to VOT gives `got10k_vot_exclude.txt` as
-    `exclude` as well.
+    0. So neighbours of the excluded sequences are left out. This is kept, to train on the same
+    sequences as the published models; for a submission to VOT, set `exclude` to
+    `got10k_vot_exclude.txt` as well.
 
     Raises:
         SourceError: a list is missing or malformed, or the result does not have the published size.
@@ -150,7 +150,7 @@ def _read_sequence(folder: Path) -> AnnotatedSequence:
 
 
 def got10k_annotation(folder: Path) -> Annotation:
-    """Read a sequence of GOT-10k; hidden are `absence` 1 and `cover` 0, where those files are.
+    """Read a sequence; targets are hidden if `absence` is 1 or `cover` is 0, if these files exist.
 
     Raises:
         SourceError: something is missing or malformed; names the file, and the line of a box.
@@ -165,7 +165,7 @@ def got10k_annotation(folder: Path) -> Annotation:
 
 
 def _read_meta(path: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """Image size, major class and kind of motion, as far as the file says them."""
+    """Image size, major class and kind of motion, if the file has them."""
     if not path.exists():
         return None, ()
     values = dict(line.split(": ", 1) for line in read_lines(path) if ": " in line)
@@ -183,7 +183,7 @@ def _read_meta(path: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
 
 
 def _read_covers(path: Path, count: int) -> npt.NDArray[np.int64]:
-    """Read GOT-10k's visible share of the target, eighths from 0 to 8, one per frame."""
+    """Read the visible part of the target, in eighths from 0 to 8, one per frame."""
     fields = [field for line in read_lines(path) for field in split_fields(line)]
     wrong = [field for field in fields if field not in set("012345678")]
     if wrong or len(fields) != count:

@@ -1,4 +1,4 @@
-"""Pictures with boxes, decoded into memory: the raw material of training samples."""
+"""Annotated images and clips, decoded into memory: the input of the synthetic dataset."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Image = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float64]
 
 VALIDATION_STEP = 20
-"""Every so many stills one is kept for validation."""
+"""Every twentieth still is used for validation."""
 
 
 @dataclass(frozen=True)
 class Still:
-    """One photograph.
+    """One annotated image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) x, y, w, h in pixels.
         labels: N category names.
-        masks: N outlines of the objects in their boxes, (h, w) uint8 with 255 for the object, each
-            stretched over its box; None where no outline is known.
+        masks: N masks of the objects, (h, w) uint8 with 255 for the object, each stretched over its
+            box; None without a mask.
     """
 
     image: Image
@@ -43,12 +43,12 @@ class Still:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """One target's video.
+    """One annotated video, frames without the target left out.
 
     Attributes:
         name: Name of the sequence.
         images: Frames, each (H, W, 3) uint8 RGB.
-        boxes: (N, 4) x, y, w, h in pixels; only frames in which the target is visible are kept.
+        boxes: (N, 4) x, y, w, h in pixels.
     """
 
     name: str
@@ -59,11 +59,11 @@ class DecodedClip:
 def read_stills(folder: Path) -> list[Still]:
     """Read `images/` and `boxes.csv` (image,x,y,w,h,label; pixels, top-left) below `folder`.
 
-    `masks/STEM_N.png`, where it exists, is the outline of box N of the picture `STEM`, from 0.
+    `masks/STEM_N.png`, if it exists, is the mask of box N (from 0) of the image `STEM`.
 
     Raises:
-        SourceError: the list or a picture is missing, or a line is malformed (named by its number).
-        ImageError: a picture cannot be decoded.
+        SourceError: the list or an image is missing, or a line is malformed.
+        ImageError: an image cannot be decoded.
     """
     return [
         Still(
@@ -77,10 +77,10 @@ def read_stills(folder: Path) -> list[Still]:
 
 
 def read_box_list(listing: Path) -> dict[str, list[tuple[list[float], str]]]:
-    """Read lines `image,x,y,w,h,label` under that head: boxes and labels by image, in file order.
+    """Read a CSV with columns image,x,y,w,h,label: boxes and labels by image, in file order.
 
     Raises:
-        SourceError: the list is missing or a line is malformed (named by its number).
+        SourceError: the list is missing or a line is malformed.
     """
     if not listing.is_file():
         raise SourceError(f"{listing}: expected a list of boxes (image,x,y,w,h,label)")
@@ -108,7 +108,7 @@ def _read_mask(folder: Path, name: str, number: int) -> Image | None:
 
 
 def read_clips(folder: Path, exclude: Sequence[str]) -> list[DecodedClip]:
-    """Read every sequence below `folder` but those named in `exclude`.
+    """Read all sequences below `folder` except those named in `exclude`.
 
     Raises:
         SourceError: a file is missing or malformed.

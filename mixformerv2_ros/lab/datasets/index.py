@@ -1,9 +1,8 @@
-"""Annotations as arrays, read once and kept on disk in NumPy's own format.
+"""Annotations as arrays, cached on disk in NumPy's format.
 
-A cache folder holds a file per clip (per annotation file for data sets of stills), written when the
-clip is first used. Its name carries a hash of path, size and time of change of every source, so
-that a changed source is another name: nothing is ever read that does not belong to what is there
-now. The files hold numbers and file names only and are loaded without pickle.
+A cache folder holds one file per clip (per annotation file for data sets of stills), written when
+the clip is first used. The file name contains a hash of path, size and modification time of every
+source, so that files of changed sources are not used. Files are loaded without pickle.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ Rows = npt.NDArray[Any]
 """(N,) records `box` (4 float64), `visible` (bool) and `image` (path below the clip's folder)."""
 
 VERSION = 1
-"""Part of every file's name; raised when the meaning of the rows changes."""
+"""Part of the hash; to be incremented when the meaning of the rows changes."""
 CACHED_VIDEOS = 512
 """Annotations of videos that a process keeps in memory."""
 
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """A video that is known by name only.
+    """A video whose annotation has not been read yet.
 
     Attributes:
         name: The clip's name.
-        folder: What image paths are relative to.
-        sources: Files and folders that the annotation comes from; some need not exist.
-        read: Reads it.
+        folder: Base folder of image paths.
+        sources: Files and folders that the annotation depends on; some need not exist.
+        read: Reads the annotation.
     """
 
     name: str
@@ -51,7 +50,7 @@ class VideoEntry:
 
 
 class Frames(Sequence[Path]):
-    """Image files of a clip; a path is made when asked for, since a clip has thousands."""
+    """Image files of a clip; paths are made on demand, since a clip has thousands."""
 
     def __init__(self, folder: Path, images: npt.NDArray[np.bytes_]) -> None:
         self.folder = folder
@@ -73,15 +72,15 @@ class Frames(Sequence[Path]):
 
 
 class VideoDataset:
-    """Videos, each indexed when it is first used. Implements `ClipDataset`."""
+    """Videos, each read when it is first used. Implements `ClipDataset`."""
 
     def __init__(self, name: str, entries: Sequence[VideoEntry], cache: Path | None) -> None:
-        """Take the videos' names.
+        """Make a data set of videos.
 
         Args:
             name: Name of the data set.
             entries: Its videos.
-            cache: Folder of index files; None reads the sources in every run.
+            cache: Folder of index files; None reads the sources in every process.
         """
         self._name = name
         self._entries = entries
@@ -114,14 +113,14 @@ def _video_annotation(cache: Path | None, entry: VideoEntry) -> Rows:
 
 
 class StillDataset:
-    """Boxes in stills, one clip each. Implements `ClipDataset`."""
+    """Boxes of stills, each of which is a clip of one frame. Implements `ClipDataset`."""
 
     def __init__(self, name: str, folder: Path, rows: Rows) -> None:
-        """Take the boxes.
+        """Make a data set of stills.
 
         Args:
             name: Name of the data set.
-            folder: What image paths are relative to.
+            folder: Base folder of image paths.
             rows: The boxes, all visible.
         """
         self._name = name
@@ -148,7 +147,7 @@ class StillDataset:
 def make_rows(
     images: Collection[str], boxes: npt.NDArray[np.float64], visible: npt.NDArray[np.bool_]
 ) -> Rows:
-    """Put an annotation into rows."""
+    """Rows of an annotation."""
     names = np.array([os.fsencode(image) for image in images], dtype=np.bytes_)
     kind = [("box", "<f8", (4,)), ("visible", "?"), ("image", names.dtype)]
     rows = np.empty(len(names), dtype=kind)
@@ -162,13 +161,13 @@ def video_rows(
     boxes: npt.NDArray[np.float64],
     hidden: npt.NDArray[np.bool_] | None = None,
 ) -> Rows:
-    """Rows of a video whose frames lie in one folder.
+    """Rows of a video whose frames are in one folder.
 
     Args:
-        folder: What image paths are relative to.
+        folder: Base folder of image paths.
         frames: N image files.
-        boxes: (N, 4) x, y, w, h in pixels; NaN where there is none.
-        hidden: (N,) frames in which the target cannot be seen though it may have a box.
+        boxes: (N, 4) x, y, w, h in pixels; NaN in frames without a box.
+        hidden: (N,) frames in which the target is not visible although it may have a box.
     """
     below = os.path.relpath(frames[0].parent, folder)
     images = [os.path.normpath(os.path.join(below, frame.name)) for frame in frames]
@@ -181,14 +180,14 @@ def video_rows(
 def cached(
     cache: Path | None, name: str, sources: Sequence[Path], build: Callable[[], Rows]
 ) -> Rows:
-    """The rows of an annotation, from the cache where it is up to date.
+    """Rows of an annotation, from the cache if it is up to date.
 
     Args:
-        cache: Folder of index files; None builds.
-        name: Name of the annotation, part of the file's name.
-        sources: What the rows are made of; a file that is changed, added or removed makes the
-            cached rows stale, and so does a folder in which files were added or removed.
-        build: Makes the rows.
+        cache: Folder of index files; None always builds the rows.
+        name: Name of the annotation, part of the file name.
+        sources: Files and folders that the rows depend on; the cached rows are stale if one of them
+            was modified, added or removed.
+        build: Builds the rows.
 
     Raises:
         SourceError: the cache cannot be written, or whatever `build` raises.
@@ -196,7 +195,7 @@ def cached(
     if cache is None:
         return build()
     path = cache / f"{name}.{_signature(sources)}.npy"
-    # A damaged file is made again.
+    # A damaged file is replaced.
     with suppress(OSError, ValueError, EOFError):
         rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
         if rows.dtype.names == ("box", "visible", "image"):
@@ -210,7 +209,7 @@ def cached(
 
 
 def cache_folder(cache: Path | None, kind: str, root: Path) -> Path | None:
-    """Where a data set keeps its files below the folder of all caches."""
+    """Folder of the index files of one data set."""
     if cache is None:
         return None
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]

@@ -47,9 +47,9 @@ def read_lasot(
 ) -> VideoDataset:
     """Open LaSOT's training part: 1,120 of its 1,400 sequences.
 
-    Which they are, one of the data set's own lists in `root` says: `training_set.txt`, or
-    `testing_set.txt`, whose sequences are left out. A target is visible where it is neither fully
-    occluded nor out of view and its box has positive sides.
+    They are listed in `training_set.txt` in `root`, or are those that are not in `testing_set.txt`.
+    A target is visible if it is neither fully occluded nor out of view and its box has positive
+    sides.
 
     Args:
         root: Folder of the class folders.
@@ -59,7 +59,7 @@ def read_lasot(
 
     Raises:
         ParameterError: the split is unknown.
-        SourceError: no list, or a listed sequence is missing.
+        SourceError: both lists or a listed sequence are missing.
     """
     if split not in SPLITS:
         raise ParameterError(f"split of lasot must be train, got {split!r}")
@@ -78,7 +78,7 @@ def read_lasot(
         found = lasot_folders(root)
         folders = {n: found[n] for n in sorted(found, key=natural_order) if n not in held}
     else:
-        raise SourceError(f"{training}: expected it or {testing.name}, LaSOT's list, found neither")
+        raise SourceError(f"{training}: expected this list or {testing.name}, found neither")
     entries = [
         VideoEntry(
             name=name,
@@ -97,7 +97,7 @@ def read_lasot(
 
 
 def _folder(root: Path, name: str) -> Path:
-    """Sequences lie in a folder per class; some copies have them side by side."""
+    """Folder of a sequence, in that of its class or, in some copies, directly in `root`."""
     beside = root / name
     return beside if beside.is_dir() else root / printable(name.rpartition("-")[0]) / name
 
@@ -127,7 +127,7 @@ def _read_sequence(root: Path, folder: Path) -> AnnotatedSequence:
 
 
 def lasot_annotation(folder: Path) -> Annotation:
-    """Read a sequence of LaSOT; hidden are full occlusion and out of view.
+    """Read a sequence; targets are hidden if they are fully occluded or out of view.
 
     Raises:
         SourceError: something is missing or malformed; names the file, and the line of a box.
@@ -137,5 +137,5 @@ def lasot_annotation(folder: Path) -> Annotation:
     for name in ("full_occlusion.txt", "out_of_view.txt"):
         hidden |= read_flags(folder / name, len(boxes))
     if folder.name == "monkey-17":
-        frames = frames[: len(boxes)]  # has more images than lines; the toolkit drops the rest
+        frames = frames[: len(boxes)]  # has more images than lines; the toolkit ignores the rest
     return Annotation(frames, boxes, hidden)

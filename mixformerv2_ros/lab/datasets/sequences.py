@@ -27,12 +27,12 @@ class AnnotatedSequence:
     Attributes:
         name: Its name in tables and result files.
         frames: Image files in order of time.
-        boxes: (N, 4) float64 ground truth, x, y, w, h in pixels of the stored images, NaN in all
-            four columns where the target is absent; one row per frame.
-        attributes: What makes it hard, in the data set's words; empty where it says nothing.
-        size: Width and height of its images where the annotation says so.
-        withheld: Only the first box is published, the rest of `boxes` is NaN: nothing can be
-            computed here, the benchmark's server does it.
+        boxes: (N, 4) float64 ground truth, x, y, w, h in pixels of the stored images, one row per
+            frame; NaN in all columns if the target is absent.
+        attributes: Challenges, such as occlusion, as the data set names them; may be empty.
+        size: Width and height of its images, if the annotation has them.
+        withheld: Only the first box is published and the others are NaN: results can only be
+            evaluated by the benchmark's server.
     """
 
     name: str
@@ -52,7 +52,7 @@ class AnnotatedSequence:
         return Box(*map(float, self.boxes[0]))
 
     def subsampled(self, step: int) -> AnnotatedSequence:
-        """Every `step`-th frame from the first on: what a slower camera would have seen."""
+        """Every `step`-th frame, beginning with the first, as from a slower camera."""
         return replace(self, frames=self.frames[::step], boxes=self.boxes[::step])
 
 
@@ -61,7 +61,7 @@ def read_boxes(path: Path, allow_absent: bool = True) -> npt.NDArray[np.float64]
 
     Args:
         path: The text file. Empty lines at its end are ignored.
-        allow_absent: Whether a line of four `NaN` stands for an absent target or is an error.
+        allow_absent: Whether a line of four `NaN` means an absent target or is an error.
 
     Returns:
         (N, 4) float64.
@@ -126,7 +126,7 @@ def checked_sequence(
         frames: Image files.
         boxes: Ground truth.
         truth: The file that `boxes` come from, which messages name.
-        attributes: What makes the sequence hard.
+        attributes: Challenges.
         size: Width and height of the images.
         may_withhold: Whether a single line for several frames means that the rest is withheld.
 
@@ -146,10 +146,10 @@ def checked_sequence(
 
 
 def check_count(frames: list[Path], boxes: npt.NDArray[np.float64], truth: Path) -> None:
-    """Refuse an annotation that does not have one box per frame.
+    """Check that an annotation has one box per frame.
 
     Raises:
-        SourceError: it has not; names `truth`, the file that the boxes come from.
+        SourceError: it has not; names `truth`, the file of the boxes.
     """
     if not frames or len(frames) != len(boxes):
         where = f" in {frames[0].parent}" if frames else ""

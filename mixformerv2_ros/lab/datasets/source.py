@@ -1,4 +1,4 @@
-"""What every data set gives: clips, one target each."""
+"""Interface of data sets to train on: clips with one target each."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Clip:
     Attributes:
         name: Its name within the data set.
         frames: N image files in order of time.
-        boxes: (N, 4) float64 x, y, w, h in pixels, as annotated; where the target is not visible
-            they may be anything, NaN included.
-        visible: (N,) bool, whether the target can be seen and its box has positive sides.
+        boxes: (N, 4) float64 x, y, w, h in pixels, as annotated; arbitrary, even NaN, in frames in
+            which the target is not visible.
+        visible: (N,) bool, whether the target is visible and its box has positive sides.
         is_image: Whether it is a still; N is 1.
     """
 
@@ -32,7 +32,7 @@ class Clip:
 
 
 class ClipDataset(Protocol):
-    """A data set: clips by number, read when asked."""
+    """A data set of clips, read on demand."""
 
     @property
     def name(self) -> str:

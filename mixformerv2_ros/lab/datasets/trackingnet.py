@@ -1,4 +1,4 @@
-"""TrackingNet's training part: `TRAIN_0` to `TRAIN_11`, each `anno/NAME.txt`, `frames/NAME/`."""
+"""TrackingNet: `TRAIN_0` to `TRAIN_11` and `TEST`, each `anno/NAME.txt`, `frames/NAME/`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = tuple(f"TRAIN_{number}" for number in range(12))
 def read_trackingnet(
     root: Path, split: str, cache: Path | None, exclude: Collection[str]
 ) -> VideoDataset:
-    """Open TrackingNet's training part. A target is visible where its box has positive sides.
+    """Open TrackingNet's training part. A target is visible if its box has positive sides.
 
     Args:
         root: Folder of `TRAIN_0` and so on.

@@ -1,4 +1,4 @@
-"""Warps and photometric changes of crops. Every function takes its randomness from a generator."""
+"""Geometric and photometric augmentation of crops; all randomness comes from a generator."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def crop_matrix(
 ) -> Matrix:
     """Affine map (2, 3) from image pixels to a square crop of `out` pixels.
 
-    The square of `side` pixels around `center`, turned by `angle` radians, fills the crop.
-    Coordinates are continuous: the middle of the first pixel is 0.5.
+    The square of `side` pixels around `center`, rotated by `angle` radians, fills the crop.
+    Coordinates are continuous: the centre of the first pixel is 0.5.
     """
     scale = out / side
     cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
@@ -32,8 +32,8 @@ def crop_matrix(
 
 
 def warp(image: Image, matrix: Matrix, out: int) -> Image:
-    """Sample a crop (out, out, C); outside of the image is black, as in the tracker's crops."""
-    # OpenCV puts a pixel's middle at integer coordinates, the matrices here at one half.
+    """Sample a crop (out, out, C); pixels outside of the image are black, as in the tracker."""
+    # In OpenCV the centre of a pixel has integer coordinates, here it has half ones.
     shifted = matrix.copy()
     shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
     return np.asarray(cv2.warpAffine(image, shifted, (out, out), flags=cv2.INTER_LINEAR))
@@ -48,7 +48,7 @@ def warp_box(box: npt.NDArray[np.float64], matrix: Matrix) -> npt.NDArray[np.flo
 
 
 def recolor(image: Image, rng: np.random.Generator, strength: float) -> Image:
-    """Change contrast, brightness, gamma and colour balance; at times drop the colour."""
+    """Change contrast, brightness, gamma, colour balance and saturation."""
     ramp = np.arange(256, dtype=np.float32) / 255.0
     gamma = math.exp(strength * rng.normal() * 0.35)
     contrast = math.exp(strength * rng.normal() * 0.25)
@@ -66,13 +66,13 @@ def recolor(image: Image, rng: np.random.Generator, strength: float) -> Image:
 
 
 def to_grey(image: Image) -> Image:
-    """Replace the colour by luma in all three channels."""
+    """Convert to greyscale, with three equal channels."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
 
 
 def degrade(image: Image, rng: np.random.Generator, strength: float) -> Image:
-    """Blur, motion blur, loss of resolution, or sensor noise; mostly none of them."""
+    """Apply Gaussian blur, motion blur, low resolution or sensor noise, or mostly none of them."""
     roll = rng.random()
     side = image.shape[0]
     if roll < 0.10 * strength:
@@ -97,7 +97,7 @@ def degrade(image: Image, rng: np.random.Generator, strength: float) -> Image:
 
 
 def compress(image: Image, rng: np.random.Generator) -> Image:
-    """Give a crop the blocks and halos of a JPEG of low quality."""
+    """Add the artefacts of JPEG compression at low quality."""
     quality = int(rng.integers(15, 60))
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read without executing anything in them."""
+"""Checkpoint files: written atomically, read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BEST = "best.pth.tar"
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state`; whatever happens meanwhile, `path` is a whole checkpoint, old or new.
+    """Write `state` atomically: `path` is a complete checkpoint at any time.
 
     Raises:
-        TrainingError: the file cannot be written, as on a full disk.
+        TrainingError: the file cannot be written, for example because the disk is full.
     """
     try:
         with write_atomically(path) as stream:
@@ -28,7 +28,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     # RuntimeError: what torch's writer makes of an error of the file below it.
     except (SourceError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        left = f"the one before it, {path}, is unharmed" if path.exists() else "there is none yet"
+        left = f"the previous one, {path}, is intact" if path.exists() else "there is none yet"
         raise TrainingError(f"cannot write a checkpoint ({reason}); {left}") from None
 
 

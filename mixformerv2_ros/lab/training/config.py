@@ -40,7 +40,7 @@ class DataConfig:
     """Training and validation data: either `folder`, for the synthetic dataset, or `sets`.
 
     Attributes:
-        folder: Folder with `stills/` and `sequences/`, or `generated` for images that are made up.
+        folder: Folder with `stills/` and `sequences/`, or `generated` for generated images.
         exclude: File with names of sequences in `folder` that must not be trained on.
         synthetic: Sampling of the synthetic dataset, which `folder` feeds.
         sets: Published data sets to train on.

@@ -1,4 +1,4 @@
-"""The loss of a training step: all terms, weighted."""
+"""The criterion of a training step: the weighted sum of all loss terms."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def total_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of all terms, and each term for the log.
 
-    Boxes count where a target is present. The score's label is its presence (paper), or the
-    quality of the box that the score vouches for: 0 where the target is absent, and for a present
-    one rising from 0 at IoU 0.2 to 1 at IoU 0.7, so that 0.5 falls near IoU 0.45.
+    Box losses are averaged over the samples with a target. The label of the score is the presence
+    of the target (paper), or the quality of the predicted box: 0 if the target is absent, else a
+    ramp from 0 at IoU 0.2 to 1 at IoU 0.7, which is 0.5 at IoU 0.45.
 
     Args:
-        output: What the network said.
-        batch: What it was asked.
-        weights: Factors of the terms.
-        targets: What the teacher said.
-        share: Of several processes, this one's number of present targets over the mean of all, so
-            that the mean over processes is that over all targets.
+        output: Output of the network.
+        batch: Its input, with labels.
+        weights: Weights of the terms.
+        targets: Output of the teacher.
+        share: With several processes, the number of targets in this process's batch over the mean
+            of all processes; the mean over processes then equals that over all targets.
 
     Returns:
-        The loss, and detached values by name, `iou` and `loss` among them.
+        The loss, and detached values by name, including `iou` and `loss`.
     """
     here = batch.present > 0.5
     some = bool(here.any())
@@ -45,7 +45,7 @@ def total_loss(
     )
     edges = batch.edges[here]
     complete, iou = losses.ciou(corners, edges)
-    # A batch without any target: nothing to say about boxes.
+    # Box losses of a batch without any target.
     nothing = output.boxes.sum() * 0
     terms = {
         "l1": losses.l1(corners, edges) if some else nothing,

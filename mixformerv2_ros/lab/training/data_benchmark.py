@@ -1,4 +1,4 @@
-"""How many training samples a second one core makes."""
+"""Throughput of sampling on one core."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from mixformerv2_ros.model.spec import ModelSpec
 
 WIDTH, HEIGHT = 640, 480
 QUALITY = 90
-"""JPEG quality of the generated stills; they come to some 70 kB, as photographs do."""
+"""JPEG quality of the generated stills; their size of about 70 kB is that of photographs."""
 STILLS = 48
 _MEGABYTES = 1000.0
 
 
 @dataclass(frozen=True)
-class Speed:
+class SamplingSpeed:
     """Samples per second of one process with one thread.
 
     Attributes:
         label: What was measured.
-        rounds: (R, 2) seconds per sample of each round: on the clock, and of this process's core.
+        rounds: (R, 2) seconds per sample of each round, as wall time and as CPU time.
     """
 
     label: str
     rounds: list[tuple[float, float]]
 
     def summary(self) -> dict[str, Any]:
-        """Samples per second: median over the rounds, on the clock and per second of the core."""
-        clock, core = np.median(np.array(self.rounds), axis=0)
+        """Samples per second of wall time and of CPU time, medians over the rounds."""
+        wall, cpu = np.median(np.array(self.rounds), axis=0)
         return {
-            "pictures": self.label,
-            "samples_per_second": round(1 / float(clock), 1),
-            "samples_per_core_second": round(1 / float(core), 1),
-            "milliseconds": round(float(core) * 1e3, 3),
+            "source": self.label,
+            "samples_per_second": round(1 / float(wall), 1),
+            "samples_per_cpu_second": round(1 / float(cpu), 1),
+            "milliseconds": round(float(cpu) * 1e3, 3),
         }
 
 
@@ -54,21 +54,21 @@ def write_stills(folder: Path, count: int = STILLS) -> None:
     lines = ["image,x,y,w,h,label"]
     for number in range(count):
         rng = np.random.default_rng(number)
-        picture = _texture(rng, WIDTH, HEIGHT)
+        image = _texture(rng, WIDTH, HEIGHT)
         for _ in range(3):
             w, h = np.clip(120 * np.exp(0.6 * rng.standard_normal(2)), 16, (WIDTH, HEIGHT))
             x, y = rng.uniform(0, WIDTH - w), rng.uniform(0, HEIGHT - h)
             left, top, right, bottom = (int(v) for v in (x, y, x + w, y + h))
-            picture[top:bottom, left:right] = _texture(rng, right - left, bottom - top)
+            image[top:bottom, left:right] = _texture(rng, right - left, bottom - top)
             lines.append(f"{number:04}.jpg,{left},{top},{right - left},{bottom - top},thing")
         path = str(images / f"{number:04}.jpg")
-        cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     text = "\n".join(lines) + "\n"
     (folder / "stills" / "boxes.csv").write_text(text, encoding="utf-8")
 
 
-def still_samplers(folder: Path, spec: ModelSpec) -> dict[str, TrackingDataset]:
-    """Samplers over the stills of `write_stills`, by what of them is kept in memory."""
+def still_datasets(folder: Path, spec: ModelSpec) -> dict[str, TrackingDataset]:
+    """Data sets of the stills of `write_stills`, by what the image cache holds."""
     stills = read_set("folder", folder, "stills", None)
     configs = {
         "JPEG in memory": SamplingConfig(cache_megabytes=_MEGABYTES, cache_decoded=False),
@@ -80,13 +80,15 @@ def still_samplers(folder: Path, spec: ModelSpec) -> dict[str, TrackingDataset]:
     }
 
 
-def measure(label: str, sample: Callable[[int, int], Sample], rounds: int, samples: int) -> Speed:
-    """Time a sampler in this process, with one thread of OpenCV's.
+def measure(
+    label: str, sample: Callable[[int, int], Sample], rounds: int, samples: int
+) -> SamplingSpeed:
+    """Measure a data set in this process, with one OpenCV thread.
 
     Args:
         label: Name of the row.
         sample: `TrackingDataset.sample` or `SyntheticDataset.sample`.
-        rounds: How often to measure; one more goes before, to fill caches.
+        rounds: Number of measurements, after one more that fills caches.
         samples: Samples of one round.
     """
     threads = cv2.getNumThreads()
@@ -96,18 +98,18 @@ def measure(label: str, sample: Callable[[int, int], Sample], rounds: int, sampl
         for turn in range(rounds + 1):
             clock, core = time.perf_counter(), time.process_time()
             for index in range(samples):
-                # The first round's numbers again: what is kept in memory stays the same.
+                # The same samples in every round: the cache does not change.
                 sample(0, index)
             spent = time.perf_counter() - clock, time.process_time() - core
             if turn:
                 times.append((spent[0] / samples, spent[1] / samples))
     finally:
         cv2.setNumThreads(threads)
-    return Speed(label, times)
+    return SamplingSpeed(label, times)
 
 
 def _texture(rng: np.random.Generator, width: int, height: int) -> Image:
-    """Noise of all scales; as hard to compress as a photograph."""
+    """Noise at all scales, about as compressible as a photograph."""
     total = np.full((height, width, 3), rng.uniform(60, 190, 3), np.float32)
     for octave in range(8):
         cells = 2 ** (octave + 1)

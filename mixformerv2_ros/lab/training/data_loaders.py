@@ -1,4 +1,4 @@
-"""Where samples come from: the synthetic world or data sets, as endless streams of batches."""
+"""Data loaders of training and validation samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mixformerv2_ros.lab.datasets.sequences import read_names
 from mixformerv2_ros.lab.datasets.training_sets import read_sets
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.distributed import DistributedContext
-from mixformerv2_ros.lab.training.generated_images import draw_stills
+from mixformerv2_ros.lab.training.generated_images import generate_stills
 from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.lab.training.sampling import TrackingDataset
 from mixformerv2_ros.lab.training.stages import student_spec
@@ -33,10 +33,10 @@ from mixformerv2_ros.lab.training.synthetic import SyntheticDataset
 from mixformerv2_ros.lab.training.training_model import Batch
 
 GENERATED = "generated"
-"""`data.folder` that stands for images that are made up instead of read."""
+"""`data.folder` that stands for generated images."""
 
 GENERATED_STILLS = 400
-"""How many are made up."""
+"""Number of these images."""
 
 _CALIBRATION_SEED = 2**31 + 1
 
@@ -49,7 +49,7 @@ class SampleSource(Protocol):
 
 
 class SampleDataset(Dataset[tuple[np.ndarray, ...]]):
-    """A source as a map from index to arrays; index 0 is the first sample of the whole run."""
+    """A map-style data set over a source of samples; index 0 is the first sample of the run."""
 
     def __init__(self, source: SampleSource, seed: int) -> None:
         self.source = source
@@ -61,21 +61,20 @@ class SampleDataset(Dataset[tuple[np.ndarray, ...]]):
         return sample.templates, sample.search, sample.edges, np.asarray(present)
 
     def batch(self, indices: range) -> Batch:
-        """Samples of these numbers."""
+        """Collate the samples of these indices."""
         arrays = [self[index] for index in indices]
         return Batch(*(torch.from_numpy(np.stack(part)) for part in zip(*arrays, strict=True)))
 
 
 def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
-    """Sources of training and validation samples.
+    """Open the sources of training and validation samples.
 
     Raises:
         MixFormerError: data is missing or malformed.
     """
     if not config.data.sets:
         return load_synthetic(config)
-    # A loader process forked while OpenCV's thread pool is alive would wait for it for ever.
-    cv2.setNumThreads(1)
+    _disable_opencv_threads()
     spec = student_spec(config)
     return (
         TrackingDataset(read_sets(config.data.sets), spec, config.data.sampling, train=True),
@@ -86,12 +85,8 @@ def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
 
 
 def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticDataset]:
-    """Read the data and split it: one of every twenty stills is kept for validation.
-
-    Instead of reading any, the world can draw its pictures itself.
-    """
-    # A loader process forked while OpenCV's thread pool is alive would wait for it for ever.
-    cv2.setNumThreads(1)
+    """Read or generate the images and split them: every twentieth still is for validation."""
+    _disable_opencv_threads()
     spec = student_spec(config)
     stills, clips = _read_images(config.data.folder, config.data.exclude)
     kept = [still for i, still in enumerate(stills) if i % VALIDATION_STEP]
@@ -103,15 +98,15 @@ def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticData
 
 @functools.lru_cache(maxsize=1)
 def _read_images(data: str, exclude: str) -> tuple[list[Still], list[DecodedClip]]:
-    """Pictures of a world; the stages of a recipe share them."""
+    """Images of `data.folder`; the stages of a recipe share them."""
     if data == GENERATED:
-        return draw_stills(GENERATED_STILLS), []
+        return generate_stills(GENERATED_STILLS), []
     names = read_names(Path(exclude)) if exclude else []
     return read_stills(Path(data) / "stills"), read_clips(Path(data) / "sequences", names)
 
 
 class _BatchSampler:
-    """Sample numbers of this process's batches: a step takes one run of numbers, shared out."""
+    """Indices of this process's batches; a step takes consecutive indices, split by rank."""
 
     def __init__(self, first: int, steps: int, batch: int, context: DistributedContext) -> None:
         self.first, self.steps, self.batch, self.context = first, steps, batch, context
@@ -133,17 +128,17 @@ def load_batches(
     steps: int,
     context: DistributedContext | None = None,
 ) -> Generator[Batch, None, None]:
-    """Batches of the run's stream, on the device.
+    """Load the batches of a run onto the device.
 
     Args:
-        source: Where samples come from.
-        config: Seed, batch and number of loader processes.
-        first: Number of the first sample.
-        steps: How many batches.
-        context: Those that share the stream.
+        source: Source of samples.
+        config: Seed, batch size and number of workers.
+        first: Index of the first sample.
+        steps: Number of batches.
+        context: Processes that split each step's samples.
 
     Raises:
-        TrainingError: a loader process died.
+        TrainingError: a data loader worker died.
     """
     context = context or DistributedContext()
     loader = DataLoader(
@@ -151,10 +146,10 @@ def load_batches(
         batch_sampler=_BatchSampler(first, steps, config.data.batch_size, context),  # type: ignore[arg-type]
         num_workers=config.runtime.workers,
         prefetch_factor=4 if config.runtime.workers else None,
-        worker_init_fn=_settle_worker,
+        worker_init_fn=_init_worker,
         pin_memory=context.device.type == "cuda",
-        # Its own, unused: a loader else draws from the generator that stochastic depth uses, and a
-        # resumed run would differ from an unbroken one.
+        # Unused, but without it the loader would advance torch's global generator, which stochastic
+        # depth uses, and a resumed run would differ from an uninterrupted one.
         generator=torch.Generator(),
     )
     try:
@@ -164,17 +159,22 @@ def load_batches(
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
-            f"a loader process died (out of memory?): {' '.join(str(error).split())[:200]}"
+            f"a data loader worker died (out of memory?): {' '.join(str(error).split())[:200]}"
         ) from None
 
 
 def calibration_batch(source: SampleSource, count: int) -> Batch:
-    """Samples outside the run's stream, the same in every process."""
+    """A batch of samples that the run does not see, the same in every process."""
     return SampleDataset(source, _CALIBRATION_SEED).batch(range(count))
 
 
-def _settle_worker(_: int) -> None:
+def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # A stop that is asked of all processes is the trainer's business, which ends its loaders.
+    # The trainer handles signals that were sent to the whole process group, and stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _disable_opencv_threads() -> None:
+    """A worker that is forked while OpenCV's thread pool is alive would wait for it forever."""
+    cv2.setNumThreads(1)

@@ -1,7 +1,7 @@
-"""Drawn pictures with boxes, for training where no photographs are at hand.
+"""Generated images with boxes, for training without photographs.
 
-Each picture has a background of smooth noise and a few textured objects; what is drawn follows from
-its number alone.
+Each image has a background of smooth noise and one to three textured objects, and depends on its
+number alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ WIDTH, HEIGHT = 320, 240
 _SHAPES = ("disc", "box", "star", "blob")
 
 
-def draw_stills(count: int, seed: int = 0) -> list[Still]:
-    """Draw `count` pictures of 320 x 240 of one to three objects, labelled by shape."""
-    return [_draw_still(np.random.default_rng((seed, number))) for number in range(count)]
+def generate_stills(count: int, seed: int = 0) -> list[Still]:
+    """Generate `count` images of 320 x 240 with objects that are labelled by shape."""
+    return [_generate_still(np.random.default_rng((seed, number))) for number in range(count)]
 
 
-def _draw_still(rng: np.random.Generator) -> Still:
+def _generate_still(rng: np.random.Generator) -> Still:
     image = _texture(rng, WIDTH, HEIGHT, contrast=rng.uniform(20, 60))
     boxes: list[tuple[int, int, int, int]] = []
     labels = []
@@ -47,12 +47,12 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
 
 
 def _texture(rng: np.random.Generator, width: int, height: int, contrast: float) -> Image:
-    """Noise of several scales around a colour."""
-    picture = np.tile(rng.uniform(30, 225, 3), (height, width, 1))
+    """Noise at several scales around a colour."""
+    texture = np.tile(rng.uniform(30, 225, 3), (height, width, 1))
     for cells in (2, 5, 12):
         grid = rng.normal(size=(cells, cells, 3))
-        picture += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * contrast / 2
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        texture += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * contrast / 2
+    return np.clip(texture, 0, 255).astype(np.uint8)
 
 
 def _outline(shape: str, w: int, h: int, rng: np.random.Generator) -> Image:

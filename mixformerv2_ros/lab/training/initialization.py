@@ -17,6 +17,7 @@ from mixformerv2_ros.lab.training import pruning
 from mixformerv2_ros.lab.training.checkpoint_files import read_if_own, stage_of
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec, load_teacher
+from mixformerv2_ros.lab.training.pretrained import init_from_mae, load_mae, load_network
 from mixformerv2_ros.lab.training.stages import MAE, feature_pairs, student_spec, teacher_spec
 from mixformerv2_ros.lab.training.teachers import Teacher, check_fit
 from mixformerv2_ros.lab.training.training_model import (
@@ -31,8 +32,6 @@ from mixformerv2_ros.network.model import MixFormerV2, normalize
 
 CALIBRATION_SAMPLES = 64
 """Samples on which the MLP reduction measures the importance of hidden units."""
-
-POSITION_TABLES = ("pos_embed_t", "pos_embed_s")
 
 DrawBatch = Callable[[int], Batch]
 """Returns a batch of the given number of samples."""
@@ -105,13 +104,13 @@ def read_network(path: Path) -> TrainedNetwork:
     """
     state = read_if_own(path)
     if state is None:
-        return TrainedNetwork(pruning.load_network(path).eval())
+        return TrainedNetwork(load_network(path).eval())
     stage = stage_of(state)
     if stage == "teacher":
         raise CheckpointError(f"{path}: expected a MixFormerV2, got a checkpoint of stage teacher")
     prefix = "foreground."
     return TrainedNetwork(
-        network=pruning.load_network(path).eval(),
+        network=load_network(path).eval(),
         stage=stage,
         pruned=tuple(state["config"].get("pruning", {}).get("layers", ())),
         foreground={
@@ -125,7 +124,7 @@ def read_network(path: Path) -> TrainedNetwork:
 def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawBatch) -> None:
     path = Path(config.init_from)
     if config.init_stage == MAE:
-        pruning.init_from_mae(model.network, pruning.load_mae(path))
+        init_from_mae(model.network, load_mae(path))
         return
     if config.init_stage == "teacher":
         _init_from_teacher(model, path)
@@ -151,7 +150,7 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
     weights |= {
         name: value
         for name, value in model.network.state_dict().items()
-        if name.endswith(POSITION_TABLES)
+        if name.endswith(pruning.POSITION_TABLES)
     }
     model.network.load_state_dict(weights)
     if found.foreground:
@@ -165,7 +164,7 @@ def _init_from_teacher(model: TrainingModel, path: Path) -> None:
     weights = {
         name: value
         for name, value in teacher.backbone.state_dict().items()
-        if not name.endswith(POSITION_TABLES)
+        if not name.endswith(pruning.POSITION_TABLES)
     }
     model.network.backbone.load_state_dict({**model.network.backbone.state_dict(), **weights})
 

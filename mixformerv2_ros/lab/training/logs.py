@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a CSV with a row per validation, and scalars for TensorBoard."""
+"""Logs of a run: a CSV with a row per validation, and TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SCALARS = "tensorboard"
 
 
 def write_row(folder: Path, row: Mapping[str, float]) -> None:
-    """Add a validation to `log.csv`.
+    """Append a validation to `log.csv`, which is rewritten atomically.
 
     Rows of the same or a later step are dropped: they come from a run that was killed before its
-    checkpoint was written. The file is replaced as a whole.
+    checkpoint was written.
 
     Raises:
         SourceError: it cannot be written.
@@ -54,10 +54,10 @@ def last_row(folder: Path) -> dict[str, float] | None:
 
 
 class Scalars:
-    """TensorBoard's scalars, where it is installed; nothing where it is not."""
+    """TensorBoard scalars; does nothing if TensorBoard is not installed."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Write below `folder`; what an earlier run wrote there from `step` on is hidden."""
+        """Write below `folder`; purge scalars that an earlier run wrote from `step` on."""
         self._writer: Any = None
         if importlib.util.find_spec("tensorboard") is None:
             log.info("no scalars for TensorBoard: pip install tensorboard (extra 'lab')")
@@ -73,14 +73,14 @@ class Scalars:
         try:
             for name, value in values.items():
                 self._writer.add_scalar(f"{group}/{name}", value, step)
-        except OSError as error:  # raised by its thread, which is gone then
-            log.warning("no more scalars for TensorBoard: %s", error)
+        except OSError as error:  # raised by the writer's thread, which has ended
+            log.warning("TensorBoard scalars stopped: %s", error)
             self._writer = None
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         if self._writer is not None:
             try:
                 self._writer.close()
             except OSError as error:
-                log.warning("scalars for TensorBoard are incomplete: %s", error)
+                log.warning("TensorBoard scalars are incomplete: %s", error)

@@ -50,7 +50,7 @@ def ciou(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         torch.atan(size_true[:, 0] / size_true[:, 1]) - torch.atan(size[:, 0] / size[:, 1])
     ).square()
     with torch.no_grad():
-        # Of equal boxes the weight would be 0 / 0; their term is 0 whatever the weight.
+        # For equal boxes the weight would be 0 / 0; their term is 0 anyway.
         counts = (iou > 0.5) & (aspect > 0)
         alpha = torch.where(counts, aspect / (1 - iou + aspect), 0.0)
     return (iou - distance - alpha * aspect).clamp(-1, 1), iou
@@ -72,7 +72,7 @@ def edge_kl(student_logits: Tensor, teacher: Tensor) -> Tensor:
     """
     if student_logits.shape != teacher.shape:
         raise ParameterError(
-            "a student needs as many bins as its teacher has, expected edge distributions of shape "
+            "student and teacher must have the same number of bins: expected logits of shape "
             f"{tuple(teacher.shape)}, got {tuple(student_logits.shape)}"
         )
     batch, edges, _ = student_logits.shape
@@ -83,12 +83,12 @@ def edge_kl(student_logits: Tensor, teacher: Tensor) -> Tensor:
 def feature_loss(
     student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Mean squared difference between what paired blocks return.
+    """Mean squared error between the outputs of paired blocks.
 
     Args:
         student: Block outputs (B, tokens, width), all tokens.
-        teacher: The same of the teacher.
-        pairs: Student's and teacher's block, 0-based; see `pruning.feature_pairs`.
+        teacher: Block outputs of the teacher.
+        pairs: Student block and teacher block, from 0; see `pruning.feature_pairs`.
 
     Returns:
         The mean over pairs, samples, tokens and channels.
@@ -105,7 +105,7 @@ def feature_loss(
             )
         if student[ours].shape != teacher[theirs].shape:
             raise ParameterError(
-                "features of student and teacher must have one shape (samples, tokens, width), "
+                "features of student and teacher must have the same shape, "
                 f"got {tuple(student[ours].shape)} and {tuple(teacher[theirs].shape)}"
             )
         losses.append(F.mse_loss(student[ours], teacher[theirs]))
@@ -120,7 +120,7 @@ def score_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def resize_for_teacher(
     templates: Tensor, search: Tensor, spec: TeacherSpec
 ) -> tuple[Tensor, Tensor]:
-    """Enlarge the student's inputs to what a teacher of another crop size takes.
+    """Resize the student's inputs to the crop sizes of the teacher.
 
     The released S and B have 96 bins because their teacher saw 384-pixel search crops, four bins to
     a patch; inputs were resized bilinearly with aligned corners (SPEC 4.3).
@@ -128,7 +128,7 @@ def resize_for_teacher(
     Args:
         templates: (B, K, 3, T, T), normalised.
         search: (B, 3, S, S), normalised.
-        spec: The teacher; inputs that have its sizes are returned as they are.
+        spec: The teacher; inputs of its sizes are returned unchanged.
 
     Returns:
         Templates and search with the teacher's sides.
@@ -149,8 +149,8 @@ def _resize(crops: Tensor, side: int) -> Tensor:
 def edge_cross_entropy(edge_logits: Tensor, edges: Tensor) -> Tensor:
     """Cross entropy of edge distributions against the two bins that enclose the true coordinate.
 
-    The paper supervises distributions through their mean and a teacher only. Without a teacher
-    nothing would keep their spread honest; this does (distribution focal loss, Li et al., 2020).
+    The paper supervises distributions only through their mean and a teacher. Without a teacher
+    this loss calibrates their spread (distribution focal loss, Li et al., 2020).
 
     Args:
         edge_logits: (B, 4, bins).
@@ -178,7 +178,7 @@ def patch_coverage(edges: Tensor, side: int) -> Tensor:
         side: Patches per side.
 
     Returns:
-        (B, side * side) in [0, 1], row by row.
+        (B, side * side) in [0, 1], in row-major order.
     """
     grid = torch.arange(side, device=edges.device, dtype=edges.dtype)
 
@@ -192,7 +192,7 @@ def patch_coverage(edges: Tensor, side: int) -> Tensor:
 
 
 def foreground_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Binary cross entropy of a per-token foreground classifier against the box on the patch grid.
+    """Binary cross entropy of the foreground classifier against the covered share of each patch.
 
     Args:
         logits: (B, search tokens).

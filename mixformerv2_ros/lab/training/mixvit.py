@@ -1,8 +1,8 @@
 """MixViT, teacher of the first distillation stage: the backbone without tokens, and a corner head.
 
-Every search token becomes a cell of a grid; the head turns the grid into two maps, one distribution
-of the top-left corner over the whole crop and one of the bottom-right corner (MixFormer, Cui et
-al., 2022 and 2023). Their marginals are what MixFormerV2's four edge distributions learn from.
+The head turns the grid of search tokens into two maps: the distribution of the top-left corner over
+the whole crop, and that of the bottom-right corner (MixFormer, Cui et al., 2022 and 2023). Their
+marginals are the distillation targets of MixFormerV2's four edge distributions.
 
 Module and parameter names are those of the released checkpoints.
 """
@@ -40,7 +40,7 @@ _FIRST_CONVOLUTION = "box_head.conv1_tl.0.weight"
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """The architecture of one MixViT; everything that shapes depend on.
+    """Architecture of a MixViT: everything that determines the shapes of its weights.
 
     Attributes:
         width: Channels per token.
@@ -86,14 +86,14 @@ MIXVIT_L = replace(
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What one pass returns for a batch of B, with G cells per side of a corner map.
+    """Output for a batch of B, with G cells per side of a corner map.
 
     Attributes:
         boxes: (B, 4) centre x, centre y, width, height over the side of the search crop.
         top_left: (B, G, G) probability of each cell, row (y) by column (x), to hold that corner.
         bottom_right: The same of the other corner.
-        features: What each block returned, tokens of templates and search region, (B, tokens,
-            width) each; empty unless asked for.
+        features: Output of each block, tokens of templates and search region, (B, tokens, width)
+            each; empty unless requested.
     """
 
     boxes: Tensor
@@ -190,7 +190,7 @@ class MixViT(nn.Module):
     def forward(self, templates: Tensor, search: Tensor, features: bool = False) -> TeacherOutput:
         """Joint pass: templates (B, K, 3, T, T) and search (B, 3, S, S), both normalised.
 
-        `features` asks for what every block returns.
+        `features` requests the outputs of all blocks.
         """
         outputs: list[Tensor] | None = [] if features else None
         tokens = self.backbone(templates, search, features=outputs)
@@ -210,9 +210,9 @@ def load_teacher(path: str | Path, heads: int | None = None) -> MixViT:
     plain ViT, and a score module.
 
     Args:
-        path: A file that `network.checkpoints.load_checkpoint` reads; nothing in it is executed.
-        heads: Attention heads, which shapes do not show; without it what a trainer noted in the
-            file, else one per 64 channels.
+        path: A file that `load_checkpoint` reads; nothing in it is executed.
+        heads: Attention heads, which shapes do not show; without it the number that the
+            file states, else one per 64 channels.
 
     Raises:
         CheckpointError: the file cannot be read, is no MixViT, or tensors are missing or of the
@@ -238,7 +238,7 @@ def load_teacher(path: str | Path, heads: int | None = None) -> MixViT:
     except CheckpointError as error:
         raise CheckpointError(f"{printable(Path(path).name)}: {error}") from error
     model = MixViT(spec)
-    # Not strict for the counters of batch norms only, which are integers and of no use here.
+    # Not strict because of the integer counters of batch norms, which are not needed.
     model.load_state_dict(
         {name: torch.from_numpy(checkpoint.weights[name]) for name in expected}, strict=False
     )
@@ -276,7 +276,7 @@ def _infer_teacher(checkpoint: Checkpoint, heads: int | None) -> TeacherSpec:
 
 
 def describe(spec: TeacherSpec) -> str:
-    """Say in one line what architecture this is."""
+    """The architecture in one line."""
     head = "pyramid" if spec.head == "corner_up" else "plain"
     return (
         f"width {spec.width}, depth {spec.depth}, {spec.heads} heads, MLP ratio "

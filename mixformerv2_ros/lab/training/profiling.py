@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Profile of a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mixformerv2_ros.lab.training.distributed import distributed_context
 from mixformerv2_ros.lab.training.training_run import TrainingRun
 
 WARM_UP = 3
-"""Steps before the clock runs: buffers, threads and loader processes settle."""
+"""Steps before the measurement, while buffers, threads and data loader workers start."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class StepTimes:
 
     Attributes:
         network: Forward and backward of network and teacher, and the losses.
-        update: Clipping, optimiser, running average, checks.
-        waiting: Waiting for samples.
+        update: Gradient clipping, optimiser, moving average, checks.
+        waiting: Waiting for the data loader.
         batch: Samples per step.
     """
 
@@ -35,23 +35,23 @@ class StepTimes:
 
     @property
     def overhead(self) -> float:
-        """Time beyond forward and backward, over their time."""
+        """Time of update and waiting, over that of forward and backward."""
         return (self.update + self.waiting) / self.network
 
     def lines(self) -> list[str]:
-        """The figures as text."""
+        """The profile as lines of text."""
         whole = self.network + self.update + self.waiting
         return [
             f"forward and backward  {1000 * self.network:8.1f} ms",
             f"update                {1000 * self.update:8.1f} ms",
-            f"waiting for samples   {1000 * self.waiting:8.1f} ms",
+            f"waiting for data      {1000 * self.waiting:8.1f} ms",
             f"step                  {1000 * whole:8.1f} ms, {self.batch / whole:.0f} samples/s",
             f"overhead              {100 * self.overhead:8.1f} % of forward and backward",
         ]
 
 
 def profile_training(config: TrainConfig, steps: int) -> StepTimes:
-    """Take `steps` training steps and measure them; nothing is written.
+    """Measure `steps` training steps; writes no file.
 
     Raises:
         MixFormerError: as `train`.
@@ -63,8 +63,8 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
         run = TrainingRun(config, context, lambda count: calibration_batch(source, count))
         if run.length.steps < WARM_UP + steps:
             raise ParameterError(
-                f"--profile must be at most {run.length.steps - WARM_UP}, {WARM_UP} less than the "
-                f"steps of the run, got {steps}"
+                f"--profile must be at most {run.length.steps - WARM_UP} (schedule.steps minus "
+                f"{WARM_UP} steps of warm-up), got {steps}"
             )
         network = update = waiting = 0.0
         stream = load_batches(source, config, 0, WARM_UP + steps, context)
@@ -84,14 +84,14 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
 
 
 class _Stopwatch:
-    """Seconds between two looks, with all work on the device done."""
+    """Time between laps, with the device synchronised."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._last = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since the last look."""
+        """Seconds since the last lap."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Recipes: stages that build on each other, from initial weights to a network.
+"""Recipes: stages that build on each other, from pretrained weights to the final network.
 
-A recipe is a YAML file that lists stages, each a settings file beside it and what differs from it.
-`$name` stands for the checkpoint of an earlier stage, or for an input. Everything is checked before
-the first step, and a recipe that was stopped continues where it was.
+A recipe is a YAML file that lists stages; each names a settings file and overrides some of its
+settings. `$name` stands for the checkpoint of an earlier stage, or for an input. All stages are
+checked before the first step, and an interrupted recipe is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ INIT, TEACHER = "init_from", "distillation.teacher"
 
 @dataclass(frozen=True)
 class StageEntry:
-    """One entry of a recipe's list.
+    """One stage of a recipe.
 
     Attributes:
-        name: Name in references, tables, and of the output folder.
-        config: Settings file, seen from the recipe's folder.
-        settings: Settings that differ from the file's: `name` or `section.name` and a value.
-        seeds: Runs the stage once per seed; empty runs it once, with the file's.
+        name: Name in references and tables, and of the output folder.
+        config: Settings file, relative to the recipe's folder.
+        settings: Settings to override, by dotted names.
+        seeds: Seeds to run the stage with; empty runs it once, with the file's seed.
     """
 
     name: str
@@ -60,12 +60,12 @@ class StageEntry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of validation figures in the report.
+    """A table of validation results in the report.
 
     Attributes:
-        title: Stands above it.
-        columns: Heads of the columns after the first.
-        rows: Name of a row, and one stage per column; an empty name leaves a gap.
+        title: Title.
+        columns: Headings of the columns after the first.
+        rows: Name of a row -> one stage per column; an empty name leaves the cell empty.
     """
 
     title: str
@@ -75,16 +75,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as its file says it.
+    """The content of a recipe file.
 
     Attributes:
         output: Folder of all stages.
-        inputs: Files that are there before, by name.
-        common: Settings of every stage, unless its entry says otherwise.
-        force: Settings of every stage, whatever its entry says: to try a recipe in short.
+        inputs: Existing files by name, such as pretrained weights.
+        common: Settings of every stage, which its own settings override.
+        force: Settings of every stage, which override its own; for a quick trial.
         stages: The stages in order.
-        bundle: Stage whose network becomes the bundle; empty makes none.
-        tables: What the report shows besides the list of stages.
+        bundle: Stage whose network is converted to a bundle; empty converts none.
+        tables: Tables of the report, before the list of all runs.
     """
 
     output: str
@@ -102,7 +102,7 @@ class StageRun:
 
     Attributes:
         stage: Name of the stage.
-        name: The same, with the seed where there are several.
+        name: The same, with the seed if there are several.
         config: Its settings.
         needs: Runs that it builds on, by setting (`init_from`, `distillation.teacher`).
     """
@@ -114,7 +114,7 @@ class StageRun:
 
     @property
     def checkpoint(self) -> Path:
-        """Where its network will be."""
+        """Path of its last checkpoint."""
         return Path(self.config.output) / LAST
 
 
@@ -124,14 +124,14 @@ def is_recipe(tree: Mapping[str, Any]) -> bool:
 
 
 def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe, list[StageRun]]:
-    """Read a recipe and the settings of all of its stages, and check that they fit each other.
+    """Read a recipe and the settings of all of its stages, and check their consistency.
 
     Args:
         path: The recipe.
-        overrides: `name=value`, such as `inputs.teacher=FILE` or `common.batch=64`.
+        overrides: `name=value`, such as `inputs.teacher=FILE` or `common.data.batch_size=64`.
 
     Raises:
-        MixFormerError: something is unknown, missing or does not fit; says where.
+        MixFormerError: a setting is unknown or inconsistent, or a file is missing.
     """
     tree = read_yaml(path)
     override(tree, overrides or [])
@@ -140,7 +140,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe,
     known: dict[str, list[str]] = {}
     for entry in recipe.stages:
         if not entry.name or entry.name in known or entry.name in recipe.inputs:
-            raise ParameterError(f"{path}: stages need names of their own, got {entry.name!r}")
+            raise ParameterError(f"{path}: stages need unique names, got {entry.name!r}")
         known[entry.name] = []
         for seed in entry.seeds or (None,):
             try:
@@ -162,7 +162,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe,
         for row, names in table.rows.items():
             if len(names) != len(table.columns):
                 raise ParameterError(
-                    f"{path}: row {row!r} needs {len(table.columns)} stages, got {len(names)}"
+                    f"{path}: table row {row!r} needs {len(table.columns)} stages, got {len(names)}"
                 )
     return recipe, list(runs.values())
 
@@ -193,19 +193,19 @@ def _stage_run(
             set_value(tree, setting, recipe.inputs[wanted])
         elif known.get(wanted):
             candidates = known[wanted]
-            # The run of the same seed where there is one, else the first.
+            # The run with the same seed if there is one, else the first.
             same = f"{wanted}-seed{seed}"
             needs[setting] = same if same in candidates else candidates[0]
             set_value(tree, setting, str(runs[needs[setting]].checkpoint))
         else:
             names = ", ".join([*recipe.inputs, *(n for n in known if known[n])]) or "none"
             raise ParameterError(
-                f"{setting} must name an input or an earlier stage ({names}), got {value}"
+                f"{setting} must be an input or an earlier stage ({names}), got {value}"
             )
     config = train_config(tree, entry.config)
     for setting, file in ((INIT, config.init_from), (TEACHER, config.distillation.teacher)):
         if file and setting not in needs and not Path(file).is_file():
-            raise CheckpointError(f"{setting} must be a checkpoint file, found none at {file}")
+            raise CheckpointError(f"{setting}: expected a checkpoint file, found none at {file}")
     return StageRun(entry.name, name, config, needs)
 
 
@@ -232,18 +232,18 @@ def run_recipe(
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[StageRun, int, int], Watch | None] = lambda *_: None,
 ) -> bool:
-    """Run or continue a recipe; leaves `report.md` and `report.json` in its folder.
+    """Run or resume a recipe; writes `report.md` and `report.json` to its folder.
 
     Args:
         recipe: The recipe.
         runs: Its stages.
-        seconds: Stop the stage at work with a checkpoint after this much time.
-        stop: Asked after every step whether to stop with a checkpoint.
-        watch: Told of a run, its number and their count when it begins; gives what is told about
-            its steps.
+        seconds: Time limit, after which a checkpoint is written and training stops.
+        stop: Called after every step; returns whether to write a checkpoint and stop.
+        watch: Called with a run, its number and the number of runs before the run begins; returns
+            the callback for its steps.
 
     Returns:
-        Whether all of it is done.
+        Whether all stages are finished.
 
     Raises:
         MixFormerError: as `train`.
@@ -259,7 +259,7 @@ def run_recipe(
                 train(run.config, left, stop, watch(run, number, len(runs)))
             except MixFormerError as error:
                 raise type(error)(f"stage {run.name}: {error}") from None
-            context.barrier()  # until the leading process has written its checkpoint
+            context.barrier()  # until rank 0 has written its checkpoint
             steps = run_length(run.config, context.world_size).steps
             if finished_steps(run.config, run.checkpoint) < steps:
                 return False
@@ -269,14 +269,14 @@ def run_recipe(
 
 
 def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
-    """Write what validation said after every stage that has run: `report.json`, `report.md`.
+    """Write the validation results of all stages that have run: `report.json`, `report.md`.
 
     Raises:
         SourceError: the files cannot be written.
     """
     folder = Path(recipe.output)
     rows = [
-        {**_facts(run), **{name: row[name] for name in _FIGURES if name in row}}
+        {**_facts(run), **{name: row[name] for name in _RESULTS if name in row}}
         for run in runs
         if (row := last_row(Path(run.config.output))) is not None
     ]
@@ -284,7 +284,7 @@ def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
     write_file(folder / "report.md", report_text(recipe, rows))
 
 
-_FIGURES = ("step", "validation_iou", "validation_clips_iou")
+_RESULTS = ("step", "validation_iou", "validation_clips_iou")
 
 
 def _facts(run: StageRun) -> dict[str, Any]:
@@ -302,10 +302,10 @@ def _facts(run: StageRun) -> dict[str, Any]:
 
 
 def report_text(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The report as Markdown: the recipe's tables, then every stage.
+    """The report in Markdown: the recipe's tables, then a list of all runs.
 
     Args:
-        recipe: Says which tables.
+        recipe: The recipe.
         rows: One per run, as in `report.json`.
     """
     parts = []
@@ -313,14 +313,14 @@ def report_text(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> str:
         lines = [
             ["", *table.columns],
             *(
-                [head, *(_figures(rows, stage) if stage else "" for stage in stages)]
-                for head, stages in table.rows.items()
+                [name, *(_results(rows, stage) if stage else "" for stage in stages)]
+                for name, stages in table.rows.items()
             ),
         ]
         parts.append(f"{table.title}\n\n{_markdown(lines)}")
-    heads = [
+    headings = [
         "run",
-        "kind",
+        "stage",
         "layers",
         "MLP ratio",
         "from",
@@ -331,7 +331,7 @@ def report_text(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> str:
         "clips",
     ]
     lines = [
-        heads,
+        headings,
         *(
             [
                 row["name"], row["kind"], str(row["depth"]), f"{row['mlp_ratio']:g}",
@@ -344,16 +344,16 @@ def report_text(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> str:
     ]  # fmt: skip
     parts.append(f"All runs\n\n{_markdown(lines)}")
     parts.append(
-        "IoU is the mean over the fixed validation samples; clips, where there are any, the mean "
-        "overlap of the tracker on held-out sequences. Of several seeds: mean, and least to most."
+        "IoU is the mean over the fixed validation samples; clips is the mean IoU of tracking on "
+        "held-out sequences. With several seeds: mean (minimum-maximum)."
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
-    """IoU of a stage, and on clips behind a slash; of several seeds mean and range."""
+def _results(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
+    """IoU of a stage, and that on clips after a slash; with several seeds mean and range."""
     shown = []
-    for name in _FIGURES[1:]:
+    for name in _RESULTS[1:]:
         values = [row[name] for row in rows if row["stage"] == stage and name in row]
         if len(values) > 1:
             mean = sum(values) / len(values)

@@ -1,7 +1,8 @@
-"""Samples from data sets as the published training draws them (specification, 4.1 and 4.2).
+"""Sampling of data sets as in the published training (specification, 4.1 and 4.2).
 
-A sample is a data set by weight, a clip of it uniformly, three of its frames, and their crops. All
-is a function of (seed, index): workers, their number and a restart do not change the stream.
+For each sample, a data set is drawn by weight, then a clip uniformly, then three frames. Sample
+number i of a seed depends on nothing else: neither on the number of data loader workers nor on a
+restart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.datasets.images import Image
 from mixformerv2_ros.lab.datasets.source import Clip, ClipDataset
-from mixformerv2_ros.lab.training.crops import Crop, View, brighten, crop_view, jitter_box, mirror
+from mixformerv2_ros.lab.training.crops import (
+    AugmentedImage,
+    Crop,
+    brighten,
+    crop_around,
+    flip,
+    jitter_box,
+)
 from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box
@@ -26,9 +34,9 @@ from mixformerv2_ros.tracking.crop import attenuate_background
 
 MODES = ("causal", "trident_pro")
 TRIES = 1000
-"""Rejected draws after which a data set is taken to be unusable."""
+"""Rejected draws in a row after which a data set is reported as unusable."""
 GROWTH = 5
-"""Frames by which windows grow when they hold no visible frame."""
+"""Frames by which windows grow if they contain no visible frame."""
 
 _PROBABILITIES = (
     "negative_ratio",
@@ -128,9 +136,9 @@ def choose_causal(visible: npt.NDArray[np.bool_], max_gap: int, rng: np.random.G
 
     Args:
         visible: (N,), at least three of them true.
-        max_gap: Online comes from [first - gap, first), search from (first, first + gap); where one
-            of these windows holds no visible frame, all is drawn again with a gap larger by 5.
-        rng: Where chance comes from.
+        max_gap: Online comes from [first - gap, first), search from (first, first + gap); if one of
+            these windows has no visible frame, all three are drawn again with a gap larger by 5.
+        rng: Random generator.
     """
     seen = np.flatnonzero(visible)
     gap = max_gap
@@ -151,8 +159,8 @@ def choose_trident(
 ) -> Choice:
     """Choose two visible frames at random and an online template near the search frame.
 
-    It comes from [search, search + gap) where the first template is not before the search frame,
-    else from [search - gap, search), within the clip; the target need not be visible in it.
+    The online template comes from [search, search + gap) if the initial one is not before the
+    search frame, else from [search - gap, search); the target need not be visible in it.
     """
     seen = np.flatnonzero(visible)
     first, search = (int(frame) for frame in seen[rng.integers(len(seen), size=2)])
@@ -164,13 +172,13 @@ def choose_trident(
 
 
 def centered_box(width: int, height: int) -> Box:
-    """The box in the middle of a picture that stands for an absent target: an eighth of it."""
+    """A box in the middle of an image, an eighth of its size, for search regions without target."""
     w, h = width / 8, height / 8
     return Box(*(float(int(v)) for v in (0.5 * (width - w), 0.5 * (height - h), w, h)))
 
 
 class TrackingDataset:
-    """Draws samples. `sample(seed, index)` is a pure function of its arguments."""
+    """Draws samples; `sample(seed, index)` is a pure function of its arguments."""
 
     def __init__(
         self,
@@ -179,20 +187,20 @@ class TrackingDataset:
         config: SamplingConfig,
         train: bool,
     ) -> None:
-        """Take the data sets.
+        """Prepare sampling.
 
         Args:
             sets: Data sets and their weights, which need not sum to 1.
-            spec: The network; crops have its sizes.
-            config: How samples are drawn.
-            train: Whether crops are brightened and mirrored each for itself; validation does not.
+            spec: The network, which determines the sizes of crops.
+            config: Sampling.
+            train: Whether to augment crops individually (brightness, flip); not for validation.
 
         Raises:
             ParameterError: no set, or weights that are negative or all zero.
         """
         weights = np.array([weight for _, weight in sets], dtype=np.float64)
         if not len(weights):
-            raise ParameterError("sets must name a data set to draw samples from, got none")
+            raise ParameterError("expected at least one data set, got none")
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise ParameterError(f"weights of data sets must be 0 or more, got {weights.tolist()}")
         if weights.sum() <= 0:
@@ -202,16 +210,16 @@ class TrackingDataset:
         self.config = config
         self.train = train
         self._shares = np.cumsum(weights / weights.sum())[:-1]
-        self._pictures = ImageCache(config.cache_megabytes, config.cache_decoded)
+        self._images = ImageCache(config.cache_megabytes, config.cache_decoded)
 
     def sample(self, seed: int, index: int) -> Sample:
         """Draw sample number `index` of the stream `seed`.
 
-        Where the target is absent, `edges` are zeros.
+        `edges` are zeros if the target is absent.
 
         Raises:
-            SourceError: an annotation or a picture is missing or damaged, or no clip of a set can
-                be drawn from.
+            SourceError: an annotation or an image is missing or damaged, or no clip of a data set
+                is usable.
         """
         rng = np.random.default_rng((seed, index))
         for _ in range(TRIES):
@@ -219,12 +227,14 @@ class TrackingDataset:
             if sample is not None:
                 return sample
         names = ", ".join(each.name for each in self.sets)
-        raise SourceError(f"{names}: expected usable crops, {TRIES} in a row were rejected")
+        raise SourceError(
+            f"{names}: {TRIES} samples in a row were rejected, check boxes and images"
+        )
 
-    # Which -------------------------------------------------------------------------------------
+    # Frames ------------------------------------------------------------------------------------
 
     def draw_clip(self, rng: np.random.Generator) -> Clip:
-        """A data set by weight, then a still or a long enough video of it."""
+        """Draw a data set by weight, then a still or a sufficiently long video of it."""
         source = self.sets[int(np.searchsorted(self._shares, rng.random(), side="right"))]
         for _ in range(TRIES):
             clip = source.clip(int(rng.integers(len(source))))
@@ -245,58 +255,63 @@ class TrackingDataset:
         return choose(clip.visible, self.config.max_gap, rng)
 
     def draw_negative(self, clip: Clip, rng: np.random.Generator) -> tuple[Image, Box]:
-        """A picture without the target, and the box that a search region is cut around.
+        """Draw an image without the target of `clip`, and the box to crop around.
 
-        A frame of the same video in which the target is hidden; where there is none, any frame of
-        any clip with other pictures.
+        It is a frame of the same video in which the target is hidden, or, if there is none, any
+        frame of another clip.
+
+        Raises:
+            SourceError: there are no other clips.
         """
         hidden = np.flatnonzero(~clip.visible)
         if len(hidden):
-            picture = self._pictures.read(clip.frames[int(rng.choice(hidden))])
-            return picture, centered_box(picture.shape[1], picture.shape[0])
+            image = self._images.read(clip.frames[int(rng.choice(hidden))])
+            return image, centered_box(image.shape[1], image.shape[0])
         for _ in range(TRIES):
             other = self.draw_clip(rng)
-            # The published sampler may meet the same pictures again and call the target absent.
+            # The published code may draw the same images here and label the target absent.
             if other.frames[0] != clip.frames[0]:
                 frame = int(rng.integers(len(other.frames)))
-                return self._pictures.read(other.frames[frame]), _box(other, frame)
-        raise SourceError(f"{clip.name}: expected other clips to draw absent targets from")
+                return self._images.read(other.frames[frame]), _box(other, frame)
+        raise SourceError(f"{clip.name}: negative samples need other clips, found none")
 
-    # What --------------------------------------------------------------------------------------
+    # Crops -------------------------------------------------------------------------------------
 
     def _draw(self, rng: np.random.Generator) -> Sample | None:
-        """One attempt; None where a crop is rejected."""
+        """Draw one sample; None if a crop is rejected."""
         config = self.config
         clip = self.draw_clip(rng)
         chosen = self._choose(clip, rng)
         present = not rng.random() < config.negative_ratio
-        # One picture in memory for all crops of a still, with or without a cache.
-        pictures = {frame: self._pictures.read(clip.frames[frame]) for frame in {*chosen[:2]}}
+        # A still is read once for all crops, with or without a cache.
+        images = {frame: self._images.read(clip.frames[frame]) for frame in {*chosen[:2]}}
         if not present:
-            picture, box = self.draw_negative(clip, rng)
+            image, box = self.draw_negative(clip, rng)
         else:
-            found = pictures.get(chosen.search)
-            picture = self._pictures.read(clip.frames[chosen.search]) if found is None else found
+            found = images.get(chosen.search)
+            image = self._images.read(clip.frames[chosen.search]) if found is None else found
             box = _box(clip, chosen.search)
-        views = [*((pictures[frame], _box(clip, frame)) for frame in chosen[:2]), (picture, box)]
+        boxes = [*((images[frame], _box(clip, frame)) for frame in chosen[:2]), (image, box)]
 
-        grey, mirrored = rng.random(2) < (config.grey, config.flip)
+        grey, flipped = rng.random(2) < (config.grey, config.flip)
         crops = []
-        for number, (picture, box) in enumerate(views):
-            view = View(picture, bool(mirrored), bool(grey))
-            crop = self._crop(view, view.box(box), number == 2, rng)
+        for number, (image, box) in enumerate(boxes):
+            augmented = AugmentedImage(image, bool(flipped), bool(grey))
+            crop = self._crop(augmented, augmented.box(box), number == 2, rng)
             if crop is None:
                 return None
-            crops.append(self._own_changes(crop, rng))
+            crops.append(self._augment(crop, rng))
         edges = np.minimum(np.maximum(crops[2].edges, 0), 1) if present else np.zeros(4)
         return Sample(
-            templates=np.stack([self._faded(crop) for crop in crops[:2]]),
+            templates=np.stack([self._attenuate(crop) for crop in crops[:2]]),
             search=crops[2].image,
             edges=edges.astype(np.float32),
             present=present,
         )
 
-    def _crop(self, view: View, box: Box, is_search: bool, rng: np.random.Generator) -> Crop | None:
+    def _crop(
+        self, image: AugmentedImage, box: Box, is_search: bool, rng: np.random.Generator
+    ) -> Crop | None:
         config, spec = self.config, self.spec
         if is_search:
             jitter = config.search_center_jitter, config.search_scale_jitter
@@ -307,20 +322,20 @@ class TrackingDataset:
         # A hidden target's box may be anything.
         if not (box.w > 0 and box.h > 0 and math.isfinite(sum(box))):
             return None
-        return crop_view(view, jitter_box(box, rng, *jitter), box, factor, size)
+        return crop_around(image, jitter_box(box, rng, *jitter), box, factor, size)
 
-    def _faded(self, template: Crop) -> Image:
+    def _attenuate(self, template: Crop) -> Image:
         corners = template.edges * self.spec.template_size
         return attenuate_background(
             template.image, corners, self.config.template_background_contrast
         )
 
-    def _own_changes(self, crop: Crop, rng: np.random.Generator) -> Crop:
+    def _augment(self, crop: Crop, rng: np.random.Generator) -> Crop:
         if not self.train:
             return crop
         reach = self.config.brightness
         crop = Crop(brighten(crop.image, rng.uniform(1 - reach, 1 + reach)), crop.edges)
-        return mirror(crop) if rng.random() < self.config.crop_flip else crop
+        return flip(crop) if rng.random() < self.config.crop_flip else crop
 
 
 def _box(clip: Clip, frame: int) -> Box:

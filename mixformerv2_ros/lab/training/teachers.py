@@ -1,4 +1,4 @@
-"""The frozen network that a student learns from."""
+"""Teachers: frozen networks whose output is the distillation target of a student."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class DistillationTargets:
-    """What a teacher says about a batch of B.
+    """Output of a teacher for a batch of B.
 
     Attributes:
         edges: Edge distributions (B, 4, bins), order left, top, right, bottom.
-        features: What each of its blocks returned; empty without `pairs`.
-        pairs: Block of the student and block of the teacher that are compared.
+        features: Output of each block; empty without `pairs`.
+        pairs: Pairs (student block, teacher block) to compare.
     """
 
     edges: Tensor
@@ -36,7 +36,7 @@ class DistillationTargets:
 
 
 class Teacher:
-    """A frozen MixViT (its corner maps' marginals teach) or MixFormerV2 (its distributions do)."""
+    """A frozen MixViT, of whose corner maps the marginals are the targets, or MixFormerV2."""
 
     def __init__(self, network: MixViT | MixFormerV2, pairs: Pairs = ()) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -45,7 +45,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> DistillationTargets:
-        """Look at what the student looks at; a MixViT of another crop size at enlarged crops."""
+        """Run the teacher on the student's batch, resized for a MixViT of another crop size."""
         templates, search = normalize(batch.templates), normalize(batch.search)
         wanted = bool(self.pairs)
         with mixed_precision(search.device, self.dtype):
@@ -69,16 +69,16 @@ def check_fit(
     pairs: Sequence[tuple[int, int]],
     where: str,
 ) -> None:
-    """Refuse a teacher whose distributions or features cannot be compared with the student's.
+    """Check that a teacher's distributions and features can be compared with the student's.
 
     Args:
         teacher: Its architecture.
         student: The student's architecture.
         pairs: Blocks of student and teacher to be compared.
-        where: The teacher's file, for messages.
+        where: File of the teacher, for messages.
 
     Raises:
-        CheckpointError: it does not fit.
+        CheckpointError: they cannot.
         ParameterError: a block to be compared does not exist.
     """
     if isinstance(teacher, TeacherSpec):
@@ -87,14 +87,14 @@ def check_fit(
         bins, what = teacher.bins, describe(teacher)
     if bins != student.bins:
         raise CheckpointError(
-            f"{where}: a student of {student.bins} bins needs a teacher of as many, "
+            f"{where}: a student with {student.bins} bins needs a teacher with the same number, "
             f"got {bins} ({what})"
         )
     sizes = (student.template_size, student.search_size)
     if isinstance(teacher, TeacherSpec):
         if pairs:
             raise ParameterError(
-                "loss.features compares all tokens and needs a teacher with prediction tokens, "
+                "loss.features needs a teacher with prediction tokens (a MixFormerV2), "
                 f"got a MixViT in {where}"
             )
     elif sizes != (teacher.template_size, teacher.search_size):
@@ -103,11 +103,11 @@ def check_fit(
         )
     elif pairs and teacher.width != student.width:
         raise CheckpointError(
-            f"{where}: features of width {student.width} need a teacher as wide, got {what}"
+            f"{where}: the feature loss needs a teacher of width {student.width}, got {what}"
         )
     for ours, theirs in pairs:
         if not (0 <= ours < student.depth and 0 <= theirs < teacher.depth):
             raise ParameterError(
-                f"feature_pairs must lie within {student.depth} blocks of the student and "
-                f"{teacher.depth} of the teacher, got {ours} and {theirs}"
+                f"distillation.feature_pairs must lie within {student.depth} blocks of the student "
+                f"and {teacher.depth} of the teacher, got {ours} and {theirs}"
             )

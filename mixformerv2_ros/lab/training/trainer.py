@@ -1,4 +1,4 @@
-"""The trainer: one run from a seed to a checkpoint, resumable at every checkpoint."""
+"""The training loop of one run, which can be resumed from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mixformerv2_ros.lab.training.validation import load_clips, validate, valida
 log = logging.getLogger(__name__)
 
 Watch = Callable[[int, int, Mapping[str, Tensor]], None]
-"""Called after every step with its number, their count, and the step's values."""
+"""Callback after every step: its number, the number of steps, and the step's loss values."""
 
 
 def train(
@@ -36,13 +36,13 @@ def train(
 ) -> Path:
     """Run or resume a training; return the path of the last checkpoint.
 
-    Started by `torchrun`, every process must call it.
+    Under `torchrun`, every process must call it.
 
     Args:
-        config: Settings; `output` may hold an earlier, unfinished run, which is continued.
-        seconds: Stop with a checkpoint after this much time.
-        stop: Asked after every step whether to stop with a checkpoint.
-        watch: Told about every step.
+        config: Settings; an unfinished run in `output` is resumed.
+        seconds: Time limit, after which a checkpoint is written and training stops.
+        stop: Called after every step; returns whether to write a checkpoint and stop.
+        watch: Callback after every step.
 
     Raises:
         MixFormerError: settings, data or checkpoints are unusable; training diverged; or a
@@ -55,7 +55,7 @@ def train(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ParameterError(f"output must be a folder that can be written: {error}") from None
+        raise ParameterError(f"output must be a writable folder: {error}") from None
     with distributed_context(config.runtime.device) as context:
         path = output / LAST
         length = run_length(config, context.world_size)
@@ -67,12 +67,12 @@ def train(
             run.restore(path)
             log.info("resumed %s at step %d", path, run.step)
             if run.changed:
-                log.warning("%s was begun with another %s", path, ", ".join(run.changed))
+                log.warning("settings have changed since %s: %s", path, ", ".join(run.changed))
         steps = context.all_gather(run.step)
         if len(set(steps)) > 1:
             raise TrainingError(
-                f"all processes must see the same checkpoints in {output}, got steps {steps}; "
-                "machines must share that folder"
+                f"all processes must share the folder {output}, but their checkpoints are at steps "
+                f"{steps}"
             )
         clips = load_clips(config.validation.clips)
         manager = CheckpointManager(run, output)
@@ -90,7 +90,7 @@ def train(
                     report |= validate_clips(run.ema_model, clips, config, context)
                     manager.save(report)
                 elif late:
-                    run.save(path)  # at once: who sends SIGTERM may not wait for a validation
+                    run.save(path)  # without validation: SIGKILL may follow SIGTERM soon
                 if late:
                     break
         except TrainingError as error:
@@ -102,7 +102,7 @@ def train(
 
 
 def finished_steps(config: TrainConfig, path: Path) -> int:
-    """Steps that a run of this stage has taken.
+    """Number of steps that a checkpoint's run has taken.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of another stage.

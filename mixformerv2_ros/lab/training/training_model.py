@@ -1,4 +1,4 @@
-"""What is trained: a network with what only training needs, and the batches it is fed."""
+"""Networks as they are trained, with auxiliary heads; their batches and outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixformerv2_ros.network.model import MixFormerV2, normalize
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: templates (B, 2, T, T, 3) and search (B, S, S, 3) uint8, edges, presence."""
+    """Templates (B, 2, T, T, 3) and search (B, S, S, 3) uint8, edges, presence."""
 
     templates: Tensor
     search: Tensor
@@ -25,21 +25,21 @@ class Batch:
     present: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Copy to a device."""
         parts = (self.templates, self.search, self.edges, self.present)
         return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a trainee says about a batch of B, in float32.
+    """Output of a training model for a batch of B, in float32.
 
     Attributes:
         boxes: (B, 4) centre x, centre y, width, height over the side of the search crop.
         edge_logits: (B, 4, bins), order left, top, right, bottom.
         score_logits: (B,); None from a teacher.
         foreground: Logits (B, search tokens); None from a teacher.
-        features: What each block returned; empty unless asked for.
+        features: Output of each block; empty unless requested.
     """
 
     boxes: Tensor
@@ -52,7 +52,7 @@ class ModelOutput:
 def mixed_precision(
     device: torch.device, dtype: torch.dtype | None
 ) -> contextlib.AbstractContextManager[object]:
-    """Compute in `dtype` where that is safe; None leaves everything in float32."""
+    """Automatic mixed precision in `dtype`; None keeps float32."""
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
@@ -68,13 +68,13 @@ class TrainingModel(nn.Module):
         self.dtype: torch.dtype | None = None
 
     def forward(self, batch: Batch, features: bool = False) -> ModelOutput:
-        """Look at a batch; `features` asks for what every block returns."""
+        """Forward pass; `features` requests the outputs of all blocks."""
         outputs: list[Tensor] | None = [] if features else None
         with mixed_precision(batch.search.device, self.dtype):
             tokens = self.network.backbone(
                 normalize(batch.templates), normalize(batch.search), features=outputs
             )
-        # Heads in float32: a box is a mean over bins, of which half precision keeps too little.
+        # Heads in float32: half precision is too coarse for a mean over bins.
         tokens = tokens.float()
         search_tokens = tokens[:, :-PREDICTION_TOKENS]
         output = self.network.heads(tokens[:, -PREDICTION_TOKENS:], search_tokens)
@@ -88,7 +88,7 @@ class TrainingModel(nn.Module):
 
 
 class TeacherTrainingModel(nn.Module):
-    """MixViT, for the stage that makes a teacher."""
+    """MixViT, for the stage that trains a teacher."""
 
     def __init__(self, spec: TeacherSpec, drop_path: float) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class TeacherTrainingModel(nn.Module):
         self.dtype: torch.dtype | None = None
 
     def forward(self, batch: Batch, features: bool = False) -> ModelOutput:
-        """Look at a batch; `features` asks for what every block returns."""
+        """Forward pass; `features` requests the outputs of all blocks."""
         with mixed_precision(batch.search.device, self.dtype):
             output = self.network(normalize(batch.templates), normalize(batch.search), features)
         marginals = corner_marginals(output.top_left.float(), output.bottom_right.float())
@@ -109,9 +109,9 @@ class TeacherTrainingModel(nn.Module):
 
 
 def new_training_model(
-    spec: ModelSpec | TeacherSpec, drop_path: float, seed: int, identity_start: float
+    spec: ModelSpec | TeacherSpec, drop_path: float, seed: int, mimetic_init: float
 ) -> TrainingModel | TeacherTrainingModel:
-    """Draw a network from a seed."""
+    """Build a network with random weights."""
     torch.manual_seed(seed)
     model = (
         TeacherTrainingModel(spec, drop_path)
@@ -119,17 +119,16 @@ def new_training_model(
         else TrainingModel(spec, drop_path)
     )
     model.network.backbone.reset_parameters()
-    if identity_start > 0:
-        init_mimetic(model.network, identity_start)
+    if mimetic_init > 0:
+        init_mimetic(model.network, mimetic_init)
     return model
 
 
 def init_mimetic(network: MixFormerV2 | MixViT, strength: float) -> None:
-    """Let attention begin by comparing like with like.
+    """Mimetic initialisation of attention (after Trockman and Kolter, 2023).
 
-    Queries and keys of a head start from the same random projection, so that a token attends to
-    tokens that look like it: what template matching needs (compare mimetic initialisation, Trockman
-    and Kolter, 2023).
+    Queries and keys of a head start with the same random projection, so that tokens attend to
+    similar tokens, as template matching requires.
     """
     width = network.spec.width
     for block in network.backbone.blocks:

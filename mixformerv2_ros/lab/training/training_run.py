@@ -1,4 +1,4 @@
-"""The state of one run: everything that a checkpoint holds, and the step that changes it."""
+"""State of a training run, as checkpoints hold it, and its optimisation step."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from mixformerv2_ros.lab.training.optimizers import (
 from mixformerv2_ros.lab.training.stages import PRECISIONS, check_settings
 from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput, TrainingModel
 
-_MOST_SKIPPED = 20
-"""Steps in a row whose half precision gradients may overflow while their scale is being found."""
+_MAX_SKIPPED = 20
+"""Consecutive steps that may be skipped while the gradient scaler searches its scale."""
 
 
 def _no_samples(_: int) -> Batch:
@@ -50,11 +50,11 @@ class TrainingRun:
 
     Attributes:
         config: The stage.
-        step: Steps taken.
-        samples: Samples seen by all processes: where the stream goes on.
-        best: Best validation figure so far.
-        changed: Settings that the restored checkpoint had otherwise.
-        model: What is trained.
+        step: Number of steps taken.
+        samples: Number of samples seen by all processes.
+        best: Best validation result so far.
+        changed: Names of settings that differ from those of the restored checkpoint.
+        model: The model in training.
         ema_model: Exponential moving average of `model`, in evaluation mode.
     """
 
@@ -64,12 +64,12 @@ class TrainingRun:
         context: DistributedContext | None = None,
         draw: DrawBatch = _no_samples,
     ) -> None:
-        """Build network, teacher and optimisers as they are before the first step.
+        """Build model, teacher and optimisers in their initial state.
 
         Args:
             config: The stage.
-            context: Those that train together.
-            draw: Gives samples of the stage's data; only stage `mlp-reduction` asks.
+            context: Process group.
+            draw: Draws samples of the stage's data; used by stage `mlp-reduction` only.
 
         Raises:
             ParameterError: settings contradict each other.
@@ -96,14 +96,14 @@ class TrainingRun:
                 part.dtype = dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self._skipped = 0
-        # Stochastic depth must not skip the same samples' branches in every process.
+        # Stochastic depth must not be the same in every process.
         if self.context.rank:
             torch.manual_seed(config.seed + self.context.rank)
         self._forward: nn.Module = self.model
         if self.context.world_size > 1:
             self._forward = DistributedDataParallel(self.model)
         set_training_mode(self.model)
-        self._fade()
+        self._update_gamma()
 
     @property
     def finished(self) -> bool:
@@ -114,7 +114,7 @@ class TrainingRun:
         """Take one optimisation step; return detached loss terms, `iou`, `loss` and `norm`.
 
         Raises:
-            TrainingError: loss or gradient is not finite; weights are as they were.
+            TrainingError: loss or gradient is not finite; the weights are unchanged.
         """
         self.begin_step()
         values = self.compute_gradients(batch)
@@ -122,14 +122,14 @@ class TrainingRun:
         return values
 
     def begin_step(self) -> None:
-        """Set what depends on the step: learning rates, gain of layers that fade."""
-        self._fade()
+        """Set learning rates, and gamma of layers that are being pruned, for the next step."""
+        self._update_gamma()
         factor = learning_rate_factor(self.step, self.config, self.length)
         for scheduled in self.optimizers:
             scheduled.scale_learning_rates(factor)
 
     def compute_gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Run network and teacher on a batch, forward and backward."""
+        """Forward pass of model and teacher, and backward pass."""
         targets = self.teacher(batch) if self.teacher is not None else None
         output: ModelOutput = self._forward(batch, bool(targets and targets.pairs))
         loss, values = total_loss(
@@ -145,10 +145,10 @@ class TrainingRun:
         return values
 
     def apply_gradients(self, loss: Tensor) -> Tensor:
-        """Clip, step and average; return the norm of the gradient before it was clipped.
+        """Clip gradients, step, update the moving average; return the norm before clipping.
 
         Raises:
-            TrainingError: loss or gradient is not finite; weights are as they were.
+            TrainingError: loss or gradient is not finite; the weights are unchanged.
         """
         for scheduled in self.optimizers:
             self.scaler.unscale_(scheduled.optimizer)
@@ -175,14 +175,15 @@ class TrainingRun:
         return count / self.context.mean(count).clamp(min=1e-6)
 
     def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
-        """Stop before a step that would spoil the weights.
+        """Raise before a step that would make the weights invalid.
 
-        Half precision may overflow while its scale is being found; the scaler skips such a step.
+        In half precision, gradients may overflow while the scaler searches its scale; it skips such
+        a step.
         """
         bad = not bool(torch.isfinite(norm))
         if self.scaler.is_enabled() and bool(torch.isfinite(loss)):
             self._skipped = self._skipped + 1 if bad else 0
-            bad = self._skipped > _MOST_SKIPPED
+            bad = self._skipped > _MAX_SKIPPED
         else:
             bad = bad or not bool(torch.isfinite(loss))
         if self.context.any(bad):
@@ -191,21 +192,21 @@ class TrainingRun:
                 f"gradient norm {float(norm):g}"
             )
 
-    def _fade(self) -> None:
-        """Set the gain of layers that are being removed, for the epoch of the coming step."""
-        removal = self.config.pruning
-        if not removal.layers:
+    def _update_gamma(self) -> None:
+        """Set the gamma of layers that are being pruned to that of the next step's epoch."""
+        settings = self.config.pruning
+        if not settings.layers:
             return
         epoch = 1 + min(self.step, self.length.steps - 1) // self.length.epoch
-        gamma = pruning.gamma(epoch, removal.epochs)
+        gamma = pruning.gamma(epoch, settings.epochs)
         for model in (self.model, self.ema_model):
             assert isinstance(model, TrainingModel)
-            pruning.set_gamma(model.network, removal.layers, gamma)
+            pruning.set_gamma(model.network, settings.layers, gamma)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all; every process must call it.
+        """Write a checkpoint atomically; every process must call it.
 
-        `net` holds the averaged network's weights, without a score head that was never trained.
+        Its `net` holds the moving average of the network, without an untrained score head.
 
         Raises:
             TrainingError: it cannot be written.
@@ -233,10 +234,10 @@ class TrainingRun:
         write_checkpoint(state, path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint of the same stage, bit for bit.
+        """Resume from a checkpoint of the same stage, bit for bit.
 
-        With another number of processes the samples go on where they stopped, but stochastic depth
-        draws anew.
+        With another number of processes, samples continue where they stopped, but the random state
+        of stochastic depth is new.
 
         Raises:
             CheckpointError: the file is damaged, or of another stage or architecture.
@@ -264,14 +265,14 @@ class TrainingRun:
         self.samples = state.get("samples", self.step * self.config.data.batch_size)
         self.best = state.get("best", -math.inf)
         _restore_generators(state["rng"], self.context)
-        self._fade()
+        self._update_gamma()
 
 
 def check_stage(config: TrainConfig, state: Mapping[str, Any], path: Path) -> None:
-    """Refuse to continue what another stage has begun.
+    """Check that a checkpoint is of this stage.
 
     Raises:
-        CheckpointError: it is of another stage.
+        CheckpointError: it is of another one.
     """
     stage = stage_of(state)
     if stage != config.stage:
@@ -282,9 +283,9 @@ def check_stage(config: TrainConfig, state: Mapping[str, Any], path: Path) -> No
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Put what learns in training mode and what is frozen in evaluation mode.
+    """Put trainable modules in training mode and frozen ones in eval mode.
 
-    A frozen block that dropped paths would perturb the very tokens that the rest learns from.
+    Stochastic depth in frozen blocks would perturb the input of the trainable ones.
     """
     for module in model.modules():
         parameters = list(module.parameters())
@@ -301,7 +302,7 @@ def _generator_states(device: torch.device) -> dict[str, Tensor]:
 def _restore_generators(
     saved: Tensor | list[Mapping[str, Any]], context: DistributedContext
 ) -> None:
-    if isinstance(saved, Tensor):  # from before there were several processes
+    if isinstance(saved, Tensor):  # of the first checkpoints
         saved = [{"cpu": saved}]
     if len(saved) != context.world_size:
         return

@@ -1,4 +1,4 @@
-"""How good a network is: on a fixed stream of samples, and as a tracker on held-out clips."""
+"""Validation: losses on fixed samples, and tracking of held-out sequences."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def validate(
     config: TrainConfig,
     context: DistributedContext | None = None,
 ) -> dict[str, float]:
-    """Mean loss terms, IoU, and median scores over a fixed stream, shared out among processes.
+    """Mean loss terms, mean IoU and median scores over fixed samples, split among processes.
 
-    Scores are looked at where the stage trains them.
+    Scores are reported only by stages that train them.
 
     Args:
-        model: What to look at, in evaluation mode.
-        source: Where samples come from.
-        config: Number of samples, factors of the terms.
-        context: Those that share the work; all get the same report.
+        model: Model in eval mode.
+        source: Source of samples.
+        config: Number of samples and loss weights.
+        context: Process group; every process returns the same values.
     """
     context = context or DistributedContext()
     stream = SampleDataset(source, _SEED)
@@ -80,7 +80,7 @@ def validate(
 
 
 def load_clips(config: ClipsConfig) -> list[AnnotatedSequence]:
-    """Read the annotations of held-out sequences.
+    """Load the sequences to track in validation.
 
     Raises:
         MixFormerError: one is missing or malformed.
@@ -104,10 +104,10 @@ def validate_clips(
     config: TrainConfig,
     context: DistributedContext | None = None,
 ) -> dict[str, float]:
-    """Mean overlap of a one-pass tracker with the truth, frames after the first, over all clips.
+    """Mean IoU of one-pass tracking over all clips, without their first frames.
 
-    A network whose score is not trained in this stage keeps its first template: an untrained score
-    would choose templates at random. A MixViT is no tracker here and gives nothing.
+    The template is not updated if this stage does not train the score, which selects templates. A
+    MixViT is not tracked with; its result is empty.
     """
     context = context or DistributedContext()
     if not clips or isinstance(model, TeacherTrainingModel):
