@@ -32,7 +32,7 @@ from mixformerv2_ros.lab.evaluation.metrics import (
 )
 from mixformerv2_ros.lab.evaluation.report_charts import (
     CalibratedTracker,
-    Timing,
+    FrameTimes,
     calibration_chart,
     confidence_histogram,
     failure_chart,
@@ -311,7 +311,7 @@ def _speed_chart(entries: Sequence[Entry], charts: dict[str, figure]) -> bool:
         seconds = np.concatenate([np.zeros(0), *(result.seconds[1:] for _, result in entry.pairs)])
         known = 1000 * seconds[np.isfinite(seconds) & (seconds > 0)]
         if known.size:
-            timings.append(Timing(entry.label, entry.series, entry.summary.fps, known))
+            timings.append(FrameTimes(entry.label, entry.series, entry.summary.fps, known))
     if timings:
         charts["speed"] = speed_chart(timings)
     return bool(timings)

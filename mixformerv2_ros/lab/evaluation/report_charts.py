@@ -14,7 +14,6 @@ from bokeh.models import (
     FixedTicker,
     LogTicker,
 )
-from bokeh.models.annotations import LegendItem
 from bokeh.plotting import figure
 
 from mixformerv2_ros.lab.evaluation.analysis import (
@@ -92,7 +91,7 @@ def calibration_chart(trackers: Sequence[CalibratedTracker]) -> figure:
     )
     plot.line([0, 1], [0, 1], color=INK, line_dash="dotted")
     add_guide(plot, "y", 0.5, "hit")
-    items: list[LegendItem] = []
+    entries: list[tuple[str, list[Any]]] = []
     points: list[Any] = []
     for tracker in trackers:
         source = _calibration_source(tracker)
@@ -115,7 +114,7 @@ def calibration_chart(trackers: Sequence[CalibratedTracker]) -> figure:
                     muted_alpha=0.03,
                 )
             )  # fmt: skip
-        items.append(LegendItem(label={"value": tracker.label}, renderers=drawn))
+        entries.append((tracker.label, drawn))
     add_hover(
         plot,
         points,
@@ -125,7 +124,7 @@ def calibration_chart(trackers: Sequence[CalibratedTracker]) -> figure:
         ("median overlap", "@median{0.00}"),
         ("quartiles", "@lower{0.00}, @upper{0.00}"),
     )
-    add_legend(plot, items)
+    add_legend(plot, entries)
     return plot
 
 
@@ -168,7 +167,7 @@ def confidence_histogram(bins: Sequence[CalibrationBin]) -> figure:
 
 
 @dataclass(frozen=True, eq=False)
-class Timing:
+class FrameTimes:
     """One tracker of `speed_chart`.
 
     Attributes:
@@ -184,7 +183,7 @@ class Timing:
     milliseconds: Floats
 
 
-def speed_chart(timings: Sequence[Timing]) -> figure:
+def speed_chart(timings: Sequence[FrameTimes]) -> figure:
     """Histograms of the time per frame, one below the other, each with its median marked."""
     low = min(float(np.quantile(each.milliseconds, 0.002)) for each in timings) / 1.15
     high = max(float(np.quantile(each.milliseconds, 0.998)) for each in timings) * 1.15

@@ -35,6 +35,8 @@ INK = "#7d8793"
 """Text and axes."""
 
 FONT = "system-ui, sans-serif"
+LEGEND_ROW = 30
+"""Characters in a legend's row at most; the narrowest charts have about 350 pixels."""
 THEME = Theme(
     json={
         "attrs": {
@@ -155,11 +157,8 @@ def line_chart(plot: figure, x: Values, lines: Sequence[Series]) -> None:
         mode="vline",
     )
     if len(lines) > 1:
-        items = [
-            LegendItem(label={"value": f"{line.note} {line.label}".strip()}, renderers=[renderer])
-            for line, renderer in zip(lines, renderers, strict=True)
-        ]
-        add_legend(plot, items, "vertical" if any(line.note for line in lines) else "horizontal")
+        names = [f"{line.note} {line.label}".strip() for line in lines]
+        add_legend(plot, [(name, [each]) for name, each in zip(names, renderers, strict=True)])
 
 
 def add_hover(
@@ -180,17 +179,26 @@ def add_hover(
     plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(lines), mode=mode, limit=1))
 
 
-def add_legend(
-    plot: figure,
-    items: Sequence[LegendItem],
-    orientation: Literal["horizontal", "vertical"] = "horizontal",
-) -> None:
-    """Put a legend below a chart; a click on an entry fades what it names."""
-    spacing = 12 if orientation == "horizontal" else 0
-    plot.add_layout(
-        Legend(items=list(items), orientation=orientation, spacing=spacing, click_policy="mute"),
-        "below",
+def add_legend(plot: figure, entries: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    """Put a legend below a chart, in a row where the names fit into one, else in a column.
+
+    A click on an entry fades what it names.
+
+    Args:
+        plot: The chart.
+        entries: Names with their renderers.
+    """
+    in_row = sum(len(name) for name, _ in entries) <= LEGEND_ROW
+    legend = Legend(
+        items=[
+            LegendItem(label={"value": name}, renderers=list(renderers))
+            for name, renderers in entries
+        ],
+        orientation="horizontal" if in_row else "vertical",
+        spacing=12 if in_row else 0,
+        click_policy="mute",
     )
+    plot.add_layout(legend, "below")
 
 
 def add_guide(plot: figure, axis: Literal["x", "y"], value: float, text: str) -> None:
@@ -228,15 +236,13 @@ def histogram(
         columns |= {f"low{number}": base, f"high{number}": base + counts, f"n{number}": counts}
         base = base + counts
     source = ColumnDataSource(columns)
-    items: list[LegendItem] = []
-    renderers: list[Any] = []
-    for number, (name, color, _) in enumerate(layers):
-        bars: Any = plot.quad(
+    renderers: list[Any] = [
+        plot.quad(
             left="left", right="right", bottom=f"low{number}", top=f"high{number}", source=source,
             color=color, line_color=None, muted_alpha=0.12,
-        )  # fmt: skip
-        items.append(LegendItem(label={"value": name}, renderers=[bars]))
-        renderers.append(bars)
+        )
+        for number, (_, color, _) in enumerate(layers)
+    ]  # fmt: skip
     add_hover(
         plot,
         renderers[:1],
@@ -245,4 +251,6 @@ def histogram(
         mode="vline",
     )
     if len(layers) > 1:
-        add_legend(plot, items)
+        add_legend(
+            plot, [(name, [bars]) for (name, _, _), bars in zip(layers, renderers, strict=True)]
+        )

@@ -203,12 +203,12 @@ def _target_charts(rows: Values, score_threshold: float) -> dict[str, figure]:
         lines = [Series(name, each, index) for index, (name, each) in enumerate(values.items())]
         return chart("pixels", max(high, 1.0) * 1.05, lines)
 
-    sure = chart("confidence", 1.02, [Series("confidence", confidence, strong=True)])
-    add_guide(sure, "y", score_threshold, f"update above {score_threshold:g}")
-    sure.vspan(x=frames[rows[:, 10] > 0], line_color=INK, line_dash="dotted", line_width=1)
+    rating = chart("confidence", 1.02, [Series("confidence", confidence, strong=True)])
+    add_guide(rating, "y", score_threshold, f"update above {score_threshold:g}")
+    rating.vspan(x=frames[rows[:, 10] > 0], line_color=INK, line_dash="dotted", line_width=1)
     left, top, right, bottom = rows[:, 6:10].T
     return {
-        "confidence": sure,
+        "confidence": rating,
         "position": pixels(x=x + w / 2, y=y + h / 2),
         "size": pixels(width=w, height=h),
         "uncertainty": pixels(left=left, top=top, right=right, bottom=bottom),

@@ -50,7 +50,7 @@ class Moment:
         crop: (S, S, 3) uint8 RGB, the search region.
         side: Side of the search region in image pixels.
         prediction: The network's answer, a batch of one.
-        attention: See `attention.WatchingEngine.attend`; None where nobody asked for it.
+        attention: See `attention.AttentionEngine.attend`; None where nobody asked for it.
         seen: What the tracker made of the answer.
         state: How the target fares.
         before: The template memory that the network used.
