@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mixformerv2_ros.cli.arguments import CommandParser
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.model.engine import Memory, Prediction
@@ -113,6 +113,6 @@ def write_images(folder: Path, count: int) -> Path:
 def run_command(name: str, *arguments: object) -> int:
     """Run a command as the command line does, errors not yet turned into exit codes."""
     module = importlib.import_module(f"mixformerv2_ros.cli.{name}")
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     module.add_arguments(parser)
     return module.run(parser.parse_args([str(argument) for argument in arguments]))

@@ -52,6 +52,42 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"mixformerv2 {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("track v --box 1,2,3,4 --max-frames 0", "must be a whole number of 1 or more, got '0'"),
+        ("track v --box 1,2,3,4 --start-frame -1", "must be a whole number of 0 or more, got '-1'"),
+        (
+            "track v --box 1,2,3,4 --max-frames 2.5",
+            "of 1 or more, got '2.5'",
+        ),
+        ("track v --box 1,2,3,4 --fps 0", "must be a number from 0.001 to 10000, got '0'"),
+        ("track v --box 1,2,3,4 --fps x\x1b[2J", r"got 'x\x1b[2J'"),
+        ("replay b -o o --box 1,2,3,4 --start-time nan", "must be a number from 0 to 1000000000,"),
+        ("video2bag v -o o --start-stamp -1", "must be a number from 0 to 2147483647, got '-1'"),
+        ("benchmark --rounds=0", "must be a whole number of 1 or more, got '0'"),
+        ("convert c -o o --search-factor inf", "must be a number from 1 to 20, got 'inf'"),
+        ("demo --max-frames 1", "must be a whole number of 2 or more, got '1'"),
+        ("visualize samples c --count 1001", "must be a whole number from 1 to 1000, got '1001'"),
+        ("train c --seconds nan", "must be a number of 0 or more, got 'nan'"),
+        ("track v", "the following arguments are required: --box"),
+        ("info --no-such-option", "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_a_malformed_command_line_is_one_line(words, said, capsys):
+    """It names the command, the option, what is expected and what came."""
+    name, *rest = words.split(" ")
+    assert main([name, *rest]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"mixformerv2 {name}: ")
+    assert said in line
+    assert f"see mixformerv2 {name}" in line
+    option = next((word.split("=")[0] for word in rest[-2:] if word.startswith("--")), "")
+    assert option in line
+
+
 def test_a_mistyped_command_gets_a_hint(capsys):
     assert main(["trak"]) == 2
     assert "did you mean 'track'?" in capsys.readouterr().err

@@ -124,9 +124,9 @@ def test_a_damaged_recording_is_played_up_to_the_damage(tmp_path: Path, peer: Pe
     ("words", "said"),
     [
         (["--topics", "/nothing"], "has no topic /nothing; topics: /camera/image_raw"),
-        (["--rate", "0"], "--rate must be 0.01 to 100, got 0"),
-        (["--rate", "nan"], "--rate must be 0.01 to 100, got nan"),
-        (["--clock", "0"], "--clock must be 1 to 1000, got 0"),
+        (["--rate", "0"], "--rate: must be a number from 0.01 to 100, got '0'"),
+        (["--rate", "nan"], "--rate: must be a number from 0.01 to 100, got 'nan'"),
+        (["--clock", "0"], "--clock: must be a number from 1 to 1000, got '0'"),
         (["-r", "x"], "remapping rule must be FROM:=TO"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mixformerv2_ros.cli.arguments import CommandParser
 from mixformerv2_ros.errors import (
     EngineError,
     ImageError,
@@ -624,7 +624,7 @@ def test_checksum_covers_names_and_contents(tmp_path: Path) -> None:
 
 
 def command(*argv: object) -> int:
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     evaluate.add_arguments(parser)
     return evaluate.run(parser.parse_args([str(each) for each in argv]))
 
@@ -695,8 +695,8 @@ def test_command_takes_every_other_frame(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--workers", "0"], "--workers must be at least 1, got 0"),
-        (["--frame-step", "0"], "--frame-step must be at least 1, got 0"),
+        (["--workers", "0"], "--workers: must be a whole number of 1 or more, got '0'"),
+        (["--frame-step", "0"], "--frame-step: must be a whole number of 1 or more"),
         (
             ["--submission", "x.zip", "--dataset", "got10k", "--frame-step", "2"],
             "--submission requires all frames, got --frame-step 2",

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
-from mixformerv2_ros.cli.shared import positive_number
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.files import write_json
 
@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="rounds (default: %(default)s)"
+        "--rounds",
+        type=ranged(int, 1),
+        default=5,
+        metavar="N",
+        help="rounds (default: %(default)s)",
     )
     models = parser.add_argument_group("bundle")
     models.add_argument(
@@ -38,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     models.add_argument(
         "--num-threads",
-        type=int,
+        type=ranged(int, 0),
         default=0,
         metavar="N",
         help="threads; 0: chosen by the library (default: 0)",
@@ -51,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     models.add_argument(
         "--frames",
-        type=int,
+        type=ranged(int, 1),
         default=20,
         metavar="N",
         help="frames per round (default: %(default)s)",
@@ -70,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--samples",
-        type=positive_number,
+        type=ranged(int, 1),
         default=400,
         metavar="N",
         help="samples per round (default: %(default)s)",
@@ -79,8 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write JSON."""
-    if args.rounds < 1:
-        raise ParameterError(f"--rounds must be at least 1, got {args.rounds}")
     if args.target == DATA:
         lab: ModuleType = lab_module("cli.benchmark_data", "benchmark data")
         code: int = lab.run(args)
@@ -100,8 +102,6 @@ def _models(args: argparse.Namespace) -> int:
     from mixformerv2_ros.model.bundle import open_bundle
 
     width, height = _size(args.size)
-    if args.frames < 1:
-        raise ParameterError(f"--frames must be at least 1, got {args.frames}")
     bundle = open_bundle(args.target)
     variants = variants_at_hand(bundle)
     if not variants:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.model.architecture import describe
 from mixformerv2_ros.model.bundle import (
@@ -39,28 +40,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--search-factor",
-        type=float,
+        type=ranged(float, 1, 20),
         metavar="F",
         help="side of the search region as a multiple of the target size sqrt(w*h) (default: as in "
         f"the checkpoint, else {SEARCH_FACTOR})",
     )
     parser.add_argument(
         "--template-factor",
-        type=float,
+        type=ranged(float, 1, 20),
         metavar="F",
         help="side of the template region, likewise (default: as in the checkpoint, else "
         f"{TEMPLATE_FACTOR})",
     )
     parser.add_argument(
         "--template-background-contrast",
-        type=float,
+        type=ranged(float, 0, 1),
         metavar="C",
         help="contrast of the background in templates, 0 to 1 (default: as in the checkpoint, else "
         f"{TEMPLATE_BACKGROUND_CONTRAST})",
     )
     parser.add_argument(
         "--heads",
-        type=int,
+        type=ranged(int, 1),
         metavar="N",
         help="attention heads of an unknown architecture (default: width / 64)",
     )

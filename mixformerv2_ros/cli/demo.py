@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.files import write_file
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-frames",
-        type=int,
+        type=ranged(int, 2),
         default=FRAMES,
         metavar="N",
         help="maximum number of frames to track (default: %(default)s)",
@@ -59,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
     """Run `video2bag` and `replay` as a user would, and list the outputs."""
     if (args.video is None) != (args.box is None):
         raise SourceError("--video and --box must be given together")
-    if args.max_frames < 2:
-        raise SourceError(f"--max-frames must be at least 2, got {args.max_frames}")
     started = time.monotonic()
     folder: Path = args.output
     _prepare(folder)

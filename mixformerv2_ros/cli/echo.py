@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
     cyclone,
     names_from_arguments,
     write_log,
 )
-from mixformerv2_ros.cli.shared import positive_number
 from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topic", metavar="TOPIC", help="topic name, such as /track")
     parser.add_argument("--type", metavar="T", help="message type (default: that of the publisher)")
     parser.add_argument(
-        "-n", "--count", type=positive_number, metavar="N", help="exit after N messages"
+        "-n", "--count", type=ranged(int, 1), metavar="N", help="exit after N messages"
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=ranged(float, 0),
         default=10.0,
         metavar="S",
         help="maximum seconds to wait for a publisher (default: 10)",

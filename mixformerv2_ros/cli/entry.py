@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import os
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mixformerv2_ros import __version__
+from mixformerv2_ros.cli.arguments import CommandParser
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.errors import BAD_INPUT, MixFormerError
 from mixformerv2_ros.interrupt import INTERRUPTED
@@ -92,9 +92,7 @@ def _run(name: str, words: list[str]) -> int:
         print(f"mixformerv2 {name}: {error}", file=sys.stderr)
         return BAD_INPUT
     text = next(group[name] for group in COMMANDS.values() if name in group)
-    parser = argparse.ArgumentParser(
-        prog=f"mixformerv2 {name}", description=text[0].upper() + text[1:] + "."
-    )
+    parser = CommandParser(prog=f"mixformerv2 {name}", description=text[0].upper() + text[1:] + ".")
     module.add_arguments(parser)
     try:
         args = parser.parse_args(words)

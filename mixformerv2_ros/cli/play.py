@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
     cyclone,
     names_from_arguments,
     write_log,
 )
-from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.io.bag_reader import BagReader, Topic
@@ -43,20 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topics", nargs="+", default=[], metavar="T", help="publish only these topics"
     )
     parser.add_argument(
-        "--rate", type=float, default=1.0, metavar="X", help="playback rate (default: 1)"
+        "--rate",
+        type=ranged(float, 0.01, 100),
+        default=1.0,
+        metavar="X",
+        help="playback rate (default: 1)",
     )
     parser.add_argument("--loop", action="store_true", help="play in a loop")
     parser.add_argument(
         "--clock",
         nargs="?",
-        type=float,
+        type=ranged(float, 1, 1000),
         const=CLOCK_HZ,
         metavar="HZ",
         help=f"publish /clock at this rate (default: {CLOCK_HZ:g}) and with every message",
     )
     parser.add_argument(
         "--wait",
-        type=float,
+        type=ranged(float, 0, 3600),
         default=3.0,
         metavar="S",
         help="wait at most this many seconds for subscriptions to all image topics (default: 3)",
@@ -66,10 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish until the end, Ctrl-C or SIGTERM."""
-    for name, low, high in (("rate", 0.01, 100.0), ("clock", 1.0, 1000.0), ("wait", 0.0, 3600.0)):
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            raise ParameterError(f"--{name} must be {low:g} to {high:g}, got {value:g}")
     names = names_from_arguments(args)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import CLOCK, CLOCK_TYPE, Node

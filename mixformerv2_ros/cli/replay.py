@@ -11,14 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
     check_outputs,
     open_stream,
-    positive_number,
-    whole_number,
 )
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import MixFormerError, SourceError
@@ -74,13 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     starts.add_argument(
         "--start-frame",
-        type=whole_number,
+        type=ranged(int, 0),
         metavar="N",
         help="image that the box is drawn on, from 0 (default: 0)",
     )
     starts.add_argument(
         "--start-time",
-        type=float,
+        type=ranged(float, 0, 1e9),
         metavar="S",
         help="draw the box on the first image recorded so many seconds after the first",
     )
@@ -93,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sensor_msgs/msg/RegionOfInterest (may be repeated)",
     )
     parser.add_argument(
-        "--max-frames", type=positive_number, metavar="N", help="track at most so many images"
+        "--max-frames", type=ranged(int, 1), metavar="N", help="track at most so many images"
     )
     parser.add_argument(
         "--storage",
@@ -113,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     reference.add_argument(
         "--min-iou",
-        type=float,
+        type=ranged(float, 0, 1),
         default=0.9,
         metavar="IOU",
         help="minimum IoU with the reference box (default: %(default)s)",
@@ -129,8 +128,6 @@ def run(args: argparse.Namespace) -> int:
         raise SourceError("--start-frame and --start-time need --box")
     if args.start_frame is not None and args.start_time is not None:
         raise SourceError("--start-frame and --start-time exclude each other")
-    if args.start_time is not None and not 0 <= args.start_time < 1e9:
-        raise SourceError(f"start time must be 0 s or more, got {args.start_time:g}")
     if args.box is not None and args.init_topic:
         raise SourceError("--box and --init-topic exclude each other")
     check_outputs(args, args.bag, folder=args.output)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixformerv2_ros.cli import replay, track
+from mixformerv2_ros.cli.arguments import CommandParser
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
     cyclone,
@@ -206,7 +207,7 @@ def _next_command(
         words += ["--image-topic", args.image_topic]
     words += args.track or []
     name = "replay" if kind == BAG else "track"
-    parser = argparse.ArgumentParser(prog=f"mixformerv2 {name}")
+    parser = CommandParser(prog=f"mixformerv2 {name}")
     module.add_arguments(parser)
     parsed = parser.parse_args(words)
     parsed.command_line = [name, *words]

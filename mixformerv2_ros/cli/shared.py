@@ -34,22 +34,6 @@ from mixformerv2_ros.tracking.session import Track
 from mixformerv2_ros.tracking.stream import Stream
 
 
-def whole_number(text: str) -> int:
-    """A whole number of 0 or more, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
-
-
-def positive_number(text: str) -> int:
-    """A whole number of 1 or more, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
 def open_stream(args: argparse.Namespace) -> Stream:
     """Load the model and settings that the options of `parameters.py` name.
 

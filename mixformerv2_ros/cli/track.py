@@ -10,13 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
     check_outputs,
     open_stream,
-    positive_number,
-    whole_number,
 )
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import SourceError
@@ -46,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--start-frame",
-        type=whole_number,
+        type=ranged(int, 0),
         default=0,
         metavar="N",
         help="frame that the box is drawn on, from 0 (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-frames", type=positive_number, metavar="N", help="track at most so many frames"
+        "--max-frames", type=ranged(int, 1), metavar="N", help="track at most so many frames"
     )
     parser.add_argument(
         "--fps",
-        type=float,
+        type=ranged(float, 0.001, 10_000),
         metavar="F",
         help="frames per second instead of the source's own timing (image folders: 30)",
     )
@@ -67,8 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Track until the source ends, `--max-frames` is reached, or Ctrl-C."""
     box = Box.parse(args.box)
-    if args.fps is not None and not 0 < args.fps < 10_000:
-        raise SourceError(f"fps must be above 0 and below 10000, got {args.fps:g}")
     check_outputs(args, Path(args.source))
     with ExitStack() as stack:
         source = stack.enter_context(VideoSource(args.source, args.fps))

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.interfaces import typestore
@@ -64,11 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="storage format (default: %(default)s)",
     )
     parser.add_argument(
-        "--fps", type=float, metavar="F", help="frame rate to use instead of the video's timing"
+        "--fps",
+        type=ranged(float, 0.001, 10_000),
+        metavar="F",
+        help="frame rate to use instead of the video's timing",
     )
     parser.add_argument(
         "--start-stamp",
-        type=float,
+        type=ranged(float, 0, 2**31 - 1),
         default=EPOCH_S,
         metavar="S",
         help="stamp of the first frame in seconds (default: %(default).0f)",
@@ -78,10 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record every frame; Ctrl-C leaves a recording of those before it."""
-    if args.fps is not None and not 0 < args.fps < 10_000:
-        raise SourceError(f"fps must be above 0 and below 10000, got {args.fps:g}")
-    if not 0 <= args.start_stamp < 2**31:
-        raise SourceError(f"start stamp must be 0 to 2147483647 s, got {args.start_stamp:g}")
     if args.video.isdecimal() and not Path(args.video).exists():
         raise SourceError(f"video must be a file or a folder, got camera {args.video}")
     check_output(args.output, args.force, Path(args.video))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frame-step",
-        type=int,
+        type=ranged(int, 1),
         default=1,
         metavar="N",
         help="use every N-th frame only, as from a camera with a lower frame rate (default: 1)",
@@ -117,7 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-sequence", action="store_true", help="print the success AUC per sequence, too"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)"
+        "--workers",
+        type=ranged(int, 1),
+        default=1,
+        metavar="N",
+        help="number of processes (default: 1)",
     )
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report")
     parser.add_argument(
@@ -239,10 +244,6 @@ class RunningAuc:
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
     """Check the options; return the values of those that `parameters.py` declares."""
-    if args.workers < 1:
-        raise ParameterError(f"--workers must be at least 1, got {args.workers}")
-    if args.frame_step < 1:
-        raise ParameterError(f"--frame-step must be at least 1, got {args.frame_step}")
     if args.compare is None and args.output is None:
         raise ParameterError("evaluate requires -o OUT or --compare FOLDER")
     if args.report is not None and not args.report.parent.is_dir():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mixformerv2_ros.cli import convert
-from mixformerv2_ros.cli.shared import positive_number
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=ranged(float, 0),
         default=math.inf,
         help="time limit, after which a checkpoint is written and training stops",
     )
     parser.add_argument(
         "--profile",
-        type=positive_number,
+        type=ranged(int, 1),
         metavar="STEPS",
         help="profile this many steps instead of training",
     )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
-from mixformerv2_ros.cli.shared import positive_number, whole_number
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_source(templates, frames=False)
     templates.add_argument(
-        "--max-frames", type=positive_number, metavar="N", help="maximum number of frames to track"
+        "--max-frames", type=ranged(int, 1), metavar="N", help="maximum number of frames to track"
     )
     add_parameter_arguments(templates)
 
@@ -120,18 +120,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings", nargs="*", metavar="name=value", help="settings that replace those of the file"
     )
     samples.add_argument(
-        "--first", type=whole_number, default=0, metavar="N", help="number of the first sample"
+        "--first", type=ranged(int, 0), default=0, metavar="N", help="number of the first sample"
     )
     samples.add_argument(
         "--count",
-        type=positive_number,
+        type=ranged(int, 1, 1000),
         default=24,
         metavar="N",
         help="number of samples (default: %(default)s)",
     )
     samples.add_argument(
         "--columns",
-        type=positive_number,
+        type=ranged(int, 1),
         default=4,
         metavar="N",
         help="samples side by side (default: %(default)s)",
@@ -163,7 +163,7 @@ def _add_source(parser: argparse.ArgumentParser, frames: bool) -> None:
     )
     parser.add_argument(
         "--start-frame",
-        type=whole_number,
+        type=ranged(int, 0),
         default=0,
         metavar="N",
         help="frame that the box is drawn on, from 0 (default: %(default)s)",
@@ -366,8 +366,6 @@ def _templates(args: argparse.Namespace) -> int:
 def _samples(args: argparse.Namespace) -> int:
     """Draw samples of the training stream."""
     _check_output(args, (".png",))
-    if args.count > 1000:
-        raise ParameterError(f"--count must be at most 1000, got {args.count}")
     lab_module("visualization.samples", "visualize samples")  # one line where torch is missing
     from mixformerv2_ros.lab.training.config_files import read_config
     from mixformerv2_ros.lab.training.data_loaders import load_datasets

@@ -1,0 +1,46 @@
+"""What all command lines share: numbers within a range, errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.text import printable
+
+Number = TypeVar("Number", int, float)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Reports a malformed command line in one line, as every other bad input is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as ParameterError, with the command that shows the options."""
+        raise ParameterError(f"{message}; see {self.prog} --help")
+
+
+def ranged(kind: type[Number], low: Number, high: Number | None = None) -> Callable[[str], Number]:
+    """The `type` of an argument that is a number from `low` to `high`.
+
+    Args:
+        kind: `int` or `float`.
+        low: Smallest permitted value.
+        high: Largest permitted value; None for no limit.
+    """
+    noun = "a whole number" if kind is int else "a number"
+    limits = f"of {low:.15g} or more" if high is None else f"from {low:.15g} to {high:.15g}"
+
+    def parse(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        # Not a number is in no range.
+        if value is None or not low <= value or not (high is None or value <= high):
+            raise argparse.ArgumentTypeError(
+                f"must be {noun} {limits}, got {printable(repr(text))}"
+            )
+        return value
+
+    return parse
