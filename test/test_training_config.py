@@ -28,6 +28,8 @@ BASE = "preset: T\noutput: o\n"
             BASE + "optimizer: {learning_rat: 1}\n",
             "'optimizer.learning_rat'; did you mean 'learning",
         ),
+        (BASE + "ema_decay: 1\n", "'ema_decay'; did you mean 'optimizer.ema_decay'?"),
+        (BASE + "loss: {batch_siz: 1}\n", "'loss.batch_siz'; did you mean 'data.batch_size'?"),
         (BASE + "fog: 1\n", "unknown setting 'fog'; expected one of preset, output, stage"),
         (BASE + "data: {batch_size: many}\n", "data.batch_size must be int, got 'many'"),
         (BASE + "data: {synthetic: 3}\n", "data.synthetic must be a table, got 3"),

@@ -137,12 +137,12 @@ def fill(kind: type[Settings], tree: Mapping[str, Any], where: str, path: str = 
     for key, value in tree.items():
         name = f"{path}.{key}" if path else str(key)
         is_group = key in fields and dataclasses.is_dataclass(types[key])
-        if kind is TrainConfig or path:
-            now = new_name(name)
-            if now and (key not in fields or (is_group and not isinstance(value, Mapping))):
-                raise ParameterError(f"{where}: setting {name} has been renamed to {now}")
+        now = new_name(name) if kind is TrainConfig or path else None
+        if now and (key not in fields or (is_group and not isinstance(value, Mapping))):
+            raise ParameterError(f"{where}: setting {name} has been renamed to {now}")
         if key not in fields:
-            raise ParameterError(f"{where}: unknown setting {name!r}; {_suggestion(key, fields)}")
+            suggestion = _suggestion(key, fields, kind is TrainConfig or bool(path))
+            raise ParameterError(f"{where}: unknown setting {name!r}; {suggestion}")
         values[key] = _convert(types[key], value, where, name)
     missing = [
         f"{path}.{name}" if path else name
@@ -159,9 +159,25 @@ def fill(kind: type[Settings], tree: Mapping[str, Any], where: str, path: str = 
         raise ParameterError(f"{where}: {path}.{error}" if path else f"{where}: {error}") from None
 
 
-def _suggestion(key: object, fields: Mapping[str, object]) -> str:
+def _suggestion(key: object, fields: Mapping[str, object], in_training: bool) -> str:
+    """The nearest name in the same group, else that in another group, else all of the group."""
     near = difflib.get_close_matches(str(key), fields, n=1)
+    if not near and in_training:
+        leaves = {name.rpartition(".")[2]: name for name in _dotted_names(TrainConfig)}
+        near = [
+            leaves[leaf] for leaf in difflib.get_close_matches(str(key), leaves, n=1, cutoff=0.8)
+        ]
     return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(fields)}"
+
+
+def _dotted_names(kind: Any, prefix: str = "") -> list[str]:
+    names = []
+    for name, inner in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(inner):
+            names += _dotted_names(inner, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
 
 
 def _convert(kind: Any, value: Any, where: str, name: str) -> Any:
