@@ -22,7 +22,7 @@ class Local:
         self.lines: list[str] = []
         self.node = Node(names or NodeNames("tracker"), self._log, sim_time=sim_time)
         values = {name.replace("__", "."): value for name, value in values.items()}
-        model = Model(BUNDLE, RedEngine())  # type: ignore[arg-type]
+        model = Model(BUNDLE, RedEngine())
         self.tracking = DdsTrackerNode(model, values, self.node)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self.node.spin, args=(self._ended.is_set,))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from recordings import PERIOD_NS, START_NS, RedEngine, picture
 
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import Level, header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.topics import TRACK
 
 TYPES = typestore().types
-BUNDLE = SimpleNamespace(
-    search_factor=4.5, template_factor=2.0, template_background_contrast=1.0,
-    name="red", checksum="0123456789ab",
-)  # fmt: skip
+BUNDLE = replace(
+    open_bundle(),
+    name="red",
+    search_factor=4.5,
+    template_factor=2.0,
+    template_background_contrast=1.0,
+)
+"""The default bundle with factors of its own; `RedEngine` runs in place of its model."""
 
 
 class Desk:
@@ -64,7 +69,7 @@ class Node:
 
     def __init__(self, engine: Any = None, **values: Any) -> None:
         self.desk = Desk()
-        model = Model(BUNDLE, engine or RedEngine())  # type: ignore[arg-type]
+        model = Model(BUNDLE, engine or RedEngine())
         names = {name.replace("__", "."): value for name, value in values.items()}
         self.tracker = LiveTracker(model, names, self.desk, "/tracker")
 
@@ -113,6 +118,29 @@ def init_box(box: Any, stamp: int = 0, target_id: str = "") -> Any:
     header = header_message(TYPES, stamp, "")
     cls = TYPES["mixformerv2_ros/msg/InitBox"]
     return cls(header=header, target_id=target_id, x=x, y=y, w=w, h=h)
+
+
+def init_detection(box: Any, stamp: int = 0, target_id: str = "") -> Any:
+    """The same as a `vision_msgs/Detection2D`."""
+    x, y, w, h = map(float, box)
+    point, pose, box_type, detection = (
+        TYPES[f"vision_msgs/msg/{name}"]
+        for name in ("Point2D", "Pose2D", "BoundingBox2D", "Detection2D")
+    )
+    center = pose(position=point(x=x + w / 2, y=y + h / 2), theta=0.0)
+    return detection(
+        header=header_message(TYPES, stamp, ""),
+        results=[],
+        bbox=box_type(center=center, size_x=w, size_y=h),
+        id=target_id,
+    )
+
+
+def init_region(box: Any) -> Any:
+    """The same as a `sensor_msgs/RegionOfInterest`, which has neither stamp nor name."""
+    x, y, w, h = map(int, box)
+    region = TYPES["sensor_msgs/msg/RegionOfInterest"]
+    return region(x_offset=x, y_offset=y, height=h, width=w, do_rectify=False)
 
 
 def box_of(track: Any) -> tuple[float, float, float, float]:

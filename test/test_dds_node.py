@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from nodes import TYPES, content, frame_stamp, image, init_box
+from nodes import TYPES, content, frame_stamp, image, init_box, init_detection, init_region
 from recordings import red_box, run_command
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
@@ -134,30 +134,18 @@ def test_boxes_come_on_three_topics(peer: Peer, camera: Any) -> None:
         name: peer.node.create_publisher(f"/{name}", msgtype, profiles.reliable())
         for name, msgtype in INITS.items()
     }
-    x, y, w, h = red_box(0)
-    region = TYPES[INITS["init_roi"]](
-        x_offset=int(x), y_offset=int(y), height=int(h), width=int(w), do_rectify=False
-    )
-    make = {name.rsplit("/", 1)[1]: TYPES[name] for name in TYPES if name.startswith("vision_msgs")}
-    position = make["Point2D"](x=x + w / 2, y=y + h / 2)
-    bbox = make["BoundingBox2D"](
-        center=make["Pose2D"](position=position, theta=0.0), size_x=float(w), size_y=float(h)
-    )
-    detection = make["Detection2D"](
-        header=header_message(TYPES, frame_stamp(0), ""), results=[], bbox=bbox, id="detected"
-    )
     with Local() as local:
         ready(peer, local)
         wait_for(lambda: all(s.subscription_count for s in starters.values()), "subscriptions")
         feed(peer, camera, 0)
         starters["init_box"].publish(init_box(red_box(0), frame_stamp(0), "boxed"))
-        starters["init_detection"].publish(detection)
-        starters["init_roi"].publish(region)
-        wait_for(lambda: len(local.lines) == 2 or local.tracking.tracker.targets, "starts")
-        time.sleep(0.05)
+        starters["init_detection"].publish(init_detection(red_box(0), frame_stamp(0), "detected"))
+        starters["init_roi"].publish(init_region(red_box(0)))
+        names = {"boxed", "detected", "target"}
+        wait_for(lambda: local.tracking.tracker.targets == names, "the boxes")
         feed(peer, camera, 1, 2)
-        names = {m.target_id for m in peer.heard["/track"] if stamp_ns(m) == frame_stamp(2)}
-        assert names == {"boxed", "detected", "target"}
+        tracks = [m for m in peer.heard["/track"] if stamp_ns(m) == frame_stamp(2)]
+        assert {m.target_id for m in tracks} == names
 
 
 def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from nodes import TYPES, Node, box_of, content, frame_stamp, image, init_box
+from nodes import (
+    BUNDLE,
+    TYPES,
+    Node,
+    box_of,
+    content,
+    frame_stamp,
+    image,
+    init_box,
+    init_detection,
+    init_region,
+)
 from recordings import HEIGHT, PERIOD_NS, WIDTH, RedEngine, picture, red_box, write_bag
 
 from mixformerv2_ros.errors import EngineError, ParameterError
@@ -189,18 +199,10 @@ def test_boxes_that_cannot_be_tracked_are_refused(box: Any, words: str, stamp: i
 
 
 def test_boxes_come_as_detections_and_regions_too() -> None:
-    x, y, w, h = map(int, red_box(0))
-    region = SimpleNamespace(x_offset=x, y_offset=y, width=w, height=h)
-    center = SimpleNamespace(position=SimpleNamespace(x=x + w / 2, y=y + h / 2))
-    detection = SimpleNamespace(
-        header=header_message(TYPES, frame_stamp(0), ""),
-        bbox=SimpleNamespace(center=center, size_x=w, size_y=h),
-        id="7",
-    )
     with Node() as node:
-        node.tracker.receive_init(region)
+        node.tracker.receive_init(init_region(red_box(0)))
         node.feed(image(0))
-        node.tracker.receive_init(detection)
+        node.tracker.receive_init(init_detection(red_box(0), frame_stamp(0), "7"))
         node.settle()
         node.feed(image(1))
         assert [m.target_id for m in node.desk.tracks] == ["target", "target", "7"]
@@ -449,7 +451,7 @@ def test_latency_and_diagnostics_follow_the_clock_of_the_node() -> None:
         assert values["latency p50 (ms)"] == "25.0"
         assert values["image age p95 (ms)"] == "35.0"
         assert values["images processed"] == "10"
-        assert values["model checksum"] == "0123456789ab"
+        assert values["model checksum"] == BUNDLE.checksum
         assert values["target target"].startswith("TRACKING, confidence 0.9")
 
 

@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.ros.parameters import (
     BY_NAME,
     NODE_PARAMETERS,
@@ -28,7 +29,9 @@ from mixformerv2_ros.ros.parameters import (
 from mixformerv2_ros.ros.topics import OUTPUTS, POSE_OUTPUTS
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
-BUNDLE = SimpleNamespace(search_factor=4.25, template_factor=2.5, template_background_contrast=0.75)
+BUNDLE = replace(
+    open_bundle(), search_factor=4.25, template_factor=2.5, template_background_contrast=0.75
+)
 
 
 def test_every_setting_of_the_tracker_has_one_parameter():

@@ -80,7 +80,7 @@ class Tracker:
 @pytest.fixture
 def red(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that sees what is red, in place of the model."""
-    model = Model(BUNDLE, RedEngine())  # type: ignore[arg-type]
+    model = Model(BUNDLE, RedEngine())
     monkeypatch.setattr(tracker_node, "load_model", lambda values: model)
 
 
@@ -232,7 +232,7 @@ def test_lifecycle(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_model(values: Any) -> Model:
         engine = RedEngine()
         loaded.add(engine)
-        return Model(BUNDLE, engine)  # type: ignore[arg-type]
+        return Model(BUNDLE, engine)
 
     def models() -> int:
         gc.collect()
