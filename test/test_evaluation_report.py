@@ -202,10 +202,10 @@ def test_a_missing_library_is_named_before_the_first_sequence(sequences, tmp_pat
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "mixformerv2 evaluate: --report needs bokeh, which is not installed: "
-        "pip install 'mixformerv2_ros[report]'\n"
-    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mixformerv2 evaluate: --report")
+    assert "bokeh" in line
+    assert "pip install 'mixformerv2_ros[report]'" in line
     assert not (tmp_path / "out").exists()
 
 

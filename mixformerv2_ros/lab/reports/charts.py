@@ -56,6 +56,7 @@ THEME = Theme(
                 "axis_label_text_font_style": "normal",
                 "axis_label_text_font_size": "12px",
             },
+            "BasicTickFormatter": {"use_scientific": False},
             "Grid": {"grid_line_color": INK, "grid_line_alpha": 0.25},
             "Legend": {
                 "background_fill_color": None,

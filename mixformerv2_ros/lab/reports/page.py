@@ -73,13 +73,13 @@ def render_page(template: str, charts: Mapping[str, figure], **context: Any) -> 
     )
 
 
-def jpeg_uri(image: Image, quality: int = 82) -> str:
+def jpeg_uri(image: Image) -> str:
     """A (H, W, 3) BGR image as a `data:` address.
 
     Raises:
         ImageError: it cannot be encoded.
     """
-    return _data_uri(image, ".jpg", "image/jpeg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _data_uri(image, ".jpg", "image/jpeg", [cv2.IMWRITE_JPEG_QUALITY, 82])
 
 
 def png_uri(image: Image) -> str:
