@@ -40,7 +40,7 @@ def read(path: Path, check: bool = True) -> tuple[int, str]:
         with BagReader(path) as reader:
             for image in images(reader, choose_image_topic(reader, None)):
                 assert image.stamp_ns == START_NS + count * PERIOD_NS
-                assert image.record_ns == image.stamp_ns + 1000
+                assert image.arrival_ns == image.stamp_ns + 1000
                 rgb = image.decode().pixels.rgb()
                 if check:
                     np.testing.assert_array_equal(rgb, picture(count))
@@ -502,6 +502,14 @@ def test_not_a_recording(tmp_path: Path, name: str, content: bytes, message: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
         BagReader(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_in_one_line(tmp_path: Path) -> None:
+    for suffix in (".mcap", ".db3"):
+        (tmp_path / f"bag{suffix}").mkdir()  # which permissions do not keep root from reading
+        with pytest.raises(SourceError, match=rf"recording {tmp_path} cannot be read: Is a dir"):
+            BagReader(tmp_path)
+        (tmp_path / f"bag{suffix}").rmdir()
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:

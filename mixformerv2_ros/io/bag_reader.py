@@ -95,6 +95,11 @@ class BagReader:
         self._stores: dict[str, Typestore] = {}
         try:
             self._open()
+        except OSError as error:
+            self.close()
+            raise SourceError(
+                f"recording {path} cannot be read: {error.strerror or error}"
+            ) from error
         except BaseException:
             self.close()
             raise
