@@ -47,7 +47,7 @@ def data(tmp_path: Path) -> Path:
 
 def from_a_folder(path: Path) -> np.ndarray:
     with VideoSource(str(path.parent)) as source:
-        return next(source.frames()).frame.pixels.rgb()
+        return next(source.frames()).decode().pixels.rgb()
 
 
 READERS: dict[str, Callable[[Path], np.ndarray]] = {
