@@ -28,7 +28,7 @@ TRAX = ["vot-trax>=4", "six"]
 setup(
     name="mixformerv2_ros",
     version=VERSION,
-    description="ROS 2 package that tracks one chosen object in a camera stream with MixFormerV2",
+    description="Visual object tracking with MixFormerV2 for ROS 2, recordings and videos",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="mixformerv2_ros developers",
