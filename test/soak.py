@@ -82,7 +82,8 @@ def main() -> int:
     growth = np.median(steady[-third:, 1]) - np.median(steady[:third, 1])
     slope = np.polyfit(steady[:, 0], steady[:, 1], 1)[0] * 1800
     for key in ("rate (Hz)", "latency p50 (ms)", "latency p95 (ms)", "image age p95 (ms)",
-                "images received", "images dropped", "images bad", "images buffered"):  # fmt: skip
+                "images received", "images dropped", "images not decodable",
+                "images buffered"):  # fmt: skip
         print(f"{key:20} {values[key]}")
     print(f"{'images sent':20} {sent}, {tracks} tracks")
     marks = weights[:: max(1, len(weights) // 12)]

@@ -521,7 +521,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
         pass
     assert read(tmp_path / "bag") == (
         0,
-        f"recording {tmp_path / 'bag'} must hold images (sensor_msgs/msg/Image or "
+        f"recording {tmp_path / 'bag'} must have images (sensor_msgs/msg/Image or "
         "sensor_msgs/msg/CompressedImage), got topics none",
     )
 
@@ -585,9 +585,9 @@ def test_choose_image_topic(tmp_path: Path) -> None:
     with BagReader(tmp_path / "bag") as reader:
         assert choose_image_topic(reader, "/right").name == "/right"
         assert choose_image_topic(reader, "left").name == "/left"
-        with pytest.raises(SourceError, match="no images on /middle, but on /left, /right"):
+        with pytest.raises(SourceError, match="no images on /middle; image topics: /left, /right"):
             choose_image_topic(reader, "/middle")
-        with pytest.raises(SourceError, match="name one: /left, /right"):
+        with pytest.raises(SourceError, match="give --image-topic: /left, /right"):
             choose_image_topic(reader, None)
 
 

@@ -348,7 +348,7 @@ def test_parameters_and_names_of_the_process(tmp_path: Path, peer: Peer) -> None
         wait_for(lambda: peer.heard["/drone/diagnostics_of_eye"], "diagnostics")
         (report,) = peer.heard["/drone/diagnostics_of_eye"][0].status
         assert report.name == "drone/eye: tracker"
-        assert report.message == "no image yet"
+        assert report.message == "no image received"
         node.process.send_signal(2)
         assert node.end() == 0
 

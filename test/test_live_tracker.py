@@ -350,11 +350,13 @@ def test_a_camera_that_stops_and_returns() -> None:
             node.tracker.publish_diagnostics()
             report = node.desk.published[DIAGNOSTICS][-1].status[0]
             assert (report.level, report.message) == (
-                (1, f"no image for {seconds}.0 s") if seconds > 2 else (0, "TRACKING")
+                (1, f"camera stalled: no image for {seconds}.0 s")
+                if seconds > 2
+                else (0, "TRACKING")
             )
         node.feed(image(62, picture_of=2))
         node.tracker.publish_diagnostics()
-        assert node.desk.texts[1:] == ["no image for 3.0 s", "image stream resumed"]
+        assert node.desk.texts[1:] == ["camera stalled: no image for 3.0 s", "image stream resumed"]
         assert node.desk.tracks[-1].state == State.TRACKING
 
 

@@ -12,19 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mixformerv2_ros.cli.parameter_options import add_parameter_arguments, values_from_arguments
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.ros.parameter_profiles import PROFILES, markdown_table
 from mixformerv2_ros.ros.parameters import (
     BY_NAME,
     NODE_PARAMETERS,
     PARAMETERS,
     POSE_PARAMETERS,
-    PROFILES,
-    add_parameter_arguments,
     check_values,
-    markdown_table,
     tracker_settings,
-    values_from_arguments,
 )
 from mixformerv2_ros.ros.topics import OUTPUTS, POSE_OUTPUTS
 from mixformerv2_ros.tracking.settings import TrackerSettings

@@ -28,12 +28,8 @@ from mixformerv2_ros.errors import ParameterError, PoseError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.ros.live.live_target_pose import LiveTargetPose
 from mixformerv2_ros.ros.messages import Level, image_message, read_track, stamp_ns, track_message
-from mixformerv2_ros.ros.parameters import (
-    POSE_PARAMETERS,
-    check_values,
-    markdown_table,
-    parameter_file,
-)
+from mixformerv2_ros.ros.parameter_profiles import markdown_table, parameter_file
+from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, check_values
 from mixformerv2_ros.ros.pose.camera import Camera, Vector
 from mixformerv2_ros.ros.pose.estimate import (
     ANY_ANGLE_VARIANCE,

@@ -187,7 +187,7 @@ def test_image_in_the_middle_is_broken(
     arguments = ("--box", BOX, "--csv", table) if command == "track" else ("-o", bag)
     assert run_command(command, source, *arguments) == 2
     assert re.fullmatch(
-        rf"mixformerv2 {command}: 1 image skipped that cannot be decoded; first: 4\.png: "
+        rf"mixformerv2 {command}: 1 image skipped, cannot be decoded; first: 4\.png: "
         r"image .*4\.png cannot be decoded: PNG image is cut off.*\n",
         capsys.readouterr().err,
     )
@@ -244,7 +244,7 @@ def test_video_that_ends_early_is_reported(
     assert 10 < found < 25
     with VideoSource(str(source)) as video:
         if video.count is not None and video.count > found:
-            assert f"announces {video.count} frames, {found} can be read" in capsys.readouterr().err
+            assert f"{found} of {video.count} frames could be read" in capsys.readouterr().err
 
 
 def test_overlay_video_scales_frames_of_another_size(tmp_path: Path) -> None:
@@ -299,13 +299,16 @@ def test_replay_starts_where_it_is_told(tmp_path: Path) -> None:
 def test_replay_needs_a_box(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", 3)
     for arguments, message in (
-        ((), "holds no box to track: give --box"),
-        (("--start-frame", 1), "need --box"),
+        ((), "has no init boxes; give --box"),
+        (("--start-frame", 1), "require --box"),
         (("--box", BOX, "--start-frame", 1, "--start-time", 1), "exclude each other"),
         (("--box", BOX, "--init-topic", "/roi"), "exclude each other"),
         (("--box", BOX, "--start-frame", 3), "belongs to image 3"),
         (("--box", BOX, "--start-time", 60), "belongs to an image recorded at"),
-        (("--box", BOX, "--image-topic", "/other"), f"no images on /other, but on {IMAGE_TOPIC}"),
+        (
+            ("--box", BOX, "--image-topic", "/other"),
+            f"on /other; image topics: {IMAGE_TOPIC}",
+        ),
     ):
         with pytest.raises(SourceError, match=message):
             run_command("replay", bag, "-o", tmp_path / "out", *arguments)

@@ -19,7 +19,8 @@ from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.messages import Level
-from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, PROFILES, Profile, check_values
+from mixformerv2_ros.ros.parameter_profiles import PROFILES, Profile
+from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, check_values
 
 DEFAULTS = "defaults"
 USE_SIM_TIME = "use_sim_time"

@@ -1,4 +1,4 @@
-"""`mixformerv2 replay`: follow targets through a recording and record their tracks."""
+"""`mixformerv2 replay`: track targets in a recording and record their tracks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
+from mixformerv2_ros.cli.parameter_options import add_parameter_arguments
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.cli.shared import (
     TrackOutputs,
@@ -27,7 +28,6 @@ from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
 from mixformerv2_ros.io.paths import remove_output
 from mixformerv2_ros.io.reference_tracks import Comparison
 from mixformerv2_ros.io.video import DEFAULT_FPS
-from mixformerv2_ros.ros.parameters import add_parameter_arguments
 from mixformerv2_ros.ros.replay import (
     RecordedImage,
     Start,
@@ -49,50 +49,48 @@ DIFFERENT = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 replay`."""
     parser.description = (
-        "Follow targets through the images of a rosbag2 recording, every frame in order, and "
-        "record /track (mixformerv2_ros/msg/Track) and /detections "
-        "(vision_msgs/msg/Detection2DArray). The same recording gives the same messages every "
-        "time. A damaged recording is replayed up to the damage; the exit code is 2 then."
+        "Track targets in the images of a rosbag2 recording, every image in order, and record "
+        "/track (mixformerv2_ros/msg/Track) and /detections (vision_msgs/msg/Detection2DArray). "
+        "The output is reproducible. A damaged recording is replayed up to the damage, images that "
+        "cannot be decoded are skipped; the exit code is 2 then."
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap or .db3 file")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder to record into"
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="output folder"
     )
-    parser.add_argument(
-        "--image-topic", metavar="T", help="topic of the images (default: the only one)"
-    )
+    parser.add_argument("--image-topic", metavar="T", help="image topic (default: the only one)")
     starts = parser.add_argument_group(
         "target",
-        "By default the boxes recorded as mixformerv2_ros/msg/InitBox are tracked, each from the "
-        "image whose stamp it carries.",
+        "Default: the init boxes recorded as mixformerv2_ros/msg/InitBox, each on the image of its "
+        "stamp.",
     )
     starts.add_argument(
         "--box",
         metavar="X,Y,W,H",
-        help="the target in the first image: top-left corner and size in pixels",
+        help="init box: top-left corner and size in pixels",
     )
     starts.add_argument(
         "--start-frame",
         type=ranged(int, 0),
         metavar="N",
-        help="image that the box is drawn on, from 0 (default: 0)",
+        help="index of the image of --box (default: 0)",
     )
     starts.add_argument(
         "--start-time",
         type=ranged(float, 0, 1e9),
         metavar="S",
-        help="draw the box on the first image recorded so many seconds after the first",
+        help="--box is on the first image recorded this many seconds after the first",
     )
     starts.add_argument(
         "--init-topic",
         action="append",
         default=[],
         metavar="T",
-        help="topic with more boxes: InitBox, vision_msgs/msg/Detection2D or "
+        help="further topic of init boxes: InitBox, vision_msgs/msg/Detection2D or "
         "sensor_msgs/msg/RegionOfInterest (may be repeated)",
     )
     parser.add_argument(
-        "--max-frames", type=ranged(int, 1), metavar="N", help="track at most so many images"
+        "--max-frames", type=ranged(int, 1), metavar="N", help="maximum number of images to track"
     )
     parser.add_argument(
         "--storage",
@@ -100,9 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mcap",
         help="storage format of the output (default: %(default)s)",
     )
-    parser.add_argument(
-        "--copy-images", action="store_true", help="record the images too, to view OUT alone"
-    )
+    parser.add_argument("--copy-images", action="store_true", help="record the images, too")
     reference = parser.add_argument_group("comparison")
     reference.add_argument(
         "--reference",
@@ -125,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay the recording; what is wrong with it is raised when all else is written."""
     if args.box is None and (args.start_frame is not None or args.start_time is not None):
-        raise SourceError("--start-frame and --start-time need --box")
+        raise SourceError("--start-frame and --start-time require --box")
     if args.start_frame is not None and args.start_time is not None:
         raise SourceError("--start-frame and --start-time exclude each other")
     if args.box is not None and args.init_topic:
@@ -179,7 +175,7 @@ def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[S
         starts = recorded_starts(reader, args.init_topic)
         if not starts:
             raise SourceError(
-                f"recording {args.bag} holds no box to track: give --box X,Y,W,H, or --init-topic"
+                f"recording {args.bag} has no init boxes; give --box X,Y,W,H or --init-topic"
             )
         return starts
     box = Box.parse(args.box)
@@ -187,7 +183,7 @@ def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[S
         return [Start(box, index=args.start_frame or 0)]
     first = next(reader.messages([topic.name]), None)
     if first is None:
-        raise SourceError(f"recording {args.bag} holds no image on {topic.name}")
+        raise SourceError(f"recording {args.bag} has no images on {topic.name}")
     return [Start(box, record_ns=first.record_ns + round(args.start_time * 1e9))]
 
 
@@ -201,7 +197,7 @@ def _write(
     # Nothing is created before the first frame: a box that cannot be tracked leaves no trace.
     first = next(steps, None)
     if first is None:
-        raise SourceError(f"recording {args.bag} holds no image to track in on {topic.name}")
+        raise SourceError(f"recording {args.bag} has no image on {topic.name} that can be decoded")
     failure: MixFormerError | None = None
     with ExitStack() as stack:
         remove_output(args.output)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from mixformerv2_ros.cli.laboratory import lab_module
+from mixformerv2_ros.cli.parameter_options import values_from_arguments
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.io.images import bgr_copy
@@ -23,12 +24,7 @@ from mixformerv2_ros.io.video import CODECS, VideoFile
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.overlay import draw_tracks
-from mixformerv2_ros.ros.parameters import (
-    check_values,
-    stream_rules,
-    tracker_settings,
-    values_from_arguments,
-)
+from mixformerv2_ros.ros.parameters import check_values, stream_rules, tracker_settings
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Track
 from mixformerv2_ros.tracking.stream import Stream
@@ -60,8 +56,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help=f"write a video with the tracks drawn in ({', '.join(CODECS)})",
     )
-    group.add_argument("--report", type=Path, metavar="F", help="write an HTML page about the run")
-    group.add_argument("--force", action="store_true", help="overwrite outputs that exist")
+    group.add_argument("--report", type=Path, metavar="F", help="write an HTML report")
+    group.add_argument("--force", action="store_true", help="overwrite existing outputs")
 
 
 def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = None) -> None:
@@ -80,7 +76,7 @@ def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = 
         if path is not None and not path.parent.is_dir():
             raise SourceError(f"folder of output {path} does not exist")
         if path is not None and path.is_dir():
-            raise SourceError(f"output {path} must be a file, but is a folder")
+            raise SourceError(f"output {path} must be a file, got a folder")
     if args.video is not None:
         VideoFile(args.video, 1.0)  # refuses an unknown suffix, creates nothing yet
     if args.report is not None:

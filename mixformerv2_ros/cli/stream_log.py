@@ -64,7 +64,7 @@ class StreamLog:
         broken = self._counts[EventKind.UNDECODABLE]
         if broken:
             first = self._first[EventKind.UNDECODABLE]
-            lines.append(f"{_images(broken)} skipped that cannot be decoded; first: {first}")
+            lines.append(f"{_images(broken)} skipped, cannot be decoded; first: {first}")
         for line in lines:
             print(f"mixformerv2 {self._command}: {line}", file=sys.stderr)
         return BAD_INPUT if broken else 0

@@ -1,4 +1,4 @@
-"""`mixformerv2 track`: follow a target through a video, a camera or an image folder."""
+"""`mixformerv2 track`: track a target in a video, a camera or an image folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
+from mixformerv2_ros.cli.parameter_options import add_parameter_arguments
 from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
@@ -21,7 +22,6 @@ from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
-from mixformerv2_ros.ros.parameters import add_parameter_arguments
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.events import InitRequest
 from mixformerv2_ros.tracking.stream import track_one
@@ -30,34 +30,34 @@ from mixformerv2_ros.tracking.stream import track_one
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 track`."""
     parser.description = (
-        "Follow the target in a box through a video file, a camera or a folder of images, and "
-        "write its track as CSV, JSON or a video with the box drawn in."
+        "Track a target in a video file, a camera or an image folder, and write its track as CSV, "
+        "JSON, HTML report or a video with the box drawn in."
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="video file, number of a camera, or folder of images"
+        "source", metavar="SOURCE", help="video file, camera index, or image folder"
     )
     parser.add_argument(
         "--box",
         type=str,
         required=True,
         metavar="X,Y,W,H",
-        help="the target in the first frame: top-left corner and size in pixels",
+        help="init box: top-left corner and size in pixels",
     )
     parser.add_argument(
         "--start-frame",
         type=ranged(int, 0),
         default=0,
         metavar="N",
-        help="frame that the box is drawn on, from 0 (default: %(default)s)",
+        help="index of the frame of --box (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-frames", type=ranged(int, 1), metavar="N", help="track at most so many frames"
+        "--max-frames", type=ranged(int, 1), metavar="N", help="maximum number of frames to track"
     )
     parser.add_argument(
         "--fps",
         type=ranged(float, 0.001, 10_000),
         metavar="F",
-        help="frames per second instead of the source's own timing (image folders: 30)",
+        help="frame rate to use instead of the source's timing (image folders: 30)",
     )
     add_output_arguments(parser)
     add_parameter_arguments(parser)

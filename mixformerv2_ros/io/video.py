@@ -130,7 +130,7 @@ class VideoSource:
         if index == 0:
             raise SourceError(f"video {self.name} has no frame that can be read")
         if self.count is not None and index < self.count:
-            self.warning = f"video {self.name} announces {self.count} frames, {index} can be read"
+            self.warning = f"video {self.name}: {index} of {self.count} frames could be read"
 
     def _stamp(self, capture: cv2.VideoCapture, index: int, previous_ns: int) -> int:
         """Time of the frame just read in nanoseconds, later than that of the frame before."""

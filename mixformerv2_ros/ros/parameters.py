@@ -6,8 +6,6 @@ validation are derived from these tables.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from typing import Any
 from mixformerv2_ros.engines.loader import ENGINES
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
+from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
+from mixformerv2_ros.ros.topics import IMAGES, RAW
 from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import StreamRules
@@ -170,7 +170,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
-        "an image this much older than the newest is late and dropped; a larger step back resets",
+        "time by which an image may be older than the newest and is dropped as late; beyond: reset",
         unit="s", low=0, high=3600, stream=True,
     ),
 )  # fmt: skip
@@ -180,14 +180,14 @@ BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARA
 NODE_PARAMETERS: tuple[Parameter, ...] = (
     *PARAMETERS,
     Parameter(
-        "image_transport", "raw",
+        "image_transport", RAW,
         "raw: sensor_msgs/Image on image; compressed: CompressedImage on image/compressed",
-        choices=("raw", "compressed"),
+        choices=tuple(IMAGES),
     ),
     Parameter(
-        "image_qos", "auto",
+        "image_qos", AUTO,
         "QoS of the image subscription; auto: reliable if all publishers are, else best effort",
-        choices=("auto", "sensor_data", "reliable"),
+        choices=QOS_CHOICES,
     ),
     Parameter(
         "image_timeout", 2.0, "time without an image after which the camera is reported as stalled",
@@ -226,7 +226,7 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         unit="s", low=0.1, high=3600,
     ),
 )  # fmt: skip
-"""Parameters of the live node: those of the tracker, and those of its inputs and outputs."""
+"""Parameters of the tracker node: those of the tracker, and those of the node itself."""
 
 POSE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -240,9 +240,9 @@ POSE_PARAMETERS: tuple[Parameter, ...] = (
         "whether the tracked images are rectified; true: use p of camera_info, false: k and d",
     ),
     Parameter(
-        "range_qos", "auto",
+        "range_qos", AUTO,
         "QoS of the depth subscription; auto: reliable if all publishers are, else best effort",
-        choices=("auto", "sensor_data", "reliable"),
+        choices=QOS_CHOICES,
     ),
     Parameter(
         "target_id", "", "target to publish poses of; empty: that of the first track received",
@@ -397,112 +397,3 @@ def stream_rules(values: Mapping[str, Any]) -> StreamRules:
         catch_up_searches=int(values["buffer.catch_up_rate"]),
         max_targets=int(values["max_targets"]),
     )
-
-
-def add_parameter_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare an option for every parameter."""
-    engine = parser.add_argument_group("model and engine")
-    tracker = parser.add_argument_group("tracker")
-    for parameter in PARAMETERS:
-        group = tracker if parameter.setting or parameter.stream else engine
-        notes = [parameter.unit, parameter.range if not parameter.choices else ""]
-        shown = parameter.default if parameter.default != "" else ""
-        notes.append(f"default {shown}" if shown != "" else "")
-        extra = ", ".join(note for note in notes if note)
-        group.add_argument(
-            parameter.option,
-            dest=parameter.name,
-            metavar="{" + ",".join(parameter.choices) + "}" if parameter.choices else "VALUE",
-            help=parameter.text + (f" ({extra})" if extra else ""),
-        )
-
-
-def values_from_arguments(args: argparse.Namespace) -> dict[str, Value]:
-    """The parameters that were given on the command line.
-
-    Raises:
-        ParameterError: a value of the wrong type or out of range.
-    """
-    given = {p: getattr(args, p.name) for p in PARAMETERS}
-    return {p.name: p.parse(text) for p, text in given.items() if text is not None}
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A parameter file in `config/`.
-
-    Attributes:
-        title: Its purpose, one line.
-        values: Values that differ from the defaults.
-        parameters: The parameters of the node.
-    """
-
-    title: str
-    values: Mapping[str, Value]
-    parameters: tuple[Parameter, ...] = NODE_PARAMETERS
-
-    def text(self) -> str:
-        """The file."""
-        return parameter_file(self.title, self.values, self.parameters)
-
-
-PROFILES: dict[str, Profile] = {
-    "tracker_s_cpu": Profile(
-        "Preset S on a CPU; set model to the bundle, see docs/models.md.",
-        {"engine": "onnxruntime", "device": "cpu"},
-    ),
-    "tracker_b_gpu": Profile(
-        "Preset B on a GPU; set model to the bundle, see docs/models.md.",
-        {"device": "cuda", "template_update.interval": 10},
-    ),
-    "target_pose": Profile(
-        "Target pose node: poses in the frame map for Nav2, from depth images.",
-        {"target_frame": "map"},
-        POSE_PARAMETERS,
-    ),
-}
-"""Parameter files in `config/` by name."""
-
-
-def parameter_file(
-    title: str, values: Mapping[str, Any], parameters: Sequence[Parameter] = NODE_PARAMETERS
-) -> str:
-    """A ROS parameter file (YAML) with all parameters of a node and their descriptions.
-
-    Args:
-        title: Its purpose, one line.
-        values: Values that differ from the defaults.
-        parameters: The parameters of the node.
-
-    Raises:
-        ParameterError: see `check_values`.
-    """
-    checked = check_values(values, parameters)
-    lines = [f"# {title}", "/**:", "  ros__parameters:"]
-    group = ""
-    for p in parameters:
-        head, _, name = p.name.rpartition(".")
-        if head and head != group:
-            lines.append(f"    {head}:")
-        group = head
-        indent = "      " if head else "    "
-        notes = [p.unit, p.range, "" if p.live else "not at runtime"]
-        extra = ", ".join(note for note in notes if note)
-        lines.append(f"{indent}# {p.text}" + (f" ({extra})" if extra else ""))
-        lines.append(f"{indent}{name or p.name}: {json.dumps(checked[p.name])}")
-    return "\n".join(lines) + "\n"
-
-
-def markdown_table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
-    """The table of parameters as in `docs/parameters.md`."""
-    lines = [
-        "| parameter | default | range | unit | at runtime | description |",
-        "|---|---|---|---|---|---|",
-    ]
-    for p in parameters:
-        shown = str(p.default).lower() if isinstance(p.default, bool) else p.default
-        default = f"`{shown}`" if shown != "" else ""
-        permitted = p.range.replace("|", "\\|")
-        live = "yes" if p.live else "no"
-        lines.append(f"| `{p.name}` | {default} | {permitted} | {p.unit} | {live} | {p.text} |")
-    return "\n".join(lines)

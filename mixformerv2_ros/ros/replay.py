@@ -100,7 +100,7 @@ def choose_image_topic(reader: BagReader, name: str | None) -> Topic:
     names = ", ".join(printable(topic.name) for topic in found)
     if not found:
         raise SourceError(
-            f"recording {reader.path} must hold images ({' or '.join(IMAGE_TYPES)}), got topics "
+            f"recording {reader.path} must have images ({' or '.join(IMAGE_TYPES)}), got topics "
             f"{', '.join(map(printable, sorted(reader.topics))) or 'none'}"
         )
     if name is not None:
@@ -108,10 +108,12 @@ def choose_image_topic(reader: BagReader, name: str | None) -> Topic:
             if topic.name.lstrip("/") == name.lstrip("/"):
                 return topic
         raise SourceError(
-            f"recording {reader.path} has no images on {printable(name)}, but on {names}"
+            f"recording {reader.path} has no images on {printable(name)}; image topics: {names}"
         )
     if len(found) > 1:
-        raise SourceError(f"recording {reader.path} has several image topics, name one: {names}")
+        raise SourceError(
+            f"recording {reader.path} has several image topics, give --image-topic: {names}"
+        )
     return found[0]
 
 
@@ -151,7 +153,7 @@ def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
             known = ", ".join(printable(t.name) for t in reader.of_types(*INITS.values()))
             raise SourceError(
                 f"recording {reader.path} has no boxes ({', '.join(INITS.values())}) on "
-                f"{printable(name)}, but on {known or 'no topic'}"
+                f"{printable(name)}; topics with boxes: {known or 'none'}"
             )
         names.add(topic.name)
     starts = []
@@ -244,7 +246,7 @@ def replay(
         yield from outputs
     yield from stream.finish()
     if waiting:
-        raise SourceError(f"{waiting[0]}, which the recording does not hold")
+        raise SourceError(f"{waiting[0]}, which is not in the recording")
     if stream.pending:
         name = printable(stream.pending[0].target_id)
         raise SourceError(f"the recording ends before an image that target {name} can start in")

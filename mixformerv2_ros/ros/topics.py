@@ -5,9 +5,11 @@ from __future__ import annotations
 IMAGE = "image"
 COMPRESSED_IMAGE = "image/compressed"
 
+RAW, COMPRESSED = "raw", "compressed"
+
 IMAGES = {
-    "raw": (IMAGE, "sensor_msgs/msg/Image"),
-    "compressed": (COMPRESSED_IMAGE, "sensor_msgs/msg/CompressedImage"),
+    RAW: (IMAGE, "sensor_msgs/msg/Image"),
+    COMPRESSED: (COMPRESSED_IMAGE, "sensor_msgs/msg/CompressedImage"),
 }
 """Topic and type of the images by the parameter `image_transport`."""
 

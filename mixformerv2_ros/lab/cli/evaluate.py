@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
+from mixformerv2_ros.cli.parameter_options import add_parameter_arguments, values_from_arguments
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.evaluation_sets import (
@@ -37,12 +38,7 @@ from mixformerv2_ros.lab.evaluation.summary import (
 )
 from mixformerv2_ros.lab.evaluation.trackers import OPENCV_TRACKERS, TrackerSpec, parse_tracker
 from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.ros.parameters import (
-    BY_NAME,
-    add_parameter_arguments,
-    check_values,
-    values_from_arguments,
-)
+from mixformerv2_ros.ros.parameters import BY_NAME, check_values
 
 LEGEND = (
     "AUC, P20, NP, OP50, OP75: means over sequences. SEQ50: share of sequences with a mean overlap "

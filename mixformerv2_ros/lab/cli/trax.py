@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mixformerv2_ros.ros.parameters import add_parameter_arguments
+from mixformerv2_ros.cli.parameter_options import add_parameter_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
+from mixformerv2_ros.cli.parameter_options import add_parameter_arguments, values_from_arguments
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
@@ -30,12 +31,7 @@ from mixformerv2_ros.lab.visualization.observe import Moment, observe
 from mixformerv2_ros.lab.visualization.sheet import SheetFile
 from mixformerv2_ros.lab.visualization.templates import History, point_of, templates_frame
 from mixformerv2_ros.model.bundle import Bundle, open_bundle
-from mixformerv2_ros.ros.parameters import (
-    add_parameter_arguments,
-    check_values,
-    tracker_settings,
-    values_from_arguments,
-)
+from mixformerv2_ros.ros.parameters import check_values, tracker_settings
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 

@@ -60,7 +60,7 @@ class LiveTracker:
     """A tracker node without its middleware.
 
     Attributes:
-        failure: The defect that ended the worker; None while it runs.
+        failure: The exception that ended the worker; None while it runs.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class LiveTracker:
 
         Args:
             model: The model to track with.
-            values: Parameters of the node by name; defaults hold for those that are missing.
-            middleware: Where messages come from and go to.
+            values: Parameters of the node by name; missing ones have their defaults.
+            middleware: The node.
             name: Full name of the node, for diagnostics.
             open_image: Decodes an image message; raises ImageError.
 
@@ -110,7 +110,7 @@ class LiveTracker:
 
     @property
     def values(self) -> dict[str, Value]:
-        """The parameters in force, by name."""
+        """The current parameters by name."""
         return dict(self._values)
 
     @property
@@ -162,7 +162,7 @@ class LiveTracker:
         return request.target_id
 
     def stop(self, target_id: str | None = None) -> str:
-        """Stop one target or all, and the init boxes that wait; returns one line for people."""
+        """Stop one target or all, and the init boxes that wait; returns one line for the user."""
         known = self.targets
         for request in self._mailbox.stop(target_id):
             self._on_event(stopped(request))
@@ -186,8 +186,8 @@ class LiveTracker:
         """Change parameters, all of them or none, before the next image.
 
         Raises:
-            ParameterError: a parameter is unknown or fixed, a value is out of range, or values
-                contradict each other.
+            ParameterError: a parameter is unknown or cannot be changed at runtime, or values are
+                out of range or inconsistent.
         """
         with self._setting:
             values = check_changes(self._values, changes, NODE_PARAMETERS, running=True)
@@ -207,7 +207,7 @@ class LiveTracker:
         timeout, seconds = float(self._values["image_timeout"]), statistics.since_image_s
         stalled = seconds is not None and seconds > timeout
         if stalled and not self._stalled:
-            self._middleware.log(Level.WARN, f"no image for {seconds:.1f} s")
+            self._middleware.log(Level.WARN, f"camera stalled: no image for {seconds:.1f} s")
         elif self._stalled and not stalled:
             self._middleware.log(Level.OK, "image stream resumed")
         self._stalled = stalled

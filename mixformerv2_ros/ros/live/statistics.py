@@ -1,4 +1,4 @@
-"""TrackerStatistics about a running tracker, and the diagnostic status made of them."""
+"""Statistics of a running tracker, and its diagnostic status."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mixformerv2_ros.tracking.session import State, Track
 
 WINDOW = 150
 WINDOW_NS = 5 * NS
-"""Processed images, at most, and time that rate and latencies are taken over."""
+"""Number of images, at most, and time over which rate and latencies are computed."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened since the node was started or reset.
+    """Events since the node was started or reset.
 
     Attributes:
-        received: Images that came in.
-        processed: Images that a track was published for.
-        dropped: Images that newer ones replaced before the tracker could look at them.
+        received: Images received.
+        processed: Images that tracks were published for.
+        dropped: Images replaced by newer ones before they were processed.
         late: Images dropped because they are older than the newest, or of another size or time
-            than those around them.
+            than their neighbours.
         bad: Images that cannot be decoded.
-        refused: Boxes that no target could be started from.
-        failed: Images that the engine failed on.
+        refused: Init boxes that were rejected.
+        failed: Images on which the engine failed.
     """
 
     received: int = 0
@@ -43,19 +43,19 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrackerStatistics:
-    """A running tracker at one moment.
+    """State of a running tracker at one time.
 
     Attributes:
-        counts: What happened so far.
-        rate: Images per second that were processed lately.
+        counts: Events so far.
+        rate: Images processed per second, recently.
         latency_ms: Median and 95th percentile of the time from arrival to publication.
         age_ms: Median and 95th percentile of the time from an image's stamp to its publication.
         since_image_s: Seconds since the last image; None before the first.
         image: Size and encoding of the last image; empty before the first.
         stamps_usable: Whether durations are taken from the stamps, not from arrival times.
         tracks: The last track of every target.
-        buffered: Number of images kept.
-        buffered_bytes: Bytes of them.
+        buffered: Number of buffered images.
+        buffered_bytes: Their size in bytes.
     """
 
     counts: Counts
@@ -77,7 +77,7 @@ class Timing:
         self._published: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)
 
     def add(self, published_ns: int, latency_ns: int, age_ns: int) -> None:
-        """Note a publication; where the clock has stepped back, all before it is forgotten."""
+        """Add a publication; a clock that has stepped back clears the earlier ones."""
         if self._published and published_ns < self._published[-1][0]:
             self._published.clear()
         while self._published and published_ns - self._published[0][0] > WINDOW_NS:
@@ -85,7 +85,7 @@ class Timing:
         self._published.append((published_ns, latency_ns, age_ns))
 
     def rate(self, now_ns: int) -> float:
-        """Publications per second; 0 where there were fewer than two lately."""
+        """Publications per second; 0 with fewer than two in the window."""
         times = [entry[0] for entry in self._published if 0 <= now_ns - entry[0] <= WINDOW_NS]
         if len(times) < 2:
             return 0.0
@@ -114,24 +114,27 @@ def status(
     node: str,
     timeout_s: float,
 ) -> Status:
-    """Judge statistics.
+    """Diagnostic status of a tracker.
 
     Args:
         statistics: The statistics now.
-        before: The counts at the last judgement; counts that have grown since are reported.
-        model: Facts about model and engine by name.
+        before: The counts of the last status; increments since are reported.
+        model: Entries about model and engine by name.
         node: Full name of the node.
-        timeout_s: Seconds without an image after which the camera counts as stopped.
+        timeout_s: Seconds without an image after which the camera is stalled.
     """
     counts = statistics.counts
     states = {track.state for track in statistics.tracks}
     level, summary = Level.OK, max(states, default=State.IDLE).name
     if statistics.since_image_s is None:
-        level, summary = Level.WARN, "no image yet"
+        level, summary = Level.WARN, "no image received"
     elif statistics.since_image_s > timeout_s:
-        level, summary = Level.WARN, f"no image for {statistics.since_image_s:.1f} s"
+        level, summary = (
+            Level.WARN,
+            f"camera stalled: no image for {statistics.since_image_s:.1f} s",
+        )
     elif counts.failed > before.failed:
-        level, summary = Level.ERROR, "the engine failed"
+        level, summary = Level.ERROR, "engine failed"
     elif counts.bad > before.bad:
         level, summary = Level.WARN, f"{counts.bad - before.bad} images cannot be decoded"
     elif not statistics.stamps_usable:
@@ -150,10 +153,10 @@ def status(
         "images received": str(counts.received),
         "images processed": str(counts.processed),
         "images dropped": str(counts.dropped),
-        "images late": str(counts.late),
-        "images bad": str(counts.bad),
-        "images failed": str(counts.failed),
-        "boxes refused": str(counts.refused),
+        "images late or stray": str(counts.late),
+        "images not decodable": str(counts.bad),
+        "engine failures": str(counts.failed),
+        "init boxes rejected": str(counts.refused),
         "images buffered": f"{statistics.buffered} ({statistics.buffered_bytes / 1e6:.1f} MB)",
     }
     for track in statistics.tracks:
@@ -165,5 +168,5 @@ def status(
 
 
 def incremented(counts: Counts, **by: int) -> Counts:
-    """Counts with some of them raised."""
+    """Counts with some of them incremented."""
     return replace(counts, **{name: getattr(counts, name) + n for name, n in by.items()})
