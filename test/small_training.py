@@ -32,6 +32,17 @@ TEACHER = TeacherSpec(
     width=32, heads=2, depth=4, mlp_ratio=4.0, head="corner_up", head_channels=16,
     template_size=32, search_size=64,
 )  # fmt: skip
+MIXVIT_B = TeacherSpec(
+    width=768, depth=12, heads=12, mlp_ratio=4.0, head="corner_up", head_channels=384,
+    template_size=128, search_size=288,
+)  # fmt: skip
+"""MixViT-B, teacher of students with 72 bins."""
+
+MIXVIT_L = dataclasses.replace(
+    MIXVIT_B, width=1024, depth=24, heads=16, template_size=192, search_size=384
+)  # fmt: skip
+"""MixViT-L, teacher of students with 96 bins."""
+
 BOXES = LossConfig(edge=0.0, foreground=0.0, score=0.0)
 DISTILLED = dataclasses.replace(BOXES, kl=5.0)
 DEEP = dataclasses.replace(DISTILLED, features=0.2)

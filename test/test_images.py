@@ -13,8 +13,8 @@ from pictures import exif_rotated
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import list_images, read_bgr, read_image
 from mixformerv2_ros.io.video import VideoSource
+from mixformerv2_ros.lab.datasets.annotated_images import read_clips, read_stills
 from mixformerv2_ros.lab.datasets.image_cache import ImageCache
-from mixformerv2_ros.lab.datasets.images import read_clips, read_stills
 from mixformerv2_ros.lab.evaluation.run import read_images
 
 WIDTH, HEIGHT = 64, 48

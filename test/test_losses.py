@@ -11,9 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_training import MIXVIT_B, MIXVIT_L  # noqa: E402
+
 from mixformerv2_ros.errors import ParameterError  # noqa: E402
 from mixformerv2_ros.lab.training import losses  # noqa: E402
-from mixformerv2_ros.lab.training.mixvit import MIXVIT_B, MIXVIT_L, corner_marginals  # noqa: E402
+from mixformerv2_ros.lab.training.mixvit import corner_marginals  # noqa: E402
 from mixformerv2_ros.network.heads import edges_to_boxes  # noqa: E402
 
 RELATIVE = 1e-6

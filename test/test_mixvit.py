@@ -10,11 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_training import MIXVIT_B, MIXVIT_L  # noqa: E402
+
 from mixformerv2_ros.errors import CheckpointError  # noqa: E402
 from mixformerv2_ros.lab.training.mixvit import (  # noqa: E402
     HEADS,
-    MIXVIT_B,
-    MIXVIT_L,
     MixViT,
     TeacherSpec,
     corner_marginals,

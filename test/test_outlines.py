@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, which is not installed")
 
 from mixformerv2_ros.errors import ImageError
-from mixformerv2_ros.lab.datasets.images import read_stills
+from mixformerv2_ros.lab.datasets.annotated_images import read_stills
 from mixformerv2_ros.lab.training.composites import (
     cut_out,
     opaque_bounds,

@@ -9,9 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_training import MIXVIT_B  # noqa: E402
+
 from mixformerv2_ros.errors import CheckpointError, ParameterError  # noqa: E402
 from mixformerv2_ros.lab.training import losses, pretrained, pruning  # noqa: E402
-from mixformerv2_ros.lab.training.mixvit import MIXVIT_B, MixViT  # noqa: E402
+from mixformerv2_ros.lab.training.mixvit import MixViT  # noqa: E402
 from mixformerv2_ros.model.spec import ModelSpec  # noqa: E402
 from mixformerv2_ros.network.backbone import sincos_position_table  # noqa: E402
 from mixformerv2_ros.network.model import MixFormerV2  # noqa: E402

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from small_training import changed  # noqa: E402
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError, SourceError  # noqa: E402
-from mixformerv2_ros.lab.datasets.images import DecodedClip, Still, read_stills  # noqa: E402
+from mixformerv2_ros.lab.datasets.annotated_images import DecodedClip, Still, read_stills  # noqa: E402
 from mixformerv2_ros.lab.training import augment, losses  # noqa: E402
 from mixformerv2_ros.lab.training.checkpoint_files import LAST  # noqa: E402
 from mixformerv2_ros.lab.training.composites import cut_out, paste_distractor_copy  # noqa: E402

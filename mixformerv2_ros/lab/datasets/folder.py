@@ -15,7 +15,7 @@ import numpy as np
 
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.io.images import list_images
-from mixformerv2_ros.lab.datasets.images import VALIDATION_STEP, read_box_list
+from mixformerv2_ros.lab.datasets.annotated_images import VALIDATION_STEP, read_box_list
 from mixformerv2_ros.lab.datasets.index import (
     Rows,
     StillDataset,

@@ -9,7 +9,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from mixformerv2_ros.io.images import decode_image_file, load_image_file, read_image
-from mixformerv2_ros.lab.datasets.images import Image
+from mixformerv2_ros.lab.datasets.annotated_images import Image
 
 
 class ImageCache:

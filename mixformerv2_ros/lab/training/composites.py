@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.lab.datasets.images import Image, Still
+from mixformerv2_ros.lab.datasets.annotated_images import Image, Still
 from mixformerv2_ros.lab.training import augment
 
 MASK_SIDE = 64

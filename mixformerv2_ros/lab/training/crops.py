@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import BoxError
-from mixformerv2_ros.lab.datasets.images import Image
+from mixformerv2_ros.lab.datasets.annotated_images import Image
 from mixformerv2_ros.lab.training.augment import to_grey
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mixformerv2_ros.lab.datasets.images import Image
+from mixformerv2_ros.lab.datasets.annotated_images import Image
 from mixformerv2_ros.lab.datasets.training_sets import read_set
 from mixformerv2_ros.lab.training.sample import Sample
 from mixformerv2_ros.lab.training.sampling import SamplingConfig, TrackingDataset

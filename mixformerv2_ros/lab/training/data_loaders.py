@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mixformerv2_ros.errors import TrainingError
-from mixformerv2_ros.lab.datasets.images import (
+from mixformerv2_ros.lab.datasets.annotated_images import (
     VALIDATION_STEP,
     DecodedClip,
     Still,

@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 
-from mixformerv2_ros.lab.datasets.images import Image, Still
+from mixformerv2_ros.lab.datasets.annotated_images import Image, Still
 
 WIDTH, HEIGHT = 320, 240
 _SHAPES = ("disc", "box", "star", "blob")

@@ -9,7 +9,7 @@ Module and parameter names are those of the released checkpoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -70,18 +70,6 @@ class TeacherSpec:
         """Cells per side of the corner maps: the number of bins that a student must have."""
         patches = self.search_size // self.PATCH
         return 4 * patches if self.head == "corner_up" else patches
-
-
-MIXVIT_B = TeacherSpec(
-    width=768, depth=12, heads=12, mlp_ratio=4.0, head="corner_up", head_channels=384,
-    template_size=128, search_size=288,
-)  # fmt: skip
-"""MixViT-B, teacher of 72-bin students; the parent project also ships it with the plain head."""
-
-MIXVIT_L = replace(
-    MIXVIT_B, width=1024, depth=24, heads=16, template_size=192, search_size=384
-)  # fmt: skip
-"""MixViT-L (`baseline_large` of the parent project): its grid of 96 is why S and B have 96 bins."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.lab.datasets.images import DecodedClip, Image, Still
+from mixformerv2_ros.lab.datasets.annotated_images import DecodedClip, Image, Still
 
 
 class StillObject(NamedTuple):

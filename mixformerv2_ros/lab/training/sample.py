@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.lab.datasets.images import Image
+from mixformerv2_ros.lab.datasets.annotated_images import Image
 
 
 @dataclass(frozen=True)

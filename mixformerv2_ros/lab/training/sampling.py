@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.annotated_images import Image
 from mixformerv2_ros.lab.datasets.image_cache import ImageCache
-from mixformerv2_ros.lab.datasets.images import Image
 from mixformerv2_ros.lab.datasets.source import Clip, ClipDataset
 from mixformerv2_ros.lab.training.crops import (
     AugmentedImage,

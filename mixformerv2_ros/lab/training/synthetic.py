@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.lab.datasets.images import DecodedClip, Image, Still
+from mixformerv2_ros.lab.datasets.annotated_images import DecodedClip, Image, Still
 from mixformerv2_ros.lab.training import augment
 from mixformerv2_ros.lab.training.composites import (
     Cutout,
