@@ -39,6 +39,14 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
+def test_files_to_change_exist() -> None:
+    page = (ROOT / "docs" / "where_to_change.md").read_text("utf-8")
+    paths = [path for path in re.findall(r"`([\w./*]+/[\w./*]*)`", page) if "NAME" not in path]
+    assert len(paths) > 30
+    for path in paths:
+        assert any(ROOT.glob(path)) or any((ROOT / "mixformerv2_ros").glob(path)), path
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """Command lines of `mixformerv2` in indented or fenced code."""
     text = page.read_text("utf-8").replace("\\\n", " ")
