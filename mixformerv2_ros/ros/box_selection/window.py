@@ -50,7 +50,6 @@ class SelectionWindow:
             self._root = tkinter.Tk(className="mixformerv2")
         except tkinter.TclError as error:
             raise WindowError(f"cannot open a window: {printable(error)}") from error
-        self._tkinter = tkinter
         self._root.title(printable(title))
         self._root.configure(background=_DARK)
         font = ("TkDefaultFont", 11)

@@ -72,11 +72,6 @@ class Subscription:
         self._seen = _NONE_SEEN
         self._open(qos)
 
-    @property
-    def publisher_count(self) -> int:
-        """Number of matched publishers."""
-        return int(self.reader.get_subscription_matched_status().current_count)
-
     def take(self) -> None:
         """Call back with the messages received since the last call."""
         for taken in self.reader.take(N=_MAX_SAMPLES):
