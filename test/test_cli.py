@@ -98,6 +98,11 @@ def test_a_mistyped_command_gets_a_hint(capsys):
     [
         (["replay", "bag", "--expect", "f.json"], "--expect", "--reference"),
         (["evaluate", "--every=2"], "--every", "--frame-step"),
+        (
+            ["convert", "a.pth", "--template-surroundings", "1"],
+            "--template-surroundings",
+            "--template-background-contrast",
+        ),
     ],
 )
 def test_a_renamed_option_names_the_new_one(words, old, new, capsys):

@@ -371,4 +371,4 @@ def test_bad_settings_end_the_command_with_one_line(tmp_path, capsys):
     assert main(["train", str(path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "unknown setting 'teachers'; expected one of preset, output" in error
+    assert "unknown setting 'teachers'; did you mean 'distillation.teacher'?" in error

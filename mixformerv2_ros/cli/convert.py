@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mixformerv2_ros.cli.arguments import ranged
+from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.model.architecture import describe
 from mixformerv2_ros.model.bundle import (
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="contrast of the background in templates, 0 to 1 (default: as in the checkpoint, else "
         f"{TEMPLATE_BACKGROUND_CONTRAST})",
     )
+    add_renamed_option(parser, "--template-surroundings", "--template-background-contrast")
     parser.add_argument(
         "--heads",
         type=ranged(int, 1),

@@ -90,7 +90,8 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[ScheduledOpt
     if matrices:
         if not hasattr(torch.optim, "Muon"):
             raise ParameterError(
-                f"matrix_learning_rate needs torch.optim.Muon (torch 2.9), got {torch.__version__}"
+                "optimizer.matrix_learning_rate needs torch.optim.Muon (torch 2.9), got torch "
+                f"{torch.__version__}"
             )
         rate = config.optimizer.matrix_learning_rate
         muon = torch.optim.Muon(matrices, lr=rate, weight_decay=config.optimizer.weight_decay)
