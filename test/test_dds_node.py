@@ -182,7 +182,7 @@ def test_malformed_messages_leave_the_node_up(peer: Peer, camera: Any) -> None:
         assert said.count("malformed message on /init_box") == 1
         for words in ("step of at least", "encoding must be one of", "at least one pixel"):
             assert said.count(words) == 1
-        assert "box of bad refused: box must be four finite numbers" in said
+        assert "box of bad rejected: box must be four finite numbers" in said
 
 
 def test_a_recording_that_loops(peer: Peer, camera: Any) -> None:

@@ -191,8 +191,8 @@ def test_boxes_that_cannot_be_tracked_are_refused(box: Any, words: str, stamp: i
         node.tracker.receive_init(init_box(box, stamp, "bad\n"))
         node.settle()
         node.feed(image(2))
-        assert [text for text in node.desk.texts if "refused" in text] != []
-        assert "init box of bad\\n refused: " in node.desk.texts[-1]
+        assert [text for text in node.desk.texts if "rejected" in text] != []
+        assert "init box of bad\\n rejected: " in node.desk.texts[-1]
         assert words.split(" must")[0] in node.desk.texts[-1]
         assert node.counts.refused == 1
         assert [m.target_id for m in node.desk.tracks] == ["good"] * 3
@@ -215,7 +215,7 @@ def test_a_target_more_than_permitted_is_refused() -> None:
         node.feed(image(0))
         assert [m.target_id for m in node.desk.tracks] == ["a", "b"]
         assert (
-            "init box of c refused: at most 2 targets are tracked (max_targets)" in node.desk.texts
+            "init box of c rejected: too many targets (max_targets 2)" in node.desk.texts
         )
 
 
@@ -255,7 +255,7 @@ def test_stop_and_reset() -> None:
         node.tracker.receive_init(init_box(red_box(0), frame_stamp(0)))
         node.feed(image(3))
         assert node.desk.tracks[-1].state == State.IDLE
-        assert "refused" in node.desk.texts[-1]
+        assert "rejected" in node.desk.texts[-1]
 
 
 def test_stop_forgets_a_box_that_waits() -> None:
@@ -323,7 +323,7 @@ def test_another_size_forgets_targets() -> None:
         ]
         node.tracker.receive_init(init_box(red_box(1), frame_stamp(1)))
         node.feed(large(6))
-        assert "refused" in node.desk.texts[-1]
+        assert "rejected" in node.desk.texts[-1]
 
 
 def test_another_encoding_changes_nothing() -> None:

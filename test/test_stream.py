@@ -335,7 +335,7 @@ def test_more_targets_than_permitted_are_refused() -> None:
         run.box(0, name=name)
     run.feed(image(0))
     assert run.stream.targets == ("a", "b")
-    assert "at most 2 targets are tracked (max_targets)" in run.events[0].text
+    assert "too many targets (max_targets 2)" in run.events[0].text
     for index in range(20):
         run.box(9, stamp_of(9), name=str(index))
     assert len(run.stream.pending) == 8

@@ -135,7 +135,7 @@ def raise_failure(event: Event) -> None:
 def refused(request: InitRequest, reason: str) -> Event:
     """The event of an init box that no target is started from."""
     name = printable(request.target_id)
-    text = f"init box of {name} refused: {reason}"
+    text = f"init box of {name} rejected: {reason}"
     return Event(EventKind.REFUSED, text, request, reason=reason)
 
 

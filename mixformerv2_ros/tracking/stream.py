@@ -340,7 +340,7 @@ class Stream:
         limit = self.rules.max_targets
         others = {*self.targets, *self._catching_up, *starts} - {request.target_id}
         if limit is not None and len(others) >= limit:
-            raise BoxError(f"at most {limit} targets are tracked (max_targets)")
+            raise BoxError(f"too many targets (max_targets {limit})")
 
     def _started(self, pending: PendingInit, text: str) -> list[Output]:
         """From now on the target belongs to whoever asked for it last."""
