@@ -15,8 +15,8 @@ from small_training import TEACHER, save_mae, save_mixvit, write_data_sets  # no
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import MixFormerError  # noqa: E402
-from mixformerv2_ros.lab.training.config_files import read_config, read_yaml  # noqa: E402
-from mixformerv2_ros.lab.training.recipe import is_recipe, read_recipe, run_recipe  # noqa: E402
+from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, read_yaml  # noqa: E402
+from mixformerv2_ros.lab.training.recipe import read_recipe, run_recipe  # noqa: E402
 from mixformerv2_ros.lab.training.stages import check_settings  # noqa: E402
 from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
 from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
@@ -265,6 +265,14 @@ def test_recipes_are_checked_before_the_first_step(case, miniature_data, tmp_pat
         read_recipe(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["visualize", "samples"], ["train", "--profile", "3"]])
+def test_a_recipe_is_refused_where_one_stage_is_expected(words, capsys):
+    assert main([*words, str(FOLDER / "recipe_t.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "recipe_t.yaml: expected the settings of one stage, got a recipe\n" in error
+    assert error.count("\n") == 1
 
 
 def test_the_shipped_settings_are_consistent():

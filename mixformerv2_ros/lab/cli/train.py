@@ -18,7 +18,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mixformerv2_ros.cli import convert
 from mixformerv2_ros.cli.arguments import ranged
-from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 
 if TYPE_CHECKING:
@@ -64,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
     # Before torch is loaded: its threads must sleep, not spin, while data loader workers need the
     # cores. Spinning made steps on two busy cores ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from mixformerv2_ros.lab.training.config_files import read_config, read_yaml
-    from mixformerv2_ros.lab.training.recipe import is_recipe
+    from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, read_yaml
 
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
@@ -73,15 +71,12 @@ def run(args: argparse.Namespace) -> int:
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
     )
-    recipe = is_recipe(read_yaml(args.config))
     if args.profile:
-        if recipe:
-            raise ParameterError("--profile needs the settings of one stage, got a recipe")
         return _profile(read_config(args.config, args.settings), args.profile)
     with ExitStack() as stack:
         stopped = stack.enter_context(stop_request(signal.SIGINT, signal.SIGTERM))
         stack.enter_context(logging_redirect_tqdm())
-        if recipe:
+        if is_recipe(read_yaml(args.config)):
             return _recipe(args, stopped, is_main)
         return _stage(read_config(args.config, args.settings), args, stopped, is_main)
 

@@ -24,12 +24,19 @@ def read_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML file; `overrides` are `name=value` with dotted names.
 
     Raises:
-        ParameterError: the file is missing or not YAML, a name is unknown, or a value has the wrong
-            type.
+        ParameterError: the file is missing, not YAML or a recipe, a name is unknown, or a value has
+            the wrong type.
     """
     tree = read_yaml(path)
+    if is_recipe(tree):
+        raise ParameterError(f"{path}: expected the settings of one stage, got a recipe")
     override(tree, overrides or [])
     return train_config(tree, str(path))
+
+
+def is_recipe(tree: Mapping[str, Any]) -> bool:
+    """Whether the content of a settings file is a recipe."""
+    return "stages" in tree
 
 
 def train_config(tree: Mapping[str, Any], where: str) -> TrainConfig:

@@ -118,11 +118,6 @@ class StageRun:
         return Path(self.config.output) / LAST
 
 
-def is_recipe(tree: Mapping[str, Any]) -> bool:
-    """Whether a settings file is a recipe."""
-    return "stages" in tree
-
-
 def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe, list[StageRun]]:
     """Read a recipe and the settings of all of its stages, and check their consistency.
 
