@@ -30,6 +30,8 @@ def test_every_module_with_a_run_is_a_command_and_the_other_way_round():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_explains_itself(name, capsys):
+    if name == "visualize":
+        pytest.importorskip("matplotlib", reason="needs matplotlib, the extra `lab`")
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"mixformerv2 {name}" in shown
@@ -77,6 +79,8 @@ def test_version(capsys):
 def test_a_malformed_command_line_is_one_line(words, said, capsys):
     """It names the command, the option, what is expected and what came."""
     name, *rest = words.split(" ")
+    if name == "visualize":
+        pytest.importorskip("matplotlib", reason="needs matplotlib, the extra `lab`")
     assert main([name, *rest]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -197,6 +197,10 @@ def test_a_recording_that_loops(peer: Peer, camera: Any) -> None:
         other = peer.node.create_publisher("/image", IMAGE, profiles.reliable())
         wait_for(lambda: other.subscription_count, "a subscription to the second publisher")
         camera.publish(image(0))  # published when the next image has confirmed the step
+        tracker = local.tracking.tracker
+        wait_for(
+            lambda: tracker.statistics().counts.received == 4 and tracker.idle, "the first image"
+        )
         feed(peer, camera, 1)
         wait_for(lambda: len(peer.heard["/track"]) == 5, "both images after the step")
         assert [m.state for m in peer.heard["/track"]] == [1, 1, 1, 0, 0]

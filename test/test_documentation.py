@@ -15,6 +15,7 @@ from mixformerv2_ros.cli.entry import NAMES
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "mixformerv2_ros" / "models" / "default" / "README.md",
 ]
@@ -58,6 +59,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def options(*words: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """Options in the help of a command."""
+    if words[0] == "visualize":
+        pytest.importorskip("matplotlib", reason="needs matplotlib, the extra `lab`")
     assert main([*words, "--help"]) == 0
     return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
 

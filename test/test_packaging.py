@@ -81,15 +81,6 @@ def test_no_registry_is_written_down():
         assert not names.search(path.read_text("utf-8", errors="ignore")), name
 
 
-def test_links_between_documents_lead_to_files():
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    assert len(documents) > 5
-    for document in documents:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
-
-
 @dataclass(frozen=True)
 class Built:
     """A copy of the sources, their wheel, and the names of the files in that."""
