@@ -20,7 +20,7 @@ from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.io.bag_reader import BagReader, Topic
 from mixformerv2_ros.ros.messages import Level
-from mixformerv2_ros.ros.qos import DEPTH
+from mixformerv2_ros.ros.qos import HISTORY_DEPTH
 from mixformerv2_ros.ros.topics import IMAGE_TYPES
 from mixformerv2_ros.text import printable, some
 from mixformerv2_ros.tracking.frame import NS
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             topic.name: node.create_publisher(
                 names.topic(topic.name),
                 topic.msgtype,
-                transient_local(DEPTH) if _is_transient_local(topic) else reliable(),
+                transient_local(HISTORY_DEPTH) if _is_transient_local(topic) else reliable(),
             )
             for topic in _topics(args, reader, log)
         }

@@ -6,10 +6,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from mixformerv2_ros.errors import BAD_INPUT
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 
-BAD_INPUT = 2
 MAX_LINES = 5
 """Resets and the like that are printed; further ones are only counted."""
 

@@ -25,10 +25,10 @@ AUTO, SENSOR_DATA, RELIABLE = "auto", "sensor_data", "reliable"
 QOS_CHOICES = (AUTO, SENSOR_DATA, RELIABLE)
 """Values of the parameters `image_qos` and `range_qos`."""
 
-SENSOR_DEPTH = 5
+SENSOR_HISTORY_DEPTH = 5
 """History depth of subscriptions to images and other sensor data; they are taken at once."""
 
-DEPTH = 10
+HISTORY_DEPTH = 10
 """History depth of all other publishers and subscriptions."""
 
 

@@ -6,7 +6,13 @@ from cyclonedds.core import Policy, Qos
 from cyclonedds.util import duration
 
 from mixformerv2_ros.ros.cyclonedds.types import type_hash
-from mixformerv2_ros.ros.qos import DEPTH, SENSOR_DEPTH, Durability, QosProfile, Reliability
+from mixformerv2_ros.ros.qos import (
+    HISTORY_DEPTH,
+    SENSOR_HISTORY_DEPTH,
+    Durability,
+    QosProfile,
+    Reliability,
+)
 
 BLOCKING_NS = duration(milliseconds=100)
 """Maximum time that a reliable publisher waits for a subscription that does not keep up."""
@@ -15,12 +21,12 @@ _BEST_EFFORT = Policy.Reliability.BestEffort
 _RELIABLE = Policy.Reliability.Reliable(max_blocking_time=BLOCKING_NS)
 
 
-def sensor_data(depth: int = SENSOR_DEPTH) -> Qos:
+def sensor_data(depth: int = SENSOR_HISTORY_DEPTH) -> Qos:
     """Best effort, volatile."""
     return make_qos(QosProfile(Reliability.BEST_EFFORT), depth)
 
 
-def reliable(depth: int = DEPTH) -> Qos:
+def reliable(depth: int = HISTORY_DEPTH) -> Qos:
     """Reliable, volatile."""
     return make_qos(QosProfile(Reliability.RELIABLE), depth)
 

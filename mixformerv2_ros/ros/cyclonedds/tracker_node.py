@@ -12,7 +12,13 @@ from mixformerv2_ros.ros.cyclonedds.qos_profiles import make_qos, reliable
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import Level, Types
-from mixformerv2_ros.ros.qos import AUTO, DEPTH, SENSOR_DEPTH, QosProfile, initial_reliability
+from mixformerv2_ros.ros.qos import (
+    AUTO,
+    HISTORY_DEPTH,
+    SENSOR_HISTORY_DEPTH,
+    QosProfile,
+    initial_reliability,
+)
 from mixformerv2_ros.ros.topics import DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
 
 
@@ -42,7 +48,7 @@ class DdsTrackerNode:
         topic = node.names.topic
         self._outputs = {
             name: node.create_publisher(
-                topic(name), msgtype, reliable(1 if name == DEBUG_IMAGE else DEPTH)
+                topic(name), msgtype, reliable(1 if name == DEBUG_IMAGE else HISTORY_DEPTH)
             )
             for name, msgtype in OUTPUTS.items()
         }
@@ -54,7 +60,7 @@ class DdsTrackerNode:
             self._image_topic,
             IMAGES[transport][1],
             self.tracker.receive_image,
-            make_qos(QosProfile(initial_reliability(choice)), SENSOR_DEPTH),
+            make_qos(QosProfile(initial_reliability(choice)), SENSOR_HISTORY_DEPTH),
             auto=choice == AUTO,
         )
         node.create_timer(float(values["diagnostics.period"]), self.tracker.publish_diagnostics)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from mixformerv2_ros.ros.qos import DEPTH, Durability, QosProfile, Reliability
+from mixformerv2_ros.ros.qos import HISTORY_DEPTH, Durability, QosProfile, Reliability
 
 
-def reliable(depth: int = DEPTH) -> QoSProfile:
+def reliable(depth: int = HISTORY_DEPTH) -> QoSProfile:
     """Reliable, volatile."""
     return make_qos(QosProfile(Reliability.RELIABLE), depth)
 

@@ -17,7 +17,7 @@ from rosidl_runtime_py.utilities import get_message
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.ros.qos import (
     AUTO,
-    SENSOR_DEPTH,
+    SENSOR_HISTORY_DEPTH,
     QosProfile,
     Reliability,
     choose_reliability,
@@ -94,12 +94,13 @@ class SensorSubscription:
     def _open(self, reliability: Reliability) -> None:
         self._reliability = reliability
         profile = QosProfile(reliability)
+        qos = make_qos(profile, SENSOR_HISTORY_DEPTH)
         warn = _mismatch_logger(self._node, self._topic, profile)
+        # With auto, the next `follow` ends a mismatch.
+        on_mismatch = (lambda _: None) if self._auto else warn
         self._subscription = _subscribe(
-            self._node, self._topic, *self._source, make_qos(profile, SENSOR_DEPTH), _OVERRIDABLE,
-            # With auto, the next `follow` ends a mismatch.
-            (lambda _: None) if self._auto else warn,
-        )  # fmt: skip
+            self._node, self._topic, *self._source, qos, _OVERRIDABLE, on_mismatch
+        )
 
 
 def _subscribe(

@@ -17,7 +17,7 @@ from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model, load_model
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
-from mixformerv2_ros.ros.qos import DEPTH
+from mixformerv2_ros.ros.qos import HISTORY_DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
@@ -71,7 +71,7 @@ class TrackerNode(ManagedNode):
         self._model = load_model(values)
         self.until_cleanup.callback(self._drop_model)
         for name, msgtype in OUTPUTS.items():
-            self.create_output(name, msgtype, reliable(1 if name == DEBUG_IMAGE else DEPTH))
+            self.create_output(name, msgtype, reliable(1 if name == DEBUG_IMAGE else HISTORY_DEPTH))
         for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
             service = self.create_service(Trigger, name, callback)
             self.until_cleanup.callback(self.destroy_service, service)
