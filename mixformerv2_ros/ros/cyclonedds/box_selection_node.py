@@ -10,7 +10,7 @@ from mixformerv2_ros.ros.box_selection.topic_images import POLL_S, TopicImages
 from mixformerv2_ros.ros.cyclonedds.node import Node
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import reliable
 from mixformerv2_ros.ros.messages import Types
-from mixformerv2_ros.ros.qos import SENSOR_DEPTH
+from mixformerv2_ros.ros.qos import SENSOR_HISTORY_DEPTH
 from mixformerv2_ros.ros.topics import INIT_BOX, INITS, OUTPUTS, TRACK
 
 
@@ -75,5 +75,5 @@ class DdsBoxSelectionNode:
         msgtype = images.set_published_topics(self._node.participant.published_topics())
         if msgtype is not None:
             self._node.create_subscription(
-                images.title, msgtype, images.receive, reliable(SENSOR_DEPTH), auto=True
+                images.title, msgtype, images.receive, reliable(SENSOR_HISTORY_DEPTH), auto=True
             )
