@@ -5,9 +5,22 @@ modules that need them.
 """
 
 from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixformerv2_ros.api import Tracker as Tracker
 
 # `colcon build` puts the generated `msg` modules into an installed package of the same name; the
 # source folder must not hide them when it comes first on sys.path.
 __path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Tracker` when it is asked for."""
+    if name != "Tracker":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mixformerv2_ros.api import Tracker
+
+    return Tracker

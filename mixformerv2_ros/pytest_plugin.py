@@ -93,8 +93,7 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
         from mixformerv2_ros.io.bag_reader import BagReader
         from mixformerv2_ros.model.bundle import open_bundle
         from mixformerv2_ros.ros.parameters import (
-            BY_NAME,
-            check_values,
+            check_keywords,
             stream_rules,
             tracker_settings,
         )
@@ -111,8 +110,7 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
         from mixformerv2_ros.tracking.events import Step
         from mixformerv2_ros.tracking.stream import Stream
 
-        names = {name.replace(".", "_"): name for name in BY_NAME}
-        values = check_values({names.get(key, key): value for key, value in parameters.items()})
+        values = check_keywords(parameters)
         bundle = open_bundle(model)
         engine = load_engine(
             bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,11 +17,18 @@ from mixformerv2_ros.model.engine import Memory, Prediction
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.settings import TrackerSettings
 
 WIDTH, HEIGHT = 160, 120
 START_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 50_000_000
 IMAGE_TOPIC = "/camera/image_raw"
+
+
+def published_settings(**changes: Any) -> TrackerSettings:
+    """Settings with the published factors, which suit engines that only play a network."""
+    factors = {"search_factor": 4.5, "template_factor": 2.0, "template_background_contrast": 1.0}
+    return TrackerSettings(**{**factors, **changes})
 
 
 def red_box(index: int) -> Box:

@@ -171,7 +171,7 @@ def test_exported_run_imports_no_torch_and_stays_small(exported):
         "from mixformerv2_ros.tracking.settings import TrackerSettings\n"
         f"engine = load_engine(open_bundle({str(bundle.path)!r}))\n"
         "frame = Frame(Pixels.from_array(np.zeros((100, 100, 3), np.uint8)))\n"
-        "session = Session(engine, TrackerSettings())\n"
+        "session = Session(engine, TrackerSettings(4.5, 2.0, 1.0))\n"
         "session.start(frame, Box(10, 10, 40, 40))\n"
         "assert len(session.update(frame)) == 1\n"
         "assert 'torch' not in sys.modules\n"

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from recordings import published_settings
 
 from mixformerv2_ros.cli.arguments import CommandParser
 from mixformerv2_ros.errors import (
@@ -46,7 +47,6 @@ from mixformerv2_ros.model.bundle import open_bundle, write_bundle
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, iou
-from mixformerv2_ros.tracking.settings import TrackerSettings
 
 WIDTH, HEIGHT, SIDE = 96, 72, 16
 
@@ -423,7 +423,7 @@ def test_our_tracker_through_a_session() -> None:
         picture[50:70, x : x + 20] = (0, 0, 255)  # red, as OpenCV orders channels
         return picture
 
-    tracker = trackers.MixFormerTracker(RedEngine(), TrackerSettings())
+    tracker = trackers.MixFormerTracker(RedEngine(), published_settings())
     tracker.start(image(30), Box(30, 50, 20, 20))
     for x in range(32, 60, 2):
         said = tracker.update(image(x))
@@ -821,7 +821,7 @@ def test_data_sets_set_the_tracker_and_options_override(
     command(*arguments)
     command(*arguments, "--dataset", "otb")
     command(*arguments, "--dataset", "otb", "--template-update-interval", "7")
-    defaults = TrackerSettings()
+    defaults = published_settings()
     assert [each["update_interval"] for each in used] == [defaults.update_interval, 200, 7]
     assert [each["online_size"] for each in used] == [defaults.online_size, 3, 3]
     # A model of no published preset keeps its own search factor.

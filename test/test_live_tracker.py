@@ -20,7 +20,16 @@ from nodes import (
     init_detection,
     init_region,
 )
-from recordings import HEIGHT, PERIOD_NS, WIDTH, RedEngine, picture, red_box, write_bag
+from recordings import (
+    HEIGHT,
+    PERIOD_NS,
+    WIDTH,
+    RedEngine,
+    picture,
+    published_settings,
+    red_box,
+    write_bag,
+)
 
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.io.bag_reader import BagReader
@@ -39,7 +48,6 @@ from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, DIAGNOSTICS, INI
 from mixformerv2_ros.tracking.events import Step
 from mixformerv2_ros.tracking.image_buffer import BufferedImage, ImageBuffer, subsample
 from mixformerv2_ros.tracking.session import State
-from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import Stream
 
 
@@ -58,7 +66,7 @@ def replayed(tmp_path: Any, count: int, start: Start) -> list[tuple[Any, ...]]:
     with BagReader(write_bag(tmp_path / "bag", count)) as reader:
         outputs = replay(
             images(reader, choose_image_topic(reader, None)),
-            Stream(RedEngine(), TrackerSettings()),
+            Stream(RedEngine(), published_settings()),
             [start],
         )
         steps = [output for output in outputs if isinstance(output, Step)]

@@ -18,6 +18,7 @@ from recordings import (
     START_NS,
     RedEngine,
     picture,
+    published_settings,
     red_box,
     run_command,
 )
@@ -34,7 +35,6 @@ from mixformerv2_ros.lab.visualization.observe import observe
 from mixformerv2_ros.ros.messages import image_message
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.session import State
-from mixformerv2_ros.tracking.settings import TrackerSettings
 
 INIT_BOX = "mixformerv2_ros/msg/InitBox"
 LENGTH = 30
@@ -261,7 +261,7 @@ def tracked(folder: Path, tmp_path: Path) -> dict[int, tuple[Box, float]]:
 def test_evaluate(folder: Path, tracked: dict[int, tuple[Box, float]]) -> None:
     truth = np.array([red_box(i) for i in range(COUNT)], np.float64)
     sequence = AnnotatedSequence("one", tuple(sorted(folder.iterdir())), truth)
-    result = run_sequence(MixFormerTracker(RedEngine(), TrackerSettings()), sequence)
+    result = run_sequence(MixFormerTracker(RedEngine(), published_settings()), sequence)
     assert set(np.flatnonzero(result.skipped)) == {BROKEN}
     for index in range(COUNT):
         if index in tracked:
@@ -278,7 +278,9 @@ def test_visualize(folder: Path, tracked: dict[int, tuple[Box, float]]) -> None:
     with VideoSource(str(folder)) as source:
         seen = {
             moment.index: (moment.seen.box, moment.seen.confidence)
-            for moment in observe(RedEngine(), TrackerSettings(), source.frames(), red_box(0), log)
+            for moment in observe(
+                RedEngine(), published_settings(), source.frames(), red_box(0), log
+            )
         }
     assert log.finish() == 2
     assert seen.keys() == tracked.keys() - {0}

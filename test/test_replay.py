@@ -16,6 +16,7 @@ from recordings import (
     START_NS,
     RedEngine,
     picture,
+    published_settings,
     red_box,
     run_command,
     storage_file,
@@ -49,7 +50,6 @@ from mixformerv2_ros.ros.replay import (
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 from mixformerv2_ros.tracking.session import State
-from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import Stream
 
 
@@ -57,7 +57,9 @@ def outputs_of(bag: Path, starts: Sequence[Start]) -> list[Output]:
     with BagReader(bag) as reader:
         topic = choose_image_topic(reader, None)
         starts = assign_images(reader, topic, starts)
-        return list(replay(images(reader, topic), Stream(RedEngine(), TrackerSettings()), starts))
+        return list(
+            replay(images(reader, topic), Stream(RedEngine(), published_settings()), starts)
+        )
 
 
 def run(bag: Path, starts: Sequence[Start]) -> list[Step]:
@@ -186,7 +188,7 @@ def test_bad_box_is_found_before_the_first_frame(tmp_path: Path, box: Box) -> No
     """Also when it would start later."""
     bag = write_bag(tmp_path / "bag", 6)
     with BagReader(bag) as reader:
-        stream = Stream(RedEngine(), TrackerSettings())
+        stream = Stream(RedEngine(), published_settings())
         recorded = images(reader, choose_image_topic(reader, None))
         starts = [Start(red_box(0), index=0), Start(box, "later", index=4)]
         with pytest.raises(BoxError, match="target later: box"):
@@ -305,7 +307,7 @@ def test_damaged_recording_is_replayed_up_to_the_damage(tmp_path: Path) -> None:
     file.write_bytes(data[: len(data) // 2])
     seen = []
     with BagReader(bag) as reader:
-        stream = Stream(RedEngine(), TrackerSettings())
+        stream = Stream(RedEngine(), published_settings())
         recorded = images(reader, choose_image_topic(reader, None))
         with pytest.raises(DamagedBagError):
             seen.extend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from recordings import published_settings
 from test_tracker import Oracle, scene
 
 from mixformerv2_ros.errors import BoxError
@@ -10,11 +11,10 @@ from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Session, State, StateMachine
-from mixformerv2_ros.tracking.settings import TrackerSettings
 
 SPEC = ModelSpec("custom", 64, 1, 1, 1.0, 64, 64, 128)
 SECOND = 1_000_000_000
-SETTINGS = TrackerSettings(
+SETTINGS = published_settings(
     uncertain_threshold=0.5, uncertain_duration=0.2, lost_threshold=0.3, lost_duration=0.5
 )
 
@@ -52,14 +52,14 @@ def test_a_lost_target_is_not_found_by_middling_confidence():
 
 
 def test_zero_durations_act_at_once():
-    settings = TrackerSettings(
+    settings = published_settings(
         uncertain_threshold=0.5, uncertain_duration=0, lost_threshold=0.3, lost_duration=0
     )
     assert states([0.9, 0.4, 0.1, 0.9], settings) == ["TRACKING", "UNCERTAIN", "LOST", "TRACKING"]
 
 
 def test_zero_thresholds_leave_the_reference_protocol():
-    settings = TrackerSettings(uncertain_threshold=0, lost_threshold=0)
+    settings = published_settings(uncertain_threshold=0, lost_threshold=0)
     assert set(states([0.0] * 20, settings)) == {"TRACKING"}
 
 
@@ -100,7 +100,7 @@ def test_a_refused_box_leaves_other_targets_alone():
 
 
 def test_templates_rest_while_the_target_is_not_tracking():
-    settings = TrackerSettings(
+    settings = published_settings(
         update_interval=2, uncertain_threshold=0.5, lost_threshold=0.3, lost_duration=10
     )
     session = Session(Oracle(SPEC, scores=(0.9, 0.9, 0.4, 0.4, 0.4, 0.4, 0.9)), settings)
@@ -110,10 +110,10 @@ def test_templates_rest_while_the_target_is_not_tracking():
 
 
 def test_new_settings_hold_from_the_next_frame():
-    session = Session(Oracle(SPEC), TrackerSettings(update_interval=1000))
+    session = Session(Oracle(SPEC), published_settings(update_interval=1000))
     session.start(frame(0), Box(50, 40, 20, 30))
     assert not session.update(frame(1))[0].template_updated
-    session.settings = TrackerSettings(update_interval=1)
+    session.settings = published_settings(update_interval=1)
     assert session.update(frame(2))[0].template_updated
 
 

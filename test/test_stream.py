@@ -8,7 +8,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from recordings import HEIGHT, PERIOD_NS, START_NS, WIDTH, RedEngine, picture, red_box
+from recordings import (
+    HEIGHT,
+    PERIOD_NS,
+    START_NS,
+    WIDTH,
+    RedEngine,
+    picture,
+    published_settings,
+    red_box,
+)
 
 from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.model.engine import Prediction
@@ -25,7 +34,6 @@ from mixformerv2_ros.tracking.events import (
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import State, Track
-from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import Stream, StreamRules, track_one
 
 SECOND = 1_000_000_000
@@ -61,7 +69,7 @@ class Run:
     """A stream, and what came out of it so far."""
 
     def __init__(self, engine: Any = None, **rules: Any) -> None:
-        self.stream = Stream(engine or RedEngine(), TrackerSettings(), StreamRules(**rules))
+        self.stream = Stream(engine or RedEngine(), published_settings(), StreamRules(**rules))
         self.outputs: list[Output] = []
 
     def box(self, index: int, stamp: int | None = None, name: str = "target") -> InitRequest:
@@ -499,7 +507,7 @@ def test_an_engine_that_fails_costs_the_image_and_targets_stay() -> None:
 
 
 def offline(images: Iterable[StreamImage]) -> list[Output]:
-    stream = Stream(RedEngine(), TrackerSettings(), StreamRules(buffer_images=2))
+    stream = Stream(RedEngine(), published_settings(), StreamRules(buffer_images=2))
     return list(track_one(stream, images, InitRequest(red_box(0))))
 
 
@@ -508,6 +516,6 @@ def test_a_target_through_images_from_the_first_to_the_last() -> None:
     steps = [output for output in outputs if isinstance(output, Step)]
     assert [following(step.tracks[0], i) for i, step in enumerate(steps)] == [True] * 5
     empty = InitRequest(red_box(0)._replace(w=0))
-    outputs = track_one(Stream(RedEngine(), TrackerSettings()), [image(0)], empty)
+    outputs = track_one(Stream(RedEngine(), published_settings()), [image(0)], empty)
     with pytest.raises(BoxError, match=r"^box width and height must be positive"):
         next(outputs)

@@ -8,14 +8,14 @@ import zlib
 import golden
 import numpy as np
 import pytest
+from recordings import published_settings
 
 from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.tracking.boxes import Box, iou
 from mixformerv2_ros.tracking.crop import NEUTRAL
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
-from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import Tracker, search_shape
+from mixformerv2_ros.tracking.tracker import TargetTracker, search_shape
 
 RUNS = [
     f"{preset}_{run}"
@@ -57,7 +57,7 @@ def engines():
 def test_runs_reproduce_the_reference(run, engines, shared_vectors):
     vectors = np.load(shared_vectors / f"track_{run}.npz", allow_pickle=False)
     meta = json.loads(str(vectors["meta"]))
-    settings = TrackerSettings(
+    settings = published_settings(
         search_factor=meta["search_factor"],
         template_factor=meta["template_factor"],
         update_interval=meta["update_interval"],
@@ -66,7 +66,7 @@ def test_runs_reproduce_the_reference(run, engines, shared_vectors):
     )
     engine = engines[meta["model"]]
     frames = [Pixels.from_array(golden.frame(k)) for k in range(60)]
-    tracker = Tracker(engine, settings, frames[0], Box(*meta["init"]))
+    tracker = TargetTracker(engine, settings, frames[0], Box(*meta["init"]))
     crop = np.empty((engine.spec.search_size,) * 2 + (3,), np.uint8)
     for k in range(1, 60):
         if meta["forced"]:
@@ -189,7 +189,7 @@ def scene(x, y, w=20, h=30):
 
 
 def test_a_box_found_in_the_crop_lands_on_the_target_in_the_image(spec):
-    tracker = Tracker(Oracle(spec), TrackerSettings(), scene(50, 40), Box(50, 40, 20, 30))
+    tracker = TargetTracker(Oracle(spec), published_settings(), scene(50, 40), Box(50, 40, 20, 30))
     for step in range(20):
         seen = update(tracker, scene(50 + 3 * step, 40 + step))
         assert iou(seen.box, Box(50 + 3 * step, 40 + step, 20, 30)) > 0.85
@@ -198,15 +198,15 @@ def test_a_box_found_in_the_crop_lands_on_the_target_in_the_image(spec):
 
 def test_updates_come_every_interval_of_frames_or_seconds(spec):
     def updates(settings):
-        tracker = Tracker(Oracle(spec), settings, scene(50, 40), Box(50, 40, 20, 30))
+        tracker = TargetTracker(Oracle(spec), settings, scene(50, 40), Box(50, 40, 20, 30))
         return [
             step
             for step in range(1, 31)
             if update(tracker, scene(50, 40), stamp_ns=step * 100_000_000).template_updated
         ]
 
-    assert updates(TrackerSettings(update_interval=10)) == [10, 20, 30]
-    assert updates(TrackerSettings(update_interval=10, update_period=0.5)) == [
+    assert updates(published_settings(update_interval=10)) == [10, 20, 30]
+    assert updates(published_settings(update_interval=10, update_period=0.5)) == [
         5,
         10,
         15,
@@ -218,8 +218,8 @@ def test_updates_come_every_interval_of_frames_or_seconds(spec):
 
 def test_nothing_is_learnt_when_told_so(spec):
     engine = Oracle(spec)
-    settings = TrackerSettings(update_interval=3)
-    tracker = Tracker(engine, settings, scene(50, 40), Box(50, 40, 20, 30))
+    settings = published_settings(update_interval=3)
+    tracker = TargetTracker(engine, settings, scene(50, 40), Box(50, 40, 20, 30))
     for _ in range(10):
         seen = update(tracker, scene(50, 40), update_templates=False)
         assert not seen.candidate_taken
@@ -230,18 +230,18 @@ def test_nothing_is_learnt_when_told_so(spec):
 
 def test_a_bad_start_is_refused(spec):
     with pytest.raises(BoxError):
-        Tracker(Oracle(spec), TrackerSettings(), scene(50, 40), Box(50, 40, 0, 30))
+        TargetTracker(Oracle(spec), published_settings(), scene(50, 40), Box(50, 40, 0, 30))
     # Overlaps the image, but a window around its middle does not.
     with pytest.raises(BoxError):
-        Tracker(Oracle(spec), TrackerSettings(), scene(50, 40), Box(-399, 10, 400, 1))
+        TargetTracker(Oracle(spec), published_settings(), scene(50, 40), Box(-399, 10, 400, 1))
 
 
 def test_templates_fade_around_the_box_if_the_weights_ask_for_it(engines):
     image = Pixels.from_array(golden.frame(0))
     box = Box(150.5, 100.0, 30.0, 62.0)
     engine = engines["S"]
-    plain = Tracker(engine, TrackerSettings(), image, box)
-    fading = Tracker(engine, TrackerSettings(template_background_contrast=0.0), image, box)
+    plain = TargetTracker(engine, published_settings(), image, box)
+    fading = TargetTracker(engine, published_settings(template_background_contrast=0.0), image, box)
     before, after = plain.templates.initial, fading.templates.initial
     neutral = np.round(NEUTRAL).astype(np.uint8)
     changed = (after == neutral).all(axis=2) & (before != neutral).any(axis=2)

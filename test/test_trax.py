@@ -35,9 +35,9 @@ from mixformerv2_ros.errors import MixFormerError
 from mixformerv2_ros.lab.evaluation.trax_server import serve
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.tracking.stream import Stream
-from mixformerv2_ros.tracking.settings import TrackerSettings
+from recordings import published_settings
 try:
-    serve(Stream(RedEngine(), TrackerSettings()), StreamLog("trax"))
+    serve(Stream(RedEngine(), published_settings()), StreamLog("trax"))
 except MixFormerError as error:
     sys.exit(f"refused: {{error}}")
 """

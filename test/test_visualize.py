@@ -8,7 +8,7 @@ import cv2
 import golden
 import numpy as np
 import pytest
-from recordings import red_box, write_images, write_video
+from recordings import published_settings, red_box, write_images, write_video
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ParameterError
@@ -23,7 +23,6 @@ from mixformerv2_ros.lab.visualization.sheet import (
 from mixformerv2_ros.lab.visualization.templates import Point, draw_confidence
 from mixformerv2_ros.model.architecture import expected_shapes
 from mixformerv2_ros.tracking.session import State
-from mixformerv2_ros.tracking.settings import TrackerSettings
 
 torch = pytest.importorskip("torch")
 
@@ -170,11 +169,11 @@ def test_the_confidence_and_what_happened_meanwhile():
     states = [State.TRACKING, State.UNCERTAIN, State.LOST, State.LOST]
     points = [Point(10 + i, 0.9 - 0.2 * i, state) for i, state in enumerate(states)]
     axes = add_axes(new_sheet(400, 300, ""), 0, 0, 400, 300)
-    draw_confidence(axes, points, TrackerSettings(), changes=[12], taken=[10, 13])
+    draw_confidence(axes, points, published_settings(), changes=[12], taken=[10, 13])
     curve, dots, threshold, change = axes.lines
     np.testing.assert_allclose(curve.get_xydata(), [(p.index, p.confidence) for p in points])
     np.testing.assert_allclose(dots.get_xydata(), [(10, 0.9), (13, 0.3)])
-    assert set(threshold.get_ydata()) == {TrackerSettings().update_score_threshold}
+    assert set(threshold.get_ydata()) == {published_settings().update_score_threshold}
     assert set(change.get_xdata()) == {12}
     assert [text.get_text() for text in axes.texts] == ["#1"]
     uncertain, lost = (

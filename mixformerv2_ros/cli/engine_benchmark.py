@@ -29,7 +29,7 @@ from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.pixels import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import Tracker, search_shape
+from mixformerv2_ros.tracking.tracker import TargetTracker, search_shape
 
 PARTS = ("decode", "crop", "engine", "frame")
 """Columns of the timings: decoding a JPEG, cutting the crop, the network, and all of a frame."""
@@ -203,7 +203,7 @@ class _Bench:
             template_factor=bundle.template_factor,
             template_background_contrast=bundle.template_background_contrast,
         )
-        self.tracker = Tracker(
+        self.tracker = TargetTracker(
             self.engine, settings, decode_compressed("jpeg", self.jpeg), self.box
         )
         self.templates = self.tracker.templates.templates()

@@ -102,7 +102,7 @@ class Parameter:
 
 _TRUTH = {"true": True, "false": False}
 
-_S = TrackerSettings()
+_S = TrackerSettings(search_factor=0, template_factor=0, template_background_contrast=1)
 _RULES = StreamRules()
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -303,6 +303,16 @@ AUTOSTART = Parameter(
     True,
     "configure and activate at start; false: transitions are left to a lifecycle manager (rclpy)",
 )
+
+
+def check_keywords(keywords: Mapping[str, Any]) -> dict[str, Value]:
+    """Check tracker parameters given as keyword arguments, with `_` for `.`; fill in defaults.
+
+    Raises:
+        ParameterError: see `check_values`.
+    """
+    names = {name.replace(".", "_"): name for name in BY_NAME}
+    return check_values({names.get(key, key): value for key, value in keywords.items()})
 
 
 def check_values(

@@ -37,6 +37,16 @@ class Box(NamedTuple):
         """Area in square pixels."""
         return self.w * self.h
 
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """Corners x1, y1, x2, y2 in pixels: left, top, right, bottom."""
+        return self.x, self.y, self.x + self.w, self.y + self.h
+
+    @classmethod
+    def from_xyxy(cls, x1: float, y1: float, x2: float, y2: float) -> Box:
+        """Make a box of its corners in pixels."""
+        return cls(x1, y1, x2 - x1, y2 - y1)
+
     @classmethod
     def parse(cls, text: str) -> Box:
         """Read a box from `x,y,w,h` as typed on a command line.

@@ -12,7 +12,7 @@ from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import Observation, Tracker, search_shape
+from mixformerv2_ros.tracking.tracker import Observation, TargetTracker, search_shape
 
 
 class State(IntEnum):
@@ -106,7 +106,7 @@ class Session:
     def __init__(self, engine: Engine, settings: TrackerSettings) -> None:
         self.engine = engine
         self.settings = settings
-        self._targets: dict[str, tuple[Tracker, StateMachine]] = {}
+        self._targets: dict[str, tuple[TargetTracker, StateMachine]] = {}
         self._crops = np.empty((0, *search_shape(engine)), dtype=np.uint8)
 
     @property
@@ -114,7 +114,7 @@ class Session:
         """Names of the targets, in the order of their start."""
         return tuple(self._targets)
 
-    def tracker(self, target_id: str) -> Tracker:
+    def tracker(self, target_id: str) -> TargetTracker:
         """The tracker of a target.
 
         Raises:
@@ -137,7 +137,7 @@ class Session:
             BoxError, ImageError: nothing can be tracked from this box; other targets go on.
         """
         time_ns = frame.stamp_ns if time_ns is None else time_ns
-        tracker = Tracker(self.engine, self.settings, frame.pixels, box, time_ns)
+        tracker = TargetTracker(self.engine, self.settings, frame.pixels, box, time_ns)
         self._targets.pop(target_id, None)
         self._targets[target_id] = (tracker, StateMachine())
         return Track(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class TrackerSettings:
     """Settings of one tracker; replaced as a whole, between two frames.
 
-    Names, ranges and descriptions that users see stand in `parameters.py`.
+    Names, ranges and descriptions that users see stand in `parameters.py`. What the weights were
+    trained with has no default: `ros.parameters.tracker_settings` takes it from their bundle.
 
     Attributes:
         search_factor: Side of the search region over sqrt(w * h) of the last box.
@@ -28,9 +29,9 @@ class TrackerSettings:
         lost_duration: Seconds that the confidence must stay below it.
     """
 
-    search_factor: float = 4.5
-    template_factor: float = 2.0
-    template_background_contrast: float = 1.0
+    search_factor: float
+    template_factor: float
+    template_background_contrast: float
     update_interval: int = 25
     update_period: float = 0.0
     update_score_threshold: float = 0.5

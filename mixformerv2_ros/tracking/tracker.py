@@ -45,7 +45,7 @@ class Observation:
     template_updated: bool
 
 
-class Tracker:
+class TargetTracker:
     """Follows one target: per frame `crop_search`, the engine's search, then `apply`.
 
     Attributes:
