@@ -87,7 +87,6 @@ setup(
             *DDS,
             *TRAX,
             "pytest>=8",
-            "pytest-xdist",
             "pre-commit",
             "hypothesis",
             "ruff",
