@@ -141,6 +141,28 @@ def test_errors_become_exit_codes(raised, code, said, monkeypatch, capsys):
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [("train", "pip install 'mixformerv2_ros[lab]'"), ("info", "see README.md, Install")],
+)
+def test_a_library_that_is_missing_is_named(command, remedy, monkeypatch, capsys):
+    folder = "lab.cli" if command == "train" else "cli"
+    module = import_module(f"mixformerv2_ros.{folder}.{command}")
+    monkeypatch.setattr(module, "run", lambda args: import_module("no_such_library.part"))
+    assert main([command, *(["c.yaml"] if command == "train" else [])]) == 2
+    assert capsys.readouterr().err == (
+        f"mixformerv2 {command}: this command requires no_such_library, which is not installed: "
+        f"{remedy}\n"
+    )
+
+
+def test_a_module_of_ours_that_is_missing_is_a_defect(monkeypatch):
+    module = import_module("mixformerv2_ros.cli.info")
+    monkeypatch.setattr(module, "run", lambda args: import_module("mixformerv2_ros.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["info"])
+
+
 def test_defects_are_not_hidden(monkeypatch):
     def fail(args):
         raise ZeroDivisionError

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.cli.arguments import CommandParser
-from mixformerv2_ros.cli.laboratory import lab_module
+from mixformerv2_ros.cli.laboratory import lab_module, libraries
 from mixformerv2_ros.errors import BAD_INPUT, MixFormerError
 from mixformerv2_ros.interrupt import INTERRUPTED
 
@@ -86,19 +86,19 @@ def _module(name: str) -> ModuleType:
 
 
 def _run(name: str, words: list[str]) -> int:
-    try:
-        module = _module(name)
-    except MixFormerError as error:
-        print(f"mixformerv2 {name}: {error}", file=sys.stderr)
-        return BAD_INPUT
+    remedy = (
+        "pip install 'mixformerv2_ros[lab]'" if name in LABORATORY else "see README.md, Install"
+    )
     text = next(group[name] for group in COMMANDS.values() if name in group)
     parser = CommandParser(prog=f"mixformerv2 {name}", description=text[0].upper() + text[1:] + ".")
-    module.add_arguments(parser)
     try:
-        args = parser.parse_args(words)
-        # For outputs that record how they were made.
-        args.command_line = [name, *words]
-        code: int = module.run(args)
+        with libraries("this command", remedy):
+            module = _module(name)
+            module.add_arguments(parser)
+            args = parser.parse_args(words)
+            # For outputs that record how they were made.
+            args.command_line = [name, *words]
+            code: int = module.run(args)
         sys.stdout.flush()
         return code
     except SystemExit as end:  # argparse: --help, or a malformed command line

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from mixformerv2_ros.errors import InstallationError
@@ -30,12 +32,26 @@ def lab_module(name: str, purpose: str, extra: str = "lab") -> ModuleType:
             f"{purpose} requires {PACKAGE}, which this installation does not include "
             "(MIXFORMERV2_ROS_LAB=OFF)"
         )
-    try:
+    with libraries(purpose, f"pip install 'mixformerv2_ros[{extra}]'"):
         return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+@contextmanager
+def libraries(purpose: str, remedy: str) -> Iterator[None]:
+    """Name a library that an import inside does not find.
+
+    Args:
+        purpose: What needs it, for the error.
+        remedy: How to get it, for the error.
+
+    Raises:
+        InstallationError: a module of another package is missing.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mixformerv2_ros"):
             raise
         raise InstallationError(
-            f"{purpose} requires {error.name.partition('.')[0]}, which is not installed: "
-            f"pip install 'mixformerv2_ros[{extra}]'"
+            f"{purpose} requires {error.name.partition('.')[0]}, which is not installed: {remedy}"
         ) from None
