@@ -10,6 +10,7 @@ import signal
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,20 @@ from mixformerv2_ros.files import (
 )
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 1,000 bytes, as if the disk were full."""
+    """No file may grow beyond 1,000 bytes, as if the disk were full.
+
+    Not a fixture: pytest writes its own progress before a fixture is torn down, perhaps to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def names(folder: Path) -> list[str]:
@@ -98,10 +104,10 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException
     assert names(tmp_path) == ["a"]
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     write_file(tmp_path / "a", "old")
-    with pytest.raises(SourceError, match=r"a cannot be written: File too large$"):
+    error = r"a cannot be written: File too large$"
+    with small_disk(), pytest.raises(SourceError, match=error):
         write_file(tmp_path / "a", bytes(5000))
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
