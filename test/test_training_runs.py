@@ -29,6 +29,7 @@ from small_training import (  # noqa: E402
     small_config,
     tokens_stage,
 )
+from waiting import wait_for  # noqa: E402
 
 from mixformerv2_ros.errors import CheckpointError, TrainingError  # noqa: E402
 from mixformerv2_ros.lab.training.checkpoint_files import (  # noqa: E402
@@ -233,9 +234,9 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_checkpoint(tmp_path):
             [sys.executable, "-c", textwrap.dedent(code), str(path)], cwd=REPOSITORY
         )
         try:
-            wait_for(path.exists)
+            wait_for(path.exists, "a checkpoint", 120)
             first = path.stat().st_ino
-            wait_for(lambda old=first: path.stat().st_ino != old)
+            wait_for(lambda old=first: path.stat().st_ino != old, "the next checkpoint", 120)
             time.sleep(delay)
         finally:
             process.kill()
@@ -243,13 +244,6 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_checkpoint(tmp_path):
         state = read_checkpoint(path)
         assert (state["net"]["w"] == state["step"]).all()
         assert state["step"] > 1
-
-
-def wait_for(true, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.005)
 
 
 def test_sigterm_ends_a_training_with_a_checkpoint(miniature_data, tmp_path):
@@ -266,7 +260,7 @@ def test_sigterm_ends_a_training_with_a_checkpoint(miniature_data, tmp_path):
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    wait_for((tmp_path / "out" / LAST).exists)
+    wait_for((tmp_path / "out" / LAST).exists, "a checkpoint", 120)
     os.killpg(process.pid, signal.SIGTERM)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
