@@ -707,7 +707,7 @@ class Described:
         self.rest = (offset, shape, strides, False, OrderedDict())
 
     def __reduce__(self):
-        return torch._utils._rebuild_tensor_v2, (self.storage, *self.rest)
+        return torch._utils._rebuild_tensor_v2, (self.storage, *self.rest)  # noqa: SLF001
 
 
 class FakeStorage:

@@ -260,7 +260,7 @@ def test_reduction_leaves_the_network_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert smaller.training
-    assert not any(block.mlp.act._forward_hooks for block in model.backbone.blocks)
+    assert not any(block.mlp.act._forward_hooks for block in model.backbone.blocks)  # noqa: SLF001
     assert all(p.requires_grad for p in smaller.backbone.blocks[0].parameters())
 
 
