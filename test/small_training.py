@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,13 @@ def write_data_sets(root: Path) -> None:
         "annotations": [{"id": 1, "image_id": 7, "bbox": [9, 8, 30, 20.5], "iscrowd": 0}],
     }
     _write(root / "coco" / "annotations" / "instances_train2017.json", json.dumps(objects))
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _write(path: Path, text: str) -> None:

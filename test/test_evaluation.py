@@ -26,9 +26,9 @@ from mixformerv2_ros.errors import (
 )
 from mixformerv2_ros.lab.cli import evaluate
 from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
+from mixformerv2_ros.lab.datasets.folder import find_folder
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
-    plain_sequence,
     read_boxes,
     read_names,
 )
@@ -129,11 +129,11 @@ def half(index: int, box: Box) -> Estimate:
 # Readers
 
 
-def test_plain_sequence_in_natural_order(tmp_path: Path) -> None:
+def test_a_sequence_in_natural_order(tmp_path: Path) -> None:
     boxes = write_images(tmp_path / "walk" / "img", 12, "frame{}.jpg")
     (tmp_path / "walk" / "img" / "notes.txt").write_text("not an image")
     (tmp_path / "walk" / "groundtruth_rect.txt").write_text(box_lines(boxes))
-    sequence = plain_sequence(tmp_path / "walk")
+    sequence = find_folder(tmp_path)["walk"]()
     assert sequence.name == "walk"
     assert len(sequence) == 12
     assert [path.stem for path in sequence.frames] == [f"frame{i}" for i in range(1, 13)]
@@ -221,7 +221,7 @@ def test_roots_that_hold_nothing(tmp_path: Path, root: Path) -> None:
         load_sequences(tmp_path / "absent")
     with pytest.raises(SourceError, match=r"first problem: .*three/"):
         load_sequences(root, names=["three"])
-    with pytest.raises(ParameterError, match="dataset must be one of plain, otb, lasot"):
+    with pytest.raises(ParameterError, match="dataset must be one of folder, otb, lasot"):
         load_sequences(root, "mot")
 
 
@@ -229,7 +229,7 @@ def test_roots_that_hold_nothing(tmp_path: Path, root: Path) -> None:
 
 
 def test_one_pass_over_a_sequence(root: Path) -> None:
-    sequence = plain_sequence(root / "one")
+    sequence = find_folder(root)["one"]()
     result = run.run_sequence(Script(half), sequence)
     assert result.boxes.shape == (6, 4)
     np.testing.assert_array_equal(result.boxes[0], sequence.boxes[0])
@@ -280,7 +280,7 @@ def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
 def test_an_unreadable_frame_is_skipped_and_an_unreadable_first_one_named(root: Path) -> None:
     folder = root / "one" / "img"
     (folder / "00004.jpg").write_bytes(b"no image")
-    sequence = plain_sequence(root / "one")
+    sequence = find_folder(root)["one"]()
     result = run.run_sequence(Script(exact), sequence)
     assert list(np.flatnonzero(result.skipped)) == [3]
     np.testing.assert_array_equal(result.boxes[3], result.boxes[2])
@@ -295,7 +295,7 @@ def test_a_tracker_that_gives_nan_is_named_with_the_frame(root: Path) -> None:
         return Estimate(Box(math.nan, 0, 1, 1) if index == 2 else box, 0.5, False)
 
     with pytest.raises(EngineError, match=r"00003.jpg: expected a finite box.*got nan,0,1,1"):
-        run.run_sequence(Script(broken), plain_sequence(root / "one"))
+        run.run_sequence(Script(broken), find_folder(root)["one"]())
 
 
 def test_summary_of_trackers_without_confidence(root: Path) -> None:
@@ -352,7 +352,7 @@ def test_mil_starts_from_boxes_too_small_for_it() -> None:
 
 
 def test_opencv_tracker_follows_and_repeats_itself(root: Path, kcf: TrackerSpec) -> None:
-    sequence = plain_sequence(root / "one")
+    sequence = find_folder(root)["one"]()
     make = trackers.tracker_factory(kcf)
     summary = summary_of(make, [sequence])
     assert summary.overall.ao > 0.5
@@ -536,7 +536,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
 
 # Runs on disk
 
-DATASET = {"dataset": "plain", "root": "somewhere"}
+DATASET = {"dataset": "folder", "root": "somewhere"}
 
 
 @pytest.fixture

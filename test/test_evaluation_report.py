@@ -66,7 +66,7 @@ def runs(sequences):
 def write(path, runs, sequences):
     problem = "KCF: <img src=x> cannot be read"
     write_report(
-        path, runs, sequences, command="mixformerv2 evaluate x", dataset="plain",
+        path, runs, sequences, command="mixformerv2 evaluate x", dataset="folder",
         problems=[problem],
     )  # fmt: skip
 

@@ -67,7 +67,7 @@ def absent(sequence: AnnotatedSequence) -> list[int]:
 # Miniatures, one function per data set; what they hold is checked below.
 
 
-def plain(root: Path) -> None:
+def folder(root: Path) -> None:
     images(root / "walk" / "img", range(1, 5), "{:05d}.jpg")
     write(root / "walk" / "groundtruth_rect.txt", "1,2,10,12\nNaN,NaN,NaN,NaN\n3,2,9,9\n4,2,9,9\n")
 
@@ -164,7 +164,7 @@ def vot(root: Path) -> None:
 
 
 MINIATURES: dict[str, Callable[[Path], None]] = {
-    "plain": plain,
+    "folder": folder,
     "otb": otb,
     "lasot": lasot,
     "got10k": got10k,
@@ -189,9 +189,13 @@ def test_every_data_set_has_a_miniature_that_can_be_read(tmp_path: Path) -> None
             assert all(frame.is_file() for frame in sequence.frames)
 
 
-def test_plain(tmp_path: Path) -> None:
-    plain(tmp_path)
-    assert absent(load(tmp_path, "plain")["walk"]) == [1]
+def test_own_sequences_may_be_beside_each_other_or_in_sequences(tmp_path: Path) -> None:
+    folder(tmp_path)
+    folder(tmp_path / "data" / "sequences")
+    assert absent(load(tmp_path, "folder")["walk"]) == [1]
+    assert absent(load(tmp_path / "data", "folder")["walk"]) == [1]
+    with pytest.raises(ParameterError, match="dataset plain has been renamed to folder"):
+        load(tmp_path, "plain")
 
 
 def test_otb_has_its_special_cases(tmp_path: Path) -> None:

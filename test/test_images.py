@@ -13,7 +13,8 @@ from pictures import exif_rotated
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import list_images, read_bgr, read_image
 from mixformerv2_ros.io.video import VideoSource
-from mixformerv2_ros.lab.datasets.annotated_images import read_clips, read_stills
+from mixformerv2_ros.lab.datasets.annotated_images import decode_clips, read_stills
+from mixformerv2_ros.lab.datasets.folder import read_sequences
 from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.evaluation.run import read_images
 
@@ -58,7 +59,7 @@ READERS: dict[str, Callable[[Path], np.ndarray]] = {
     "training, decoded": lambda path: ImageCache(1.0, True).read(path),
     "training, files": lambda path: ImageCache(1.0, False).read(path),
     "stills": lambda path: read_stills(path.parents[1])[0].image,
-    "sequences": lambda path: read_clips(path.parents[2] / "sequences", ())[0].images[0],
+    "sequences": lambda path: decode_clips(read_sequences(path.parents[2]))[0].images[0],
 }
 
 

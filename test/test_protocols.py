@@ -197,7 +197,7 @@ def test_published_settings(
 
 
 def test_published_settings_are_parameters_and_plain_has_none() -> None:
-    assert published_settings("plain", "B") == {}
+    assert published_settings("folder", "B") == {}
     for dataset in EVALUATION_SETS:
         for preset in ("S", "B", "T", "custom"):
             check_values(published_settings(dataset, preset))

@@ -8,7 +8,6 @@ import itertools
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,7 @@ import torch.multiprocessing as mp  # noqa: E402
 from small_training import (  # noqa: E402
     BOXES,
     changed,
+    free_port,
     pruning_stage,
     save_mixvit,
     small_config,
@@ -328,12 +328,6 @@ def _member(rank, count, port, config, target):
     curve = []
     train(config, watch=lambda step, total, values: curve.append(float(values["loss"])))
     torch.save(curve, target / f"curve{rank}")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_processes_train_like_one_with_twice_the_batch(miniature_data, tmp_path, tokens):

@@ -74,10 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dataset",
-        choices=list(EVALUATION_SETS),
-        default="plain",
+        default="folder",
         metavar="D",
-        help=f"kind of data set: {', '.join(EVALUATION_SETS)} (default: plain)",
+        help=f"kind of data set: {', '.join(EVALUATION_SETS)} (default: folder)",
     )
     parser.add_argument(
         "--sequences",

@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mixformerv2_ros.cli import convert
 from mixformerv2_ros.cli.arguments import ranged
+from mixformerv2_ros.errors import BAD_INPUT
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 
 if TYPE_CHECKING:
@@ -73,12 +74,17 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.profile:
         return _profile(read_config(args.config, args.settings), args.profile)
+    from mixformerv2_ros.lab.training.distributed import PeerError
+
     with ExitStack() as stack:
         stopped = stack.enter_context(stop_request(signal.SIGINT, signal.SIGTERM))
         stack.enter_context(logging_redirect_tqdm())
-        if is_recipe(read_yaml(args.config)):
-            return _recipe(args, stopped, is_main)
-        return _stage(read_config(args.config, args.settings), args, stopped, is_main)
+        try:
+            if is_recipe(read_yaml(args.config)):
+                return _recipe(args, stopped, is_main)
+            return _stage(read_config(args.config, args.settings), args, stopped, is_main)
+        except PeerError:  # the other process reports why
+            return BAD_INPUT
 
 
 def _stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import read_image
-from mixformerv2_ros.lab.datasets.sequences import plain_sequence, read_lines
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, parse_lines, read_lines
+
+log = logging.getLogger(__name__)
 
 Image = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float64]
@@ -56,47 +59,88 @@ class DecodedClip:
     boxes: Boxes
 
 
-def read_stills(folder: Path) -> list[Still]:
+def read_stills(folder: Path, max_unreadable: float = 0.0) -> list[Still]:
     """Read `images/` and `boxes.csv` (image,x,y,w,h,label; pixels, top-left) below `folder`.
 
     `masks/STEM_N.png`, if it exists, is the mask of box N (from 0) of the image `STEM`.
 
+    Args:
+        folder: The folder.
+        max_unreadable: Fraction of the images that may be unreadable; these are left out.
+
     Raises:
-        SourceError: the list or an image is missing, or a line is malformed.
-        ImageError: an image cannot be decoded.
+        SourceError: the list or an image is missing, or too many images are unreadable.
+        AnnotationError: lines are malformed.
+        ImageError: an image cannot be decoded, and none may be left out.
     """
-    return [
-        Still(
-            image=read_image(folder / "images" / name).rgb(),
-            boxes=np.array([box for box, _ in entries], dtype=np.float64),
-            labels=tuple(label for _, label in entries),
-            masks=tuple(_read_mask(folder, name, i) for i in range(len(entries))),
-        )
-        for name, entries in read_box_list(folder / "boxes.csv").items()
-    ]
+    stills = []
+    lists = read_box_list(folder / "boxes.csv")
+    images = _ImageReader(len(lists), max_unreadable)
+    for name, entries in lists.items():
+        image = images.read(folder / "images" / name)
+        if image is not None:
+            still = Still(
+                image=image,
+                boxes=np.array([box for box, _ in entries], dtype=np.float64),
+                labels=tuple(label for _, label in entries),
+                masks=tuple(_read_mask(folder, name, i) for i in range(len(entries))),
+            )
+            stills.append(still)
+    return stills
+
+
+class _ImageReader:
+    """Reads images of which a fraction may be unreadable."""
+
+    def __init__(self, count: int, max_unreadable: float) -> None:
+        self._count, self._share = count, max_unreadable
+        self._unreadable = 0
+
+    def read(self, path: Path) -> Image | None:
+        """The image, (H, W, 3) uint8 RGB; None if it is unreadable and may be left out."""
+        try:
+            return read_image(path).rgb()
+        except (SourceError, ImageError) as error:
+            if not self._share:
+                raise
+            self._unreadable += 1
+            if self._unreadable > self._share * self._count:
+                raise too_many_unreadable(
+                    str(error), self._unreadable, f"{self._count} images", self._share
+                ) from None
+            log.warning("left out: %s", error)
+            return None
+
+
+def too_many_unreadable(last: str, unreadable: int, of: str, share: float) -> SourceError:
+    """The error that ends a training with more unreadable images than its settings permit."""
+    return SourceError(f"{last}; {unreadable} of {of} unreadable, data.max_unreadable is {share:g}")
 
 
 def read_box_list(listing: Path) -> dict[str, list[tuple[list[float], str]]]:
     """Read a CSV with columns image,x,y,w,h,label: boxes and labels by image, in file order.
 
     Raises:
-        SourceError: the list is missing or a line is malformed.
+        SourceError: the list is missing.
+        AnnotationError: lines are malformed.
     """
     if not listing.is_file():
         raise SourceError(f"{listing}: expected a list of boxes (image,x,y,w,h,label)")
-    found: dict[str, list[tuple[list[float], str]]] = {}
-    lines = csv.DictReader(read_lines(listing))
-    for number, row in enumerate(lines, start=2):
+
+    def parse(number: int, row: dict[str, str]) -> tuple[str, list[float], str]:
         try:
             box = [float(row[side]) for side in ("x", "y", "w", "h")]
-            entry = (box, row["label"])
             if not all(map(math.isfinite, box)):
                 raise ValueError(box)
-            found.setdefault(row["image"], []).append(entry)
+            return row["image"], box, row["label"]
         except (KeyError, TypeError, ValueError):
             raise SourceError(
                 f"{listing}:{number}: expected image,x,y,w,h,label, got {list(row.values())}"
             ) from None
+
+    found: dict[str, list[tuple[list[float], str]]] = {}
+    for image, box, label in parse_lines(parse, csv.DictReader(read_lines(listing)), first=2):
+        found.setdefault(image, []).append((box, label))
     return found
 
 
@@ -107,24 +151,33 @@ def _read_mask(folder: Path, name: str, number: int) -> Image | None:
     return np.asarray(cv2.cvtColor(read_image(path).rgb(), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def read_clips(folder: Path, exclude: Sequence[str]) -> list[DecodedClip]:
-    """Read all sequences below `folder` except those named in `exclude`.
+def decode_clips(
+    sequences: Sequence[AnnotatedSequence], max_unreadable: float = 0.0
+) -> list[DecodedClip]:
+    """Decode the frames of sequences in which the target is visible.
+
+    Args:
+        sequences: The sequences.
+        max_unreadable: Fraction of these frames that may be unreadable; these are left out.
 
     Raises:
-        SourceError: a file is missing or malformed.
-        ImageError: a frame cannot be decoded.
+        SourceError: an image is missing, or too many images are unreadable.
+        ImageError: a frame cannot be decoded, and none may be left out.
     """
+    visible = [
+        np.flatnonzero(np.isfinite(one.boxes).all(axis=1) & (one.boxes[:, 2:] > 0).all(axis=1))
+        for one in sequences
+    ]
+    reader = _ImageReader(sum(map(len, visible)), max_unreadable)
     clips = []
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name in exclude:
-            continue
-        sequence = plain_sequence(path)
-        visible = np.isfinite(sequence.boxes).all(axis=1) & (sequence.boxes[:, 2:] > 0).all(axis=1)
+    for sequence, frames in zip(sequences, visible, strict=True):
+        images = [reader.read(sequence.frames[i]) for i in frames]
+        kept = [i for i, image in zip(frames, images, strict=True) if image is not None]
         clips.append(
             DecodedClip(
-                name=path.name,
-                images=tuple(read_image(f).rgb() for f in np.array(sequence.frames)[visible]),
-                boxes=sequence.boxes[visible],
+                name=sequence.name,
+                images=tuple(image for image in images if image is not None),
+                boxes=sequence.boxes[kept],
             )
         )
     return clips

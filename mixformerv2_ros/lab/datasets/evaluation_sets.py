@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.lab.datasets.folder import find_folder
 from mixformerv2_ros.lab.datasets.got10k import find_got10k
 from mixformerv2_ros.lab.datasets.lasot import find_lasot
 from mixformerv2_ros.lab.datasets.nfs import find_nfs
 from mixformerv2_ros.lab.datasets.otb import find_otb
-from mixformerv2_ros.lab.datasets.sequence_files import Reader, folders_with
-from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, plain_sequence, read_names
+from mixformerv2_ros.lab.datasets.sequence_files import Reader
+from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
 from mixformerv2_ros.lab.datasets.tnl2k import find_tnl2k
 from mixformerv2_ros.lab.datasets.trackingnet import find_trackingnet
 from mixformerv2_ros.lab.datasets.uav123 import find_uav123
@@ -41,13 +42,15 @@ class EvaluationSet:
     lists: tuple[str, ...] = ()
 
 
-def find_sequences(root: Path, dataset: str = "plain") -> dict[str, Reader]:
+def find_sequences(root: Path, dataset: str = "folder") -> dict[str, Reader]:
     """Readers of all sequences below `root`, by name, in natural order.
 
     Raises:
         ParameterError: the data set is unknown.
         SourceError: `root` is not a folder.
     """
+    if dataset == "plain":
+        raise ParameterError("dataset plain has been renamed to folder")
     if dataset not in EVALUATION_SETS:
         raise ParameterError(
             f"dataset must be one of {', '.join(EVALUATION_SETS)}, got {dataset!r}"
@@ -59,7 +62,7 @@ def find_sequences(root: Path, dataset: str = "plain") -> dict[str, Reader]:
 
 
 def load_sequences(
-    root: Path, dataset: str = "plain", names: Iterable[str] | None = None
+    root: Path, dataset: str = "folder", names: Iterable[str] | None = None
 ) -> tuple[list[AnnotatedSequence], list[str]]:
     """Read the sequences below `root`.
 
@@ -108,15 +111,8 @@ def _targets(readers: dict[str, Reader], folder: str) -> list[str]:
     return [name for name in readers if name.rpartition(".")[0] == folder]
 
 
-def find_plain(root: Path) -> dict[str, Reader]:
-    """Readers of all `NAME/img/` with `NAME/groundtruth_rect.txt`, by name."""
-    # Either of the two is enough, so that the error names the one that is missing.
-    folders = folders_with(root, "*/groundtruth_rect.txt", "*/img")
-    return {folder.name: partial(plain_sequence, folder) for folder in folders}
-
-
 EVALUATION_SETS: dict[str, EvaluationSet] = {
-    "plain": EvaluationSet("NAME/groundtruth_rect.txt", find_plain),
+    "folder": EvaluationSet("NAME/groundtruth.txt or NAME/groundtruth_rect.txt", find_folder),
     "otb": EvaluationSet("NAME/groundtruth_rect.txt", find_otb),
     "lasot": EvaluationSet("CLASS/NAME/groundtruth.txt", find_lasot, ("testing_set.txt",)),
     "got10k": EvaluationSet("NAME/groundtruth.txt", find_got10k, ("list.txt",)),

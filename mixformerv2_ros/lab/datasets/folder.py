@@ -1,4 +1,4 @@
-"""Own data in a folder: `sequences/` and `stills/`.
+"""Own data in a folder: `sequences/` and `stills/`; for training and evaluation.
 
 A sequence is a folder with `img/` and `groundtruth_rect.txt` or `groundtruth.txt`, with several
 targets `groundtruth_rect.1.txt` and so on; or with images and `groundtruth*.txt` as in VOT.
@@ -59,7 +59,14 @@ def read_folder(
     if split not in SPLITS:
         raise ParameterError(f"split of folder must be one of {', '.join(SPLITS)}, got {split!r}")
     if split == "sequences":
-        entries = [entry for entry in _find(root / "sequences") if not _names(entry) & set(exclude)]
+        base = root / "sequences"
+        if not base.is_dir():
+            raise SourceError(f"{base}: expected a folder of sequences, found none")
+        entries = [
+            _entry(name, folder, reader)
+            for name, (folder, reader) in sorted(_find(base).items())
+            if not {name, folder.name} & set(exclude)
+        ]
         return VideoDataset("folder sequences", entries, cache_folder(cache, "folder", root))
     listing = root / "stills" / "boxes.csv"
     name = f"stills-{split.partition('_')[2] or 'all'}"
@@ -71,20 +78,49 @@ def read_folder(
     return StillDataset(f"folder {split}", listing.parent / "images", rows)
 
 
-def _find(root: Path) -> list[VideoEntry]:
-    if not root.is_dir():
-        raise SourceError(f"{root}: expected a folder of sequences, found none")
-    readers = {"otb": find_otb(root), "vot": find_vot(root)}
-    entries = []
-    for form, found in readers.items():
-        for name, reader in found.items():
-            folder = _folder(root, name)
+def find_folder(root: Path) -> dict[str, Reader]:
+    """Readers of all sequences in `root/sequences`, or in `root` itself, by name."""
+    base = sequences_folder(root)
+    return {name: reader for name, (_, reader) in _find(base).items()}
+
+
+def read_sequences(root: Path, exclude: Collection[str] = ()) -> list[AnnotatedSequence]:
+    """Read all sequences of a folder of own data, in order of their names; none if it has none.
+
+    Args:
+        root: Folder with `sequences/`.
+        exclude: Names of sequences to leave out.
+
+    Raises:
+        SourceError: something is missing or malformed; names the file and line.
+    """
+    base = root / "sequences"
+    found = _find(base) if base.is_dir() else {}
+    return [
+        reader()
+        for name, (folder, reader) in sorted(found.items())
+        if not {name, folder.name} & set(exclude)
+    ]
+
+
+def sequences_folder(root: Path) -> Path:
+    """Folder of the sequences of own data: `sequences/`, or `root` if there is none."""
+    below = root / "sequences"
+    return below if below.is_dir() else root
+
+
+def _find(base: Path) -> dict[str, tuple[Path, Reader]]:
+    """Folder and reader of every sequence in `base`, by name."""
+    readers = {"otb": find_otb(base), "vot": find_vot(base)}
+    found: dict[str, tuple[Path, Reader]] = {}
+    for form, by_name in readers.items():
+        for name, reader in by_name.items():
+            folder = _folder(base, name)
             if _form(folder) == "img":
-                if form == "otb":
-                    entries.append(_entry(name, folder, partial(_read_img, folder)))
+                found[name] = (folder, partial(_read_img, folder))
             elif _form(folder) == form:
-                entries.append(_entry(name, folder, reader))
-    return sorted(entries, key=lambda entry: entry.name)
+                found[name] = (folder, reader)
+    return found
 
 
 def _form(folder: Path) -> str:
@@ -105,11 +141,6 @@ def _folder(root: Path, name: str) -> Path:
     """The folder of a sequence; several targets in one are `FOLDER-1`, or `FOLDER.1` in VOT."""
     ends = [len(name), *(i for i in reversed(range(1, len(name))) if name[i] in "-.")]
     return next(root / name[:end] for end in ends if (root / name[:end]).is_dir())
-
-
-def _names(entry: VideoEntry) -> set[str]:
-    """Names by which a sequence can be excluded: its own and that of its folder."""
-    return {entry.name, entry.folder.name}
 
 
 def _read(folder: Path, reader: Reader) -> Rows:

@@ -8,16 +8,59 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.errors import SourceError
-from mixformerv2_ros.io.images import list_images
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
+
+Line = TypeVar("Line")
+Value = TypeVar("Value")
+
+
+class AnnotationError(SourceError):
+    """An annotation file with malformed lines.
+
+    Attributes:
+        problems: One message per malformed line; the error's text is the first.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems[0])
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[AnnotationError], tuple[tuple[str, ...]]]:
+        return AnnotationError, (self.problems,)
+
+
+def parse_lines(
+    parse: Callable[[int, Line], Value], lines: Iterable[Line], first: int = 1
+) -> list[Value]:
+    """Parse every line of an annotation, so that all of its errors are known at once.
+
+    Args:
+        parse: Called with the number and the content of a line; raises SourceError.
+        lines: The lines.
+        first: Number of the first line.
+
+    Raises:
+        AnnotationError: at least one line is malformed.
+    """
+    values, problems = [], []
+    for number, line in enumerate(lines, first):
+        try:
+            values.append(parse(number, line))
+        except SourceError as error:
+            problems.append(str(error))
+    if problems:
+        raise AnnotationError(problems)
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +110,13 @@ def read_boxes(path: Path, allow_absent: bool = True) -> npt.NDArray[np.float64]
         (N, 4) float64.
 
     Raises:
-        SourceError: the file cannot be read or a line is not a box; names file and line.
+        SourceError: the file cannot be read.
+        AnnotationError: lines are not boxes; names file and line.
     """
-    rows = []
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = split_fields(line)
+
+    def parse(number: int, line: str) -> list[float]:
         try:
-            row = [float(field) for field in fields]
+            row = [float(field) for field in split_fields(line)]
         except ValueError:
             row = []
         where, came = f"{path}, line {number}", repr(printable(line.strip()))
@@ -83,8 +126,9 @@ def read_boxes(path: Path, allow_absent: bool = True) -> npt.NDArray[np.float64]
         if not absent and not all(math.isfinite(value) for value in row):
             kind = "four finite numbers" + (", or four NaN," if allow_absent else ",")
             raise SourceError(f"{where}: expected {kind} got {came}")
-        rows.append(row)
-    return np.array(rows, dtype=np.float64).reshape(-1, 4)
+        return row
+
+    return np.array(parse_lines(parse, read_lines(path)), dtype=np.float64).reshape(-1, 4)
 
 
 def read_names(path: Path) -> list[str]:
@@ -98,16 +142,6 @@ def read_names(path: Path) -> list[str]:
     if not names:
         raise SourceError(f"{path}: expected one sequence name per line, found none")
     return names
-
-
-def plain_sequence(folder: Path) -> AnnotatedSequence:
-    """Read `folder/img` and `folder/groundtruth_rect.txt`.
-
-    Raises:
-        SourceError: something is missing or malformed; names the file and line.
-    """
-    truth = folder / "groundtruth_rect.txt"
-    return checked_sequence(folder.name, list_images(folder / "img"), read_boxes(truth), truth)
 
 
 def checked_sequence(

@@ -15,6 +15,7 @@ from mixformerv2_ros.lab.datasets.sequence_files import Reader, folders_with, to
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
     checked_sequence,
+    parse_lines,
     read_lines,
     split_fields,
 )
@@ -38,7 +39,7 @@ def find_vot(root: Path) -> dict[str, Reader]:
 
 def _read_sequence(folder: Path, truth: Path, name: str) -> AnnotatedSequence:
     frames = list_images(_image_folder(folder))
-    rows = [parse_region(truth, number, line) for number, line in enumerate(read_lines(truth), 1)]
+    rows = parse_lines(partial(parse_region, truth), read_lines(truth))
     boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
     if len(boxes) < len(frames):
         # The toolkit takes frames after the last line as frames without a known region.

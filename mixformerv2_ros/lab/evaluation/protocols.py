@@ -35,10 +35,10 @@ def published_settings(dataset: str, preset: str) -> dict[str, Any]:
     for presets B and S, with 4.5 as the fallback; other models keep their own.
 
     Args:
-        dataset: A key of `EVALUATION_SETS`; `plain` is no benchmark and has no protocol.
+        dataset: A key of `EVALUATION_SETS`; `folder` is no benchmark and has no protocol.
         preset: The model's preset.
     """
-    if dataset == "plain":
+    if dataset == "folder":
         return {}
     interval = _PUBLISHED_INTERVALS.get(dataset, 200)
     if dataset == "got10k":

@@ -195,7 +195,7 @@ def evaluate_to_folder(
                 progress(sequence, outcome)
 
     done = [(each, results[each.name]) for each in sequences if each.name in results]
-    summary = summarise(done, str(dataset.get("dataset", "plain")))
+    summary = summarise(done, str(dataset.get("dataset", "folder")))
     content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
     write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
     return Evaluation(summary, problems)
@@ -213,7 +213,7 @@ def _skipped(label: str, sequence: AnnotatedSequence, result: Result) -> list[st
 
 
 def evaluate_results(
-    folder: Path, sequences: list[AnnotatedSequence], dataset: str = "plain"
+    folder: Path, sequences: list[AnnotatedSequence], dataset: str = "folder"
 ) -> Evaluation:
     """Compute the figures of results that are on disk already, ours or published raw results."""
     results, problems = [], []

@@ -65,7 +65,7 @@ class Summary:
 
 
 def summarise(
-    results: Iterable[tuple[AnnotatedSequence, Result]], dataset: str = "plain"
+    results: Iterable[tuple[AnnotatedSequence, Result]], dataset: str = "folder"
 ) -> Summary:
     """Compute every figure from what one tracker said on each sequence.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mixformerv2_ros.files import copy_file
@@ -30,10 +31,15 @@ class CheckpointManager:
         self._scalars = Scalars(output, run.step) if run.context.is_main else None
 
     def record(self, values: Mapping[str, Tensor]) -> None:
-        """Collect the values of one step for the mean until the next validation."""
+        """Collect the values of one step for the mean until the next validation.
+
+        Every process must call it: what is logged are means over the processes.
+        """
         self._recent.append(values)
-        if self._scalars is not None and self._run.step % SCALARS_EVERY == 0:
-            self._scalars.write("train", _floats(values), self._run.step)
+        if self._run.step % SCALARS_EVERY == 0:
+            means = self._over_processes(_floats(values))
+            if self._scalars is not None:
+                self._scalars.write("train", means, self._run.step)
 
     def save(self, report: Mapping[str, float]) -> None:
         """Log a validation and write `last`; copy it to `best` if validation has improved.
@@ -46,7 +52,7 @@ class CheckpointManager:
         span = time.monotonic() - self._clock
         speed = (run.samples - self._first) / span
         self._clock, self._first = time.monotonic(), run.samples
-        mean = _mean([_floats(values) for values in self._recent])
+        mean = self._over_processes(_mean([_floats(values) for values in self._recent]))
         self._recent.clear()
         figure = report.get("clips_iou", report["iou"])
         better = figure > run.best
@@ -68,6 +74,11 @@ class CheckpointManager:
                 run.step, speed, mean["loss"], mean["iou"],
                 "  ".join(f"{name} {report[name]:.3f}" for name in _SHOWN if name in report),
             )  # fmt: skip
+
+    def _over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
+        context = self._run.context
+        means = context.mean(torch.tensor(list(values.values()), device=context.device))
+        return dict(zip(values, means.tolist(), strict=True))
 
     def close(self) -> None:
         """Close the scalars."""

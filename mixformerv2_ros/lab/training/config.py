@@ -47,6 +47,8 @@ class DataConfig:
         validation_sets: Data sets to validate on; required with `sets`.
         sampling: Sampling of `sets` and `validation_sets`.
         batch_size: Samples per step and process.
+        max_unreadable: Fraction of images that may be missing or damaged; they are left out and
+            counted. With 0, the first one ends the training.
     """
 
     folder: str = ""
@@ -56,6 +58,7 @@ class DataConfig:
     validation_sets: tuple[SetConfig, ...] = ()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     batch_size: int = 64
+    max_unreadable: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class ClipsConfig:
     """
 
     root: str = ""
-    dataset: str = "plain"
+    dataset: str = "folder"
     names: str = ""
     frames: int = 0
 

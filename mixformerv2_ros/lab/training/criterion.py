@@ -76,5 +76,7 @@ def total_loss(
         loss = term if number == 0 else loss + term
     values = {name: term.detach() for name, term in terms.items()}
     values["iou"] = iou.detach().mean() if some else nothing.detach()
+    if share is not None:
+        values["iou"] = values["iou"] * share
     values["loss"] = loss.detach()
     return loss, values

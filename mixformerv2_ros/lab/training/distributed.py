@@ -11,7 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.errors import MixFormerError, ParameterError, TrainingError
+
+
+class PeerError(TrainingError):
+    """Another process failed, and reports the reason."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,29 @@ class DistributedContext:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Let every process fail if the body raises an error of bad input in one of them.
+
+        The others would wait for it for ever. The first process that fails raises its own error,
+        the others `PeerError`. The body must not wait for other processes.
+        """
+        failure: MixFormerError | None = None
+        try:
+            yield
+        except MixFormerError as error:
+            failure = error
+        if self.world_size == 1:
+            if failure is not None:
+                raise failure
+            return
+        first = torch.tensor(self.world_size if failure is None else self.rank, device=self.device)
+        dist.all_reduce(first, dist.ReduceOp.MIN)
+        if failure is not None and self.rank == first:
+            raise failure
+        if first < self.world_size:
+            raise PeerError(f"process {int(first)} failed and reports why")
 
     def barrier(self) -> None:
         """Block until every process has reached this point."""

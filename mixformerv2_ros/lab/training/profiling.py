@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.lab.training.config import TrainConfig
-from mixformerv2_ros.lab.training.data_loaders import calibration_batch, load_batches, load_datasets
+from mixformerv2_ros.lab.training.data_loaders import (
+    calibration_batch,
+    load_batches,
+    load_datasets,
+    worker_deaths_named,
+)
 from mixformerv2_ros.lab.training.distributed import distributed_context
 from mixformerv2_ros.lab.training.training_run import TrainingRun
 
@@ -69,17 +75,18 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
         network = update = waiting = 0.0
         stream = load_batches(source, config, 0, WARM_UP + steps, context)
         clock = _Stopwatch(context.device)
-        for number in range(WARM_UP + steps):
-            batch = next(stream)
-            waited = clock.lap()
-            run.begin_step()
-            values = run.compute_gradients(batch)
-            computed = clock.lap()
-            run.apply_gradients(values["loss"])
-            updated = clock.lap()
-            if number >= WARM_UP:
-                network, update, waiting = network + computed, update + updated, waiting + waited
-        stream.close()
+        with worker_deaths_named(), closing(stream):
+            for number in range(WARM_UP + steps):
+                batch = next(stream)
+                waited = clock.lap()
+                run.begin_step()
+                values = run.compute_gradients(batch)
+                computed = clock.lap()
+                run.apply_gradients(values["loss"])
+                updated = clock.lap()
+                if number >= WARM_UP:
+                    network, update = network + computed, update + updated
+                    waiting += waited
     return StepTimes(network / steps, update / steps, waiting / steps, config.data.batch_size)
 
 

@@ -27,7 +27,7 @@ from mixformerv2_ros.lab.training.config_files import (
     set_value,
     train_config,
 )
-from mixformerv2_ros.lab.training.distributed import distributed_context
+from mixformerv2_ros.lab.training.distributed import PeerError, distributed_context
 from mixformerv2_ros.lab.training.initialization import check_init, check_teacher
 from mixformerv2_ros.lab.training.logs import last_row
 from mixformerv2_ros.lab.training.optimizers import run_length
@@ -252,6 +252,8 @@ def run_recipe(
             log.info("stage %d of %d: %s", number, len(runs), run.name)
             try:
                 train(run.config, left, stop, watch(run, number, len(runs)))
+            except PeerError:
+                raise
             except MixFormerError as error:
                 raise type(error)(f"stage {run.name}: {error}") from None
             context.barrier()  # until rank 0 has written its checkpoint

@@ -71,6 +71,7 @@ RENAMED_VALUES = {
     "stage": RENAMED_STAGES,
     "init_stage": RENAMED_STAGES,
     "data.folder": {"drawn": "generated"},
+    "validation.clips.dataset": {"plain": "folder"},
 }
 """Setting -> its former values -> values now."""
 
@@ -91,7 +92,7 @@ def migrate(saved: Mapping[str, Any]) -> dict[str, Any]:
         saved: Settings as a run saved them, from before or after the change of names.
     """
     if isinstance(saved.get("data"), Mapping):
-        return dict(saved)
+        return {name: _renamed_values(value, name) for name, value in saved.items()}
     tree: dict[str, Any] = {}
     for name, value in saved.items():
         path = RENAMED.get(name, name)
@@ -101,6 +102,12 @@ def migrate(saved: Mapping[str, Any]) -> dict[str, Any]:
         former = RENAMED_VALUES.get(path, {})
         _insert(tree, path, former.get(value, value) if isinstance(value, str) else value)
     return tree
+
+
+def _renamed_values(value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _renamed_values(entry, f"{path}.{name}") for name, entry in value.items()}
+    return RENAMED_VALUES.get(path, {}).get(value, value) if isinstance(value, str) else value
 
 
 def _insert(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -20,9 +20,11 @@ class Sample:
         edges: (4,) float32 left, top, right, bottom of the target over the crop's side, clipped to
             [0, 1]; zeros if the target is absent.
         present: Whether the search region shows the target.
+        unreadable: One message per unreadable image that was drawn before and left out.
     """
 
     templates: Image
     search: Image
     edges: npt.NDArray[np.float32]
     present: bool
+    unreadable: tuple[str, ...] = ()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.errors import ImageError, ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.annotated_images import Image
 from mixformerv2_ros.lab.datasets.image_cache import ImageCache
 from mixformerv2_ros.lab.datasets.source import Clip, ClipDataset
@@ -123,6 +124,10 @@ class SamplingConfig:
                 raise ParameterError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
+class _UnreadableImage(Exception):
+    """An image that a sample needs is missing or damaged, and may be left out."""
+
+
 class Choice(NamedTuple):
     """Frames of one clip: initial template, online template, search region."""
 
@@ -186,6 +191,7 @@ class TrackingDataset:
         spec: ModelSpec,
         config: SamplingConfig,
         train: bool,
+        skip_unreadable: bool = False,
     ) -> None:
         """Prepare sampling.
 
@@ -194,6 +200,8 @@ class TrackingDataset:
             spec: The network, which determines the sizes of crops.
             config: Sampling.
             train: Whether to augment crops individually (brightness, flip); not for validation.
+            skip_unreadable: Whether to draw again where an image cannot be read, instead of
+                raising; the sample names the image.
 
         Raises:
             ParameterError: no set, or weights that are negative or all zero.
@@ -209,6 +217,7 @@ class TrackingDataset:
         self.spec = spec
         self.config = config
         self.train = train
+        self.skip_unreadable = skip_unreadable
         self._shares = np.cumsum(weights / weights.sum())[:-1]
         self._images = ImageCache(config.cache_megabytes, config.cache_decoded)
 
@@ -220,12 +229,18 @@ class TrackingDataset:
         Raises:
             SourceError: an annotation or an image is missing or damaged, or no clip of a data set
                 is usable.
+            ImageError: an image cannot be decoded.
         """
         rng = np.random.default_rng((seed, index))
+        unreadable: list[str] = []
         for _ in range(TRIES):
-            sample = self._draw(rng)
+            try:
+                sample = self._draw(rng)
+            except _UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
             if sample is not None:
-                return sample
+                return replace(sample, unreadable=tuple(unreadable))
         names = ", ".join(each.name for each in self.sets)
         raise SourceError(
             f"{names}: {TRIES} samples in a row were rejected, check boxes and images"
@@ -265,15 +280,23 @@ class TrackingDataset:
         """
         hidden = np.flatnonzero(~clip.visible)
         if len(hidden):
-            image = self._images.read(clip.frames[int(rng.choice(hidden))])
+            image = self._read(clip.frames[int(rng.choice(hidden))])
             return image, centered_box(image.shape[1], image.shape[0])
         for _ in range(TRIES):
             other = self.draw_clip(rng)
             # The published code may draw the same images here and label the target absent.
             if other.frames[0] != clip.frames[0]:
                 frame = int(rng.integers(len(other.frames)))
-                return self._images.read(other.frames[frame]), _box(other, frame)
+                return self._read(other.frames[frame]), _box(other, frame)
         raise SourceError(f"{clip.name}: negative samples need other clips, found none")
+
+    def _read(self, path: Path) -> Image:
+        try:
+            return self._images.read(path)
+        except (SourceError, ImageError) as error:
+            if self.skip_unreadable:
+                raise _UnreadableImage(str(error)) from None
+            raise
 
     # Crops -------------------------------------------------------------------------------------
 
@@ -284,12 +307,12 @@ class TrackingDataset:
         chosen = self._choose(clip, rng)
         present = not rng.random() < config.negative_ratio
         # A still is read once for all crops, with or without a cache.
-        images = {frame: self._images.read(clip.frames[frame]) for frame in {*chosen[:2]}}
+        images = {frame: self._read(clip.frames[frame]) for frame in {*chosen[:2]}}
         if not present:
             image, box = self.draw_negative(clip, rng)
         else:
             found = images.get(chosen.search)
-            image = self._images.read(clip.frames[chosen.search]) if found is None else found
+            image = self._read(clip.frames[chosen.search]) if found is None else found
             box = _box(clip, chosen.search)
         boxes = [*((images[frame], _box(clip, frame)) for frame in chosen[:2]), (image, box)]
 

@@ -69,6 +69,10 @@ def check_settings(config: TrainConfig) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ParameterError(f"{name} must be at least 1, got {value}")
+    if not 0 <= config.data.max_unreadable < 1:
+        raise ParameterError(
+            f"data.max_unreadable must be 0 or more and below 1, got {config.data.max_unreadable}"
+        )
     if bool(config.data.sets) == bool(config.data.folder):
         raise ParameterError(
             "expected either data.folder or data.sets, got "

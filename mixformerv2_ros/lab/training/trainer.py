@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -15,8 +16,13 @@ from mixformerv2_ros.errors import ParameterError, TrainingError
 from mixformerv2_ros.lab.training.checkpoint_files import LAST, read_checkpoint
 from mixformerv2_ros.lab.training.checkpoint_manager import CheckpointManager
 from mixformerv2_ros.lab.training.config import TrainConfig
-from mixformerv2_ros.lab.training.data_loaders import calibration_batch, load_batches, load_datasets
-from mixformerv2_ros.lab.training.distributed import distributed_context
+from mixformerv2_ros.lab.training.data_loaders import (
+    calibration_batch,
+    load_batches,
+    load_datasets,
+    worker_deaths_named,
+)
+from mixformerv2_ros.lab.training.distributed import PeerError, distributed_context
 from mixformerv2_ros.lab.training.optimizers import run_length
 from mixformerv2_ros.lab.training.stages import check_settings
 from mixformerv2_ros.lab.training.training_run import TrainingRun, check_stage
@@ -61,7 +67,8 @@ def train(
         length = run_length(config, context.world_size)
         if path.exists() and finished_steps(config, path) >= length.steps:
             return path
-        source, held = load_datasets(config)
+        with context.failing_together():
+            source, held = load_datasets(config)
         run = TrainingRun(config, context, lambda count: calibration_batch(source, count))
         if path.exists():
             run.restore(path)
@@ -74,25 +81,29 @@ def train(
                 f"all processes must share the folder {output}, but their checkpoints are at steps "
                 f"{steps}"
             )
-        clips = load_clips(config.validation.clips)
+        with context.failing_together():
+            clips = load_clips(config.validation.clips)
         manager = CheckpointManager(run, output)
+        begin = time.monotonic()
+        stream = load_batches(source, config, run.samples, run.length.steps - run.step, context)
         try:
-            begin = time.monotonic()
-            stream = load_batches(source, config, run.samples, run.length.steps - run.step, context)
-            for batch in stream:
-                values = run.advance(batch)
-                manager.record(values)
-                if watch is not None:
-                    watch(run.step, run.length.steps, values)
-                late = context.any(time.monotonic() - begin > seconds or stop())
-                if run.finished or run.step % run.length.validate_every == 0:
-                    report = validate(run.ema_model, held, config, context)
-                    report |= validate_clips(run.ema_model, clips, config, context)
-                    manager.save(report)
-                elif late:
-                    run.save(path)  # without validation: SIGKILL may follow SIGTERM soon
-                if late:
-                    break
+            with worker_deaths_named(), closing(stream):
+                for batch in stream:
+                    values = run.advance(batch)
+                    manager.record(values)
+                    if watch is not None:
+                        watch(run.step, run.length.steps, values)
+                    late = context.any(time.monotonic() - begin > seconds or stop())
+                    if run.finished or run.step % run.length.validate_every == 0:
+                        report = validate(run.ema_model, held, config, context)
+                        report |= validate_clips(run.ema_model, clips, config, context)
+                        manager.save(report)
+                    elif late:
+                        run.save(path)  # without validation: SIGKILL may follow SIGTERM soon
+                    if late:
+                        break
+        except PeerError:
+            raise
         except TrainingError as error:
             kept = f"; the last good checkpoint is {path}" if path.exists() else ""
             raise TrainingError(f"{error}{kept}") from None

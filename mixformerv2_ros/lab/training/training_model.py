@@ -29,6 +29,11 @@ class Batch:
         parts = (self.templates, self.search, self.edges, self.present)
         return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
+    def pin_memory(self) -> Batch:
+        """Copy to page-locked memory; called by torch's data loader."""
+        parts = (self.templates, self.search, self.edges, self.present)
+        return Batch(*(part.pin_memory() for part in parts))
+
 
 @dataclass(frozen=True)
 class ModelOutput:

@@ -49,21 +49,9 @@ def validate(
     context = context or DistributedContext()
     stream = SampleDataset(source, _SEED)
     starts = range(0, config.validation.samples, _BATCH)
-    parts = []
-    for start in starts[context.rank :: context.world_size]:
-        indices = range(start, min(start + _BATCH, config.validation.samples))
-        batch = stream.batch(indices).to(context.device)
-        output = model(batch)
-        _, values = total_loss(output, batch, config.loss)
-        scored = output.score_logits is not None and config.loss.score > 0
-        scores = output.score_logits.sigmoid().tolist() if scored else []
-        parts.append(
-            (
-                len(indices),
-                {name: float(value) for name, value in values.items()},
-                list(zip(scores, (batch.present > 0.5).tolist(), strict=False)),
-            )
-        )
+    mine = starts[context.rank :: context.world_size]
+    with context.failing_together():
+        parts = [_validate_batch(model, stream, first, config, context) for first in mine]
     parts = [part for one in context.all_gather(parts) for part in one]
     total = sum(count for count, _, _ in parts)
     report = {
@@ -77,6 +65,27 @@ def validate(
             np.median([s for s, here in pairs if not here] or [math.nan])
         )
     return report
+
+
+def _validate_batch(
+    model: TrainingModel | TeacherTrainingModel,
+    stream: SampleDataset,
+    first: int,
+    config: TrainConfig,
+    context: DistributedContext,
+) -> tuple[int, dict[str, float], list[tuple[float, bool]]]:
+    """Number of samples, mean loss terms, and (score, target present) of each sample if scored."""
+    indices = range(first, min(first + _BATCH, config.validation.samples))
+    batch = stream.batch(indices).to(context.device)
+    output = model(batch)
+    _, values = total_loss(output, batch, config.loss)
+    scored = output.score_logits is not None and config.loss.score > 0
+    scores = output.score_logits.sigmoid().tolist() if scored else []
+    return (
+        len(indices),
+        {name: float(value) for name, value in values.items()},
+        list(zip(scores, (batch.present > 0.5).tolist(), strict=False)),
+    )
 
 
 def load_clips(config: ClipsConfig) -> list[AnnotatedSequence]:
@@ -121,8 +130,9 @@ def validate_clips(
         update_interval=TrackerSettings.update_interval if config.loss.score else _NEVER,
     )
     found = []
-    for clip in clips[context.rank :: context.world_size]:
-        result = run_sequence(MixFormerTracker(engine, settings), clip)
-        found.append(float(np.nanmean(overlaps(result.boxes, clip.boxes)[1:])))
+    with context.failing_together():
+        for clip in clips[context.rank :: context.world_size]:
+            result = run_sequence(MixFormerTracker(engine, settings), clip)
+            found.append(float(np.nanmean(overlaps(result.boxes, clip.boxes)[1:])))
     every = [one for part in context.all_gather(found) for one in part]
     return {"clips_iou": float(np.mean(every))}
