@@ -20,7 +20,7 @@ from rosbags.interfaces import QosReliability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mixformerv2_ros.errors import MixFormerError, SourceError
+from mixformerv2_ros.errors import ImageError, MixFormerError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic, scan
 from mixformerv2_ros.io.bag_writer import BagWriter
@@ -530,8 +530,12 @@ def test_message_that_is_not_of_its_type(tmp_path: Path) -> None:
     store = typestore()
     with Writer(tmp_path / "bag", version=8) as writer:
         connection = writer.add_connection(IMAGE_TOPIC, "sensor_msgs/msg/Image", typestore=store)
-        writer.write(connection, START_NS, b"\0\1\0\0garbage")
-    _, error = read(tmp_path / "bag")
+        writer.write(connection, START_NS + 1000, b"\0\1\0\0garbage")
+    with BagReader(tmp_path / "bag") as reader:
+        (image,) = images(reader, choose_image_topic(reader, None))
+    with pytest.raises(ImageError) as raised:  # one image that is skipped, not the end
+        image.decode()
+    error = str(raised.value)
     assert "damaged message on /camera/image_raw" in error
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
     cyclone,
@@ -21,6 +19,7 @@ from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameter_profiles import PROFILES, Profile
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, check_values
+from mixformerv2_ros.yaml_text import YamlError, parse_yaml
 
 DEFAULTS = "defaults"
 USE_SIM_TIME = "use_sim_time"
@@ -108,8 +107,8 @@ def _parse(name: str, text: str) -> Any:
     if name in known:
         return known[name].parse(text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except YamlError:
         return text
 
 

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
     log = write_log(names.full)
     with BagReader(args.bag) as reader, node_stop() as stopped, Node(names, log) as node:
+        if reader.note:
+            log(Level.WARN, reader.note)
         publishers = {
             topic.name: node.create_publisher(
                 names.topic(topic.name),

@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
             code = _write(args, reader, topic, stream, steps)
         finally:
             skipped = log.finish()
+            if reader.note:
+                print(f"mixformerv2 replay: {reader.note}", file=sys.stderr)
     verdict = 0 if code else _verdict(args, comparison)
     return code or skipped or verdict
 

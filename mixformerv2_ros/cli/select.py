@@ -22,7 +22,8 @@ from mixformerv2_ros.cli.ros_graph import (
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.files import write_json
 from mixformerv2_ros.interrupt import INTERRUPTED, node_stop
-from mixformerv2_ros.io.bag_reader import STORAGE_SUFFIXES, BagReader
+from mixformerv2_ros.io.bag_files import is_storage_file
+from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.box_selection.images import FileImages, ShownImage
@@ -135,10 +136,10 @@ def source_kind(source: str) -> str:
     """
     path = Path(source)
     if path.is_dir():
-        recorded = any(file.suffix in STORAGE_SUFFIXES for file in path.iterdir())
+        recorded = any(map(is_storage_file, path.iterdir()))
         return BAG if recorded or (path / "metadata.yaml").is_file() else VIDEO
     if path.exists():
-        return BAG if path.suffix in STORAGE_SUFFIXES else VIDEO
+        return BAG if is_storage_file(path) else VIDEO
     if source.isdecimal():
         return CAMERA
     if not source.removeprefix("~").replace("/", "").replace("_", "").isalnum():

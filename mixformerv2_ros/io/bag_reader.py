@@ -1,16 +1,19 @@
 """Messages out of rosbag2 recordings: a folder, an `.mcap` or a `.db3` file.
 
-Sound recordings are read with the `rosbags` library, in the order of their record times. What it
-cannot read is scanned without an index, so that the messages before the damage are never lost.
+Every storage file is read by itself: what it holds is the recording, whatever metadata.yaml says.
+Sound files are read with the `rosbags` library, in the order of their record times. What it cannot
+read is scanned without an index, so that the messages before the damage are never lost. Whole files
+and single messages that are compressed are recognized by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +23,31 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.io.bag_files import (
+    METADATA,
+    PACKED_SUFFIX,
+    STORAGE_SUFFIXES,
+    BagFiles,
+    bag_files,
+    is_storage_file,
+)
 from mixformerv2_ros.io.damage import Damage, Recovered
 from mixformerv2_ros.io.mcap_recovery import scan_mcap
-from mixformerv2_ros.io.sqlite_recovery import scan_sqlite, unfinished
-from mixformerv2_ros.text import natural_order, printable
+from mixformerv2_ros.io.sqlite_recovery import find_damage, scan_sqlite, unfinished
+from mixformerv2_ros.io.zstd import ZSTD_MAGIC, unpack_bytes, unpack_file
+from mixformerv2_ros.text import printable, some
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Qos
     from rosbags.typesys.store import Typestore
 
-STORAGE_SUFFIXES = (".mcap", ".db3")
+MAX_PROBLEMS = 4
+"""Damaged files of one recording that are reported."""
 _IDL_SEPARATOR = "=" * 80 + "\n"
 
 
 class DamagedBagError(SourceError):
-    """A recording that is cut off or damaged; everything before the damage has been read."""
+    """A recording that is damaged or lacks parts; all that is there has been read."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +86,30 @@ class BagMessage:
     data: bytes = field(repr=False)
 
 
+@dataclass
+class _Source:
+    """A storage file.
+
+    Attributes:
+        name: Its name in the recording.
+        path: Where it is read, unpacked.
+        reader: What reads it by its index; None where it has to be scanned.
+        damage: What is known to be wrong with it before it is read; empty if nothing is.
+    """
+
+    name: str
+    path: Path
+    reader: Reader | None = None
+    damage: str = ""
+
+
 class BagReader:
     """An open recording; use it as a context manager.
 
     Attributes:
         path: The folder or file.
         topics: The topics by name.
+        note: What is odd about the recording but costs no message, as one line, or empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,9 +120,10 @@ class BagReader:
         """
         self.path = path
         self.topics: dict[str, Topic] = {}
+        self.note = ""
         self._stack = ExitStack()
-        self._sources: list[Reader | Path] = []
-        self._reasons: dict[Path, str] = {}
+        self._sources: list[_Source] = []
+        self._missing: tuple[str, ...] = ()
         self._stores: dict[str, Typestore] = {}
         try:
             self._open()
@@ -129,20 +161,36 @@ class BagReader:
     @property
     def duration_ns(self) -> int | None:
         """Nanoseconds from the first to the last message; None where the index is lost."""
-        readers = [source for source in self._sources if isinstance(source, Reader)]
+        readers = [source.reader for source in self._sources if source.reader is not None]
         if len(readers) < len(self._sources):
             return None
         times = [(reader.start_time, reader.end_time) for reader in readers if reader.message_count]
         return max(t[1] for t in times) - min(t[0] for t in times) if times else 0
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        """Read the messages of some topics in the order of their record times.
+        """Read the messages of some topics: file after file, each in the order of record times.
 
         Raises:
-            DamagedBagError: after the last message before the damage.
+            DamagedBagError: after the last message that can be read.
         """
+        wanted, count = set(topics), 0
+        problems: list[str] = []
         for source in self._sources:
-            yield from self._read(source, set(topics))
+            unreadable = _Unreadable()
+            try:
+                for message in self._read(source, wanted):
+                    unpacked = unreadable.unpack(message)
+                    if unpacked is not None:
+                        count += 1
+                        yield unpacked
+            except Damage as error:
+                problems.append(f"damaged after {count} messages: {source.name} {error}")
+            if unreadable.count:
+                problems.append(f"damaged: {source.name} has {unreadable}")
+        if self._missing:
+            problems.append(f"incomplete: {METADATA} lists {some(self._missing)}, not found")
+        if problems:
+            raise DamagedBagError(f"recording {self.path} is {'; '.join(problems[:MAX_PROBLEMS])}")
 
     def deserialize(self, message: BagMessage) -> Any:
         """Decode a message; its arrays are views of the message's bytes.
@@ -166,62 +214,64 @@ class BagReader:
     def _open(self) -> None:
         if not self.path.exists():
             raise SourceError(f"recording {self.path} does not exist")
-        if self.path.is_file():
-            if self.path.suffix not in STORAGE_SUFFIXES:
-                raise SourceError(
-                    f"recording must be a rosbag2 folder, .mcap or .db3 file, got {self.path}"
-                )
-            self._open_file(self.path)
-            self._check_readable()
-            return
-        files = _storage_files(self.path)
-        reason = "metadata.yaml is missing"
-        if (self.path / "metadata.yaml").is_file() and not any(map(_unfinished, files)):
-            try:
-                self._add_reader(Reader(self.path))
-            except Exception as error:  # whatever rosbags trips over, the files are tried singly
-                reason = printable(error, 200)
-            else:
-                return
-        if not files:
+        if self.path.is_file() and not is_storage_file(self.path):
             raise SourceError(
-                f"folder {self.path} must hold a rosbag2 recording (.mcap or .db3): {reason}"
+                f"recording must be a rosbag2 folder, .mcap or .db3 file, got {self.path}"
             )
-        for file in files:
+        found = bag_files(self.path)
+        if not found.files:
+            files = f": {METADATA} lists {some(found.missing)}, not found" if found.missing else ""
+            raise SourceError(
+                f"folder {self.path} must hold a rosbag2 recording "
+                f"({' or '.join(STORAGE_SUFFIXES)}){files}"
+            )
+        for file in found.files:
             self._open_file(file)
-        self._check_readable()
+        self._compare(found)
+        damages = [f"{s.name} {s.damage}" for s in self._sources if s.damage]
+        if damages and not self.topics:
+            raise DamagedBagError(
+                f"recording {self.path} is damaged after 0 messages: {damages[0]}"
+            )
 
-    def _check_readable(self) -> None:
-        for path, reason in self._reasons.items():
-            if not self.topics:
-                raise self._damaged(0, f"{path.name} {reason}")
+    def _compare(self, found: BagFiles) -> None:
+        """Set what is missing, and what is there without being listed."""
+        self._missing = found.missing
+        if not found.unlisted:
+            return
+        names = some([file.name for file in found.unlisted])
+        self.note = f"{METADATA} does not list {names}; read as well"
+        counts = [0 if s.reader is None else s.reader.message_count for s in self._sources]
+        if sum(counts) >= (found.message_count or 2**63):
+            self._missing = ()  # The files were renamed.
 
     def _open_file(self, path: Path) -> None:
-        reason = _unfinished(path)
-        if not reason:
-            try:
-                self._add_reader(Reader(path))
-            except Exception as error:  # rosbags raises what its parsers raise
-                reason = f"cannot be read: {printable(error, 200)}"
-            else:
-                return
-        self._add_scan(path, reason)
-
-    def _add_reader(self, reader: Reader) -> None:
-        reader.open()
-        self._stack.callback(reader.close)
-        self._sources.append(reader)
-        for connection in reader.connections:
+        source = _Source(path.name, path)
+        self._sources.append(source)
+        if path.suffix.lower() == PACKED_SUFFIX:
+            folder = Path(self._stack.enter_context(TemporaryDirectory()))
+            source.path = folder / path.stem
+            source.damage = unpack_file(path, source.path)
+        if not source.damage and _is_database(source.path):
+            source.damage = unfinished(source.path)
+        source.reader = None if source.damage else _open_reader(source.path)
+        if source.reader is None:
+            self._add_scan(source)
+            return
+        self._stack.callback(source.reader.close)
+        for connection in source.reader.connections:
             self._add_topic(_topic(connection))
 
-    def _add_scan(self, path: Path, reason: str) -> None:
-        self._sources.append(path)
-        self._reasons[path] = reason
+    def _add_scan(self, source: _Source) -> None:
+        """Scan a file for its topics, which also finds what is wrong with it."""
         try:
-            for found in scan(path):
+            for found in scan(source.path):
                 self._add_topic(Topic(found.topic, found.msgtype, found.definition, found.encoding))
+            if _is_database(source.path):
+                # SQLite may read less than there is without a word.
+                find_damage(source.path)
         except Damage as error:
-            self._reasons[path] = str(error)
+            source.damage = source.damage or str(error)
 
     def _add_topic(self, topic: Topic) -> None:
         known = self.topics.get(topic.name)
@@ -234,56 +284,50 @@ class BagReader:
                 known.name, known.msgtype, known.definition, known.encoding, count, known.qos
             )
 
-    def _read(self, source: Reader | Path, topics: set[str]) -> Iterator[BagMessage]:
-        if isinstance(source, Path):
-            reason = f"{source.name} {self._reasons[source]}"
-            yield from self._read_scan([source], topics, 0, reason)
+    def _read(self, source: _Source, topics: set[str]) -> Iterator[BagMessage]:
+        """The messages of one file, as they are stored.
+
+        Raises:
+            Damage: after the last message before the damage.
+        """
+        if source.reader is None:
+            yield from self._scan(source, topics, 0)
             return
-        connections = [c for c in source.connections if c.topic in topics]
+        connections = [c for c in source.reader.connections if c.topic in topics]
         if not connections:
             return
         read = 0
-        messages = source.messages(connections)
+        messages = source.reader.messages(connections)
         while True:
             try:
                 connection, record_ns, data = next(messages)
             except StopIteration:
                 break
             except Exception as error:  # rosbags raises what its parsers raise
-                reason = printable(error, 200)
-                if source.compression_mode:
-                    raise self._damaged(read, reason) from error
                 # It gives up a whole chunk; the scan finds the messages before the damage in it.
-                files = _storage_files(Path(str(source.path)))
-                yield from self._read_scan(files, topics, read, reason)
-                return
+                yield from self._scan(source, topics, read)
+                raise Damage(f"cannot be read: {printable(error, 200)}") from error
             read += 1
             yield BagMessage(self.topics[connection.topic], record_ns, data)
         promised = sum(connection.msgcount for connection in connections)
         if read < promised:
-            raise self._damaged(read, f"its index promises {promised}")
+            raise Damage(f"has {read} messages of {promised} in its index")
 
-    def _read_scan(
-        self, files: list[Path], topics: set[str], skip: int, reason: str
-    ) -> Iterator[BagMessage]:
-        """Scan files whose index is no help; the first `skip` messages were read already."""
+    def _scan(self, source: _Source, topics: set[str], skip: int) -> Iterator[BagMessage]:
+        """The messages of a file whose index is no help, but for the first `skip`.
+
+        Raises:
+            Damage: after the last message before the damage.
+        """
         read = 0
-        for file in files:
-            try:
-                for found in scan(file):
-                    if found.topic in topics:
-                        read += 1
-                        if read > skip:
-                            topic = self.topics[found.topic]
-                            yield BagMessage(topic, found.record_ns, found.data)
-            except Damage as error:
-                raise self._damaged(read, f"{file.name} {error}") from error
-        if any(file.suffix == ".db3" for file in files):
+        for found in scan(source.path):
+            if found.topic in topics:
+                read += 1
+                if read > skip:
+                    yield BagMessage(self.topics[found.topic], found.record_ns, found.data)
+        if source.damage:
             # Rows that are missing at the end of a database leave no trace in its pages.
-            raise self._damaged(read, reason)
-
-    def _damaged(self, read: int, reason: str) -> DamagedBagError:
-        return DamagedBagError(f"recording {self.path} is damaged after {read} messages: {reason}")
+            raise Damage(source.damage)
 
     def _store(self, topic: Topic) -> Typestore:
         """Classes for the messages of a topic: those of the recording, else the known ones."""
@@ -305,6 +349,42 @@ class BagReader:
             ) from error
 
 
+class _Unreadable:
+    """Unpacks messages that were compressed one by one, and counts those that cannot be.
+
+    Attributes:
+        count: Messages that cannot be unpacked.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first = ""
+
+    def unpack(self, message: BagMessage) -> BagMessage | None:
+        if message.data[:4] != ZSTD_MAGIC:
+            return message
+        try:
+            return replace(message, data=unpack_bytes(message.data))
+        except Damage as error:
+            topic, seconds = printable(message.topic.name), message.record_ns / 1e9
+            self._first = self._first or f"on {topic} at {seconds:.3f} s: {error}"
+            self.count += 1
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.count} compressed messages that cannot be read; first: {self._first}"
+
+
+def _open_reader(path: Path) -> Reader | None:
+    """What reads a sound file; None for any other."""
+    try:
+        reader = Reader(path)
+        reader.open()
+    except Exception:
+        return None
+    return reader
+
+
 def scan(path: Path) -> Iterator[Recovered]:
     """Read the messages of an `.mcap` or `.db3` file without an index, in the order of the file.
 
@@ -312,7 +392,7 @@ def scan(path: Path) -> Iterator[Recovered]:
         Damage: after the last message before the damage.
         OSError: the file cannot be read.
     """
-    yield from scan_mcap(path) if path.suffix == ".mcap" else scan_sqlite(path)
+    yield from scan_sqlite(path) if _is_database(path) else scan_mcap(path)
 
 
 @lru_cache(maxsize=16)
@@ -347,13 +427,5 @@ def _topic(connection: Connection) -> Topic:
     )
 
 
-def _storage_files(path: Path) -> list[Path]:
-    """The files of a recording in the order in which they were recorded."""
-    if path.is_file():
-        return [path]
-    files = (file for file in path.iterdir() if file.suffix in STORAGE_SUFFIXES)
-    return sorted(files, key=lambda file: natural_order(file.name))
-
-
-def _unfinished(path: Path) -> str:
-    return unfinished(path) if path.suffix == ".db3" else ""
+def _is_database(path: Path) -> bool:
+    return path.suffix.lower() == ".db3"

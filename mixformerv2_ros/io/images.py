@@ -83,7 +83,12 @@ def list_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: expected a folder of images, found none")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    # A Mac leaves a `._1.jpg` beside 1.jpg on foreign file systems.
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
     if not found:
         raise SourceError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
     return sorted(found, key=lambda path: natural_order(path.name))

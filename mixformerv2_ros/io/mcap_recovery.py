@@ -25,6 +25,7 @@ from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Schema
 from mcap.stream_reader import MAGIC_SIZE, StreamReader
 
 from mixformerv2_ros.io.damage import LARGEST, Damage, Recovered
+from mixformerv2_ros.io.zstd import first_bytes
 
 _DAMAGES = (McapError, struct.error, ValueError)
 """What the parsers of `mcap` raise on data that is not what it should be."""
@@ -161,7 +162,7 @@ def _content(chunk: Chunk) -> tuple[bytes, str]:
         return b"", f"has a chunk of {size} bytes, which is more than {LARGEST}"
     try:
         if chunk.compression == "zstd":
-            content = _zstd_content(chunk.data, size)
+            content = first_bytes(chunk.data, size)
         elif chunk.compression == "lz4":
             content = lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, size)
         elif chunk.compression == "":
@@ -175,15 +176,6 @@ def _content(chunk: Chunk) -> tuple[bytes, str]:
     if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
         return b"", "has a damaged chunk: its checksum differs"
     return content, ""
-
-
-def _zstd_content(data: bytes, size: int) -> bytes:
-    """The first `size` bytes at most; piece by piece, because a reader makes room at once."""
-    reader = zstandard.ZstdDecompressor().stream_reader(data)
-    content = bytearray()
-    while len(content) < size and (piece := reader.read(min(2**20, size - len(content)))):
-        content += piece
-    return bytes(content)
 
 
 def _cut_chunk(mapped: mmap.mmap, start: int) -> Chunk | None:

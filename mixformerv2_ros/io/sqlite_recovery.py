@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mixformerv2_ros.io.damage import LARGEST, Damage, Recovered
+from mixformerv2_ros.text import printable
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -58,6 +59,21 @@ def unfinished(path: Path) -> str:
         return _examine(path)[0]
     except Damage as error:
         return str(error)
+
+
+def find_damage(path: Path) -> None:
+    """Check the pages of a whole database, which takes as long as reading it.
+
+    Raises:
+        Damage: it is damaged.
+    """
+    with closing(_connect(path)) as database:
+        try:
+            (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise Damage(f"is damaged: {error}") from error
+    if result != "ok":
+        raise Damage(f"is damaged: {printable(result, 200)}")
 
 
 def _examine(path: Path) -> tuple[str, bool]:

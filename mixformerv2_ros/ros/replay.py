@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from mixformerv2_ros.errors import BoxError, SourceError
+from mixformerv2_ros.errors import BoxError, ImageError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic
 from mixformerv2_ros.io.bag_writer import BagWriter
@@ -120,20 +120,39 @@ def choose_image_topic(reader: BagReader, name: str | None) -> Topic:
 def images(reader: BagReader, topic: Topic) -> Iterator[RecordedImage]:
     """The images of a topic in the order of their recording.
 
+    A message that is not of its type is an image that cannot be decoded.
+
     Raises:
-        DamagedBagError: after the last image before the damage.
+        DamagedBagError: after the last image that can be read.
     """
     for index, message in enumerate(reader.messages([topic.name])):
-        content = reader.deserialize(message)
+        name = f"image {index} of the recording"
+        try:
+            content = reader.deserialize(message)
+        except DamagedBagError as error:
+            yield RecordedImage(
+                message.record_ns,
+                message.record_ns,
+                0,
+                decode=partial(_not_an_image, str(error)),
+                name=name,
+                index=index,
+                message=message,
+            )
+            continue
         yield RecordedImage(
             stamp_ns(content),
             message.record_ns,
             len(content.data),
             decode=partial(image_frame, content),
-            name=f"image {index} of the recording",
+            name=name,
             index=index,
             message=message,
         )
+
+
+def _not_an_image(reason: str) -> Frame:
+    raise ImageError(reason)
 
 
 def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.renamed_settings import RENAMED_VALUES, migrate, new_name
+from mixformerv2_ros.yaml_text import YamlError, parse_yaml, read_yaml_file
 
 Settings = TypeVar("Settings")
 
@@ -78,8 +77,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParameterError: the file is missing, not YAML, or holds something else.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        tree = read_yaml_file(path)
+    except (OSError, YamlError) as error:
         reason = " ".join(str(error).split())
         raise ParameterError(f"{path}: expected a YAML file of settings: {reason}") from None
     if not isinstance(tree, dict):
@@ -98,8 +97,8 @@ def override(tree: dict[str, Any], overrides: list[str]) -> None:
         if not equals:
             raise ParameterError(f"expected name=value, got {text!r}")
         try:
-            set_value(tree, name, yaml.safe_load(value) if value else "")
-        except yaml.YAMLError:
+            set_value(tree, name, parse_yaml(value) if value else "")
+        except YamlError:
             raise ParameterError(f"{name}: expected a value in YAML, got {value!r}") from None
 
 

@@ -15,14 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.yaml_text import YamlError, read_yaml_file
 
 KEY = "ros__parameters"
-MAX_BYTES = 2**20
-"""Maximum size of a parameter file in bytes."""
 MAX_ENTRIES = 10_000
 """Maximum number of entries; a few lines of YAML can expand without end."""
 
@@ -38,13 +35,9 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
         ParameterError: the file cannot be read or is not a parameter file.
     """
     try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise ParameterError(f"parameter file {path} must be at most {MAX_BYTES} bytes")
-        content = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else printable(error, 160)
+        content = read_yaml_file(path)
+    except (OSError, YamlError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ParameterError(f"parameter file {path} cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"parameter file {path} must map node names to {KEY}")
