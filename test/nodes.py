@@ -15,6 +15,8 @@ from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import Level, header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.qos import QosProfile, Reliability
+from mixformerv2_ros.ros.topic_checks import Publication, Requested
 from mixformerv2_ros.ros.topics import TRACK
 
 TYPES = typestore().types
@@ -38,7 +40,10 @@ class Desk:
         self.published: dict[str, list[Any]] = defaultdict(list)
         self.lines: list[tuple[Level, str]] = []
         self.subscribed: set[str] = set()
-        self.publishers = ["/camera"]
+        qos = QosProfile(Reliability.RELIABLE)
+        self.requested = Requested("/image", "sensor_msgs/msg/Image", qos)
+        self.publishers = [Publication("/camera", "sensor_msgs/msg/Image", qos)]
+        self.topics: dict[str, str] = {}
 
     def now_ns(self) -> int:
         return self.time_ns
@@ -49,8 +54,17 @@ class Desk:
     def has_subscribers(self, topic: str) -> bool:
         return topic in self.subscribed
 
-    def image_publishers(self) -> list[str]:
+    def image_subscription(self) -> Requested:
+        return self.requested
+
+    def image_publications(self) -> list[Publication]:
         return self.publishers
+
+    def image_topics(self) -> dict[str, str]:
+        return self.topics
+
+    def full_topic(self, name: str) -> str:
+        return f"/{name}"
 
     def log(self, level: Level, text: str) -> None:
         self.lines.append((level, text))

@@ -251,7 +251,7 @@ def test_auto_follows_the_reliability_of_the_cameras(peer: Peer) -> None:
 
 def test_incompatible_qos_is_logged_once(peer: Peer) -> None:
     peer.node.create_publisher("/image", IMAGE, profiles.sensor_data())
-    with Local(image_qos="reliable") as local:
+    with Local(image_qos="reliable", image_timeout=3600) as local:
         peer.listen("/track", TRACK, profiles.transient_local())
         wait_for(lambda: len(local.lines) > 1, "two warnings")
         local.wait_for_checks()
@@ -260,6 +260,44 @@ def test_incompatible_qos_is_logged_once(peer: Peer) -> None:
             "subscription requests reliable, volatile; no messages will be received from it",
             "incompatible QoS on /track: a subscription requests reliable, transient local, this "
             "publisher offers reliable, volatile; no messages will be sent to it",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("transport", "msgtype", "topic", "words"),
+    [
+        ("raw", "CompressedImage", "/cam/compressed",
+         "it is published as sensor_msgs/msg/CompressedImage, this node subscribes to "
+         "sensor_msgs/msg/Image; no messages will be received from that publisher; "
+         "set image_transport:=compressed and remap image:=/cam"),
+        ("compressed", "Image", "/cam",
+         "no publisher on /cam/compressed; image topics: /cam (sensor_msgs/msg/Image); "
+         "for /cam set image_transport:=raw"),
+    ],
+)  # fmt: skip
+def test_the_log_says_why_no_image_comes(
+    peer: Peer, transport: str, msgtype: str, topic: str, words: str
+) -> None:
+    peer.node.create_publisher(topic, f"sensor_msgs/msg/{msgtype}", profiles.reliable())
+    names = NodeNames("tracker", rules={"image": topic})
+    with Local(names=names, image_transport=transport, image_timeout=0.5) as local:
+        wait_for(lambda: any(words in line for line in local.lines), f"{words} in {local.lines}")
+        # Before discovery nothing is known, and a QoS problem is not what it is.
+        assert not [line for line in local.lines if "QoS" in line]
+
+
+def test_other_types_on_other_topics_are_logged_once(peer: Peer) -> None:
+    text = "std_msgs/msg/String"
+    peer.node.create_publisher("/init_box", text, profiles.reliable())
+    peer.listen("/track", text)
+    with Local(image_timeout=3600) as local:
+        wait_for(lambda: len(local.lines) > 1, "two warnings")
+        local.wait_for_checks()
+        assert sorted(local.lines) == [
+            f"type mismatch on /init_box: it is published as {text}, this node subscribes to "
+            f"{INIT_BOX}; no messages will be received from that publisher",
+            f"type mismatch on /track: a subscription is to {text}, this node publishes {TRACK}; "
+            "no messages will be sent to it",
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -297,7 +298,8 @@ def test_time_that_steps_back_forgets_targets_once() -> None:
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0)))
         node.feed(*(image(i) for i in range(20)))
-        node.desk.publishers = ["/camera", "/player"]
+        (camera,) = node.desk.publishers
+        node.desk.publishers.append(replace(camera, node="/player"))
         node.feed(*(image(i) for i in range(3)))
         assert [m.state for m in node.desk.tracks[20:]] == [State.IDLE] * 3
         assert node.desk.texts[1:] == [
@@ -362,8 +364,80 @@ def test_a_camera_that_stops_and_returns() -> None:
             )
         node.feed(image(62, picture_of=2))
         node.tracker.publish_diagnostics()
-        assert node.desk.texts[1:] == ["camera stalled: no image for 3.0 s", "image stream resumed"]
+        assert node.desk.texts[1:] == [
+            "camera stalled: no image for 3.0 s: no message from /camera",
+            "image stream resumed",
+        ]
         assert node.desk.tracks[-1].state == State.TRACKING
+
+
+def checks(node: Node, seconds: int) -> list[str]:
+    """Log lines of that many seconds with a check in each."""
+    known = len(node.desk.texts)
+    for _ in range(seconds):
+        node.desk.time_ns += 1_000_000_000
+        node.tracker.publish_diagnostics()
+    return node.desk.texts[known:]
+
+
+def test_without_images_the_log_names_the_reason_until_one_comes() -> None:
+    with Node() as node:
+        desk, camera = node.desk, node.desk.publishers.pop()
+        desk.topics = {"/cam": "sensor_msgs/msg/Image"}
+        line = (
+            "no image received on /image: no publisher on /image; "
+            "image topics: /cam (sensor_msgs/msg/Image)"
+        )
+        assert checks(node, 3) == []
+        # The same reason is repeated every 30 s, another one is logged at once.
+        assert checks(node, 33) == [line, line]
+        report = desk.published[DIAGNOSTICS][-1].status[0]
+        assert report.message == "no image received"
+        assert {v.key: v.value for v in report.values}["no image because"] in line
+        desk.publishers.append(camera)
+        (other,) = checks(node, 2)
+        assert other == "no image received on /image: no message from /camera"
+        node.feed(image(0))
+        assert checks(node, 1) == ["image stream resumed"]
+        report = desk.published[DIAGNOSTICS][-1].status[0]
+        assert {v.key: v.value for v in report.values}["no image because"] == ""
+
+
+def test_images_of_which_none_can_be_decoded_are_named_every_30_s() -> None:
+    with Node() as node:
+        lines = []
+        for _ in range(40):
+            node.feed(broken(encoding="nonsense"))
+            lines += checks(node, 1)
+        assert len(lines) == 2
+        assert lines[0] == lines[1]
+        assert lines[0].startswith("no image on /image can be decoded: ")
+        assert "nonsense" in lines[0]
+
+
+def test_without_an_init_box_the_log_names_its_topics_once() -> None:
+    line = "no target: no init box received on /init_box, /init_detection, /init_roi"
+    with Node() as node:
+        lines = []
+        for i in range(20):
+            node.feed(image(i))
+            lines += checks(node, 1)
+        assert lines == [line]
+        assert node.desk.lines[-1][0] == Level.OK
+        node.tracker.reset()
+        node.settle()
+        node.tracker.receive_init(init_box(red_box(20)))
+        for i in range(20, 30):
+            node.feed(image(i))
+            assert line not in checks(node, 1)
+
+
+def test_simulated_time_that_nobody_publishes_is_named_once() -> None:
+    with Node() as node:
+        node.desk.time_ns = 0
+        for _ in range(20):
+            node.tracker.publish_diagnostics()
+        assert node.desk.texts == ["use_sim_time is true, but no message has come on /clock"]
 
 
 def broken(**changes: Any) -> Any:

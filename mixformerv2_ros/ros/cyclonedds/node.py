@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -19,10 +20,16 @@ from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
 from mixformerv2_ros.ros.cyclonedds.participant import Log, Participant
 from mixformerv2_ros.ros.cyclonedds.publisher import Publisher
-from mixformerv2_ros.ros.cyclonedds.qos_profiles import endpoint_qos, sensor_data, transient_local
+from mixformerv2_ros.ros.cyclonedds.qos_profiles import (
+    endpoint_qos,
+    profile_of,
+    sensor_data,
+    transient_local,
+)
 from mixformerv2_ros.ros.cyclonedds.subscription import Subscription
 from mixformerv2_ros.ros.cyclonedds.types import from_cdr, sample, to_cdr
 from mixformerv2_ros.ros.messages import Level
+from mixformerv2_ros.ros.topic_checks import Publication
 from mixformerv2_ros.tracking.frame import NS
 
 CLOCK = "/clock"
@@ -84,6 +91,7 @@ class Node:
             qos=endpoint_qos(transient_local(MAX_PARTICIPANTS), GRAPH_TYPE),
         )
         self._nodes: dict[bytes, dict[bytes, str]] = {}
+        self._reading_graph = threading.Lock()
         if sim_time:
             self.create_subscription(CLOCK, CLOCK_TYPE, self._set_time, sensor_data(1))
 
@@ -151,12 +159,22 @@ class Node:
         """Call back periodically, by the wall clock."""
         self._timers.append(_Timer(seconds, callback))
 
-    def publisher_nodes(self, topic: str) -> list[str]:
-        """Full names of the nodes that publish a topic, as far as discovered.
+    def publications(self, topic: str) -> list[Publication]:
+        """The publishers of a topic, as far as discovered.
 
-        To be called from one thread at a time. A publisher that no node lists, as those of programs
-        without ROS, is `_CREATED_BY_BARE_DDS_APP_`, as in `ros2 topic info -v`.
+        The node of a publisher that no node lists, as those of programs without ROS, is
+        `_CREATED_BY_BARE_DDS_APP_`, as in `ros2 topic info -v`.
         """
+        with self._reading_graph:
+            names = self._node_names()
+        found = self.participant.publishers_of(topic)
+        return sorted(
+            (Publication(names.get(e.guid, BARE_DDS), e.msgtype, profile_of(e.qos)) for e in found),
+            key=lambda each: each.node,
+        )
+
+    def _node_names(self) -> dict[bytes, str]:
+        """Full names of nodes by their publishers."""
         for listed in self._graph_reader.take(N=MAX_PARTICIPANTS):
             if isinstance(listed, InvalidSample):
                 continue
@@ -174,9 +192,7 @@ class Node:
             }
             if len(self._nodes) > MAX_PARTICIPANTS:
                 del self._nodes[next(iter(self._nodes))]
-        names = {guid: name for writers in self._nodes.values() for guid, name in writers.items()}
-        found = self.participant.publishers_of(topic)
-        return sorted(names.get(each.guid, BARE_DDS) for each in found)
+        return {guid: name for writers in self._nodes.values() for guid, name in writers.items()}
 
     def now_ns(self) -> int:
         """Nanoseconds of the system's clock, or of `/clock`, 0 before its first message."""

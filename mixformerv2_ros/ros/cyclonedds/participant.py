@@ -54,7 +54,8 @@ class Endpoint:
 
     Attributes:
         topic: Full name of the topic.
-        msgtype: Type of its messages.
+        msgtype: Type of its messages, such as `sensor_msgs/msg/Image`; as on the wire if it is not
+            that of a ROS message.
         qos: What it offers or requests.
         guid: Its identity in the domain, 16 bytes.
     """
@@ -179,7 +180,7 @@ def _endpoints(reader: BuiltinDataReader) -> list[Endpoint]:
     for sample in reader.read(N=_MAX_ENDPOINTS, condition=alive):
         if sample.topic_name is None or not sample.topic_name.startswith("rt/"):
             continue
-        msgtype = message_type(sample.type_name)
-        if msgtype is not None:
-            found.append(Endpoint(sample.topic_name[2:], msgtype, sample.qos, sample.key.bytes))
+        # Programs without ROS name their types as they like.
+        msgtype = message_type(sample.type_name) or sample.type_name
+        found.append(Endpoint(sample.topic_name[2:], msgtype, sample.qos, sample.key.bytes))
     return found

@@ -13,7 +13,8 @@ from mixformerv2_ros.ros.cyclonedds.participant import Participant
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import endpoint_qos, profile_of
 from mixformerv2_ros.ros.cyclonedds.types import sample, to_cdr
 from mixformerv2_ros.ros.messages import Level
-from mixformerv2_ros.ros.qos import incompatible_subscription
+from mixformerv2_ros.ros.qos import compatible, incompatible_subscription
+from mixformerv2_ros.ros.topic_checks import subscribed_type_mismatch
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.frame import NS
 
@@ -74,13 +75,18 @@ class Publisher:
     def check_qos(self) -> None:
         """Log new subscriptions whose QoS is incompatible; to be called periodically."""
         count = self.writer.get_offered_incompatible_qos_status().total_count
-        if count > self._incompatible:
-            self._incompatible = count
-            requests = [profile_of(e.qos) for e in self._participant.subscriptions_of(self.topic)]
-            self._participant.log(
-                Level.WARN,
-                incompatible_subscription(self.topic, requests, profile_of(self._qos)),
-            )
+        if count <= self._incompatible:
+            return
+        self._incompatible = count
+        found = self._participant.subscriptions_of(self.topic)
+        requests = [profile_of(e.qos) for e in found if e.msgtype == self.msgtype]
+        offered, log = profile_of(self._qos), self._participant.log
+        # Cyclone counts subscriptions of another type among those with another QoS.
+        others = subscribed_type_mismatch(self.topic, (e.msgtype for e in found), self.msgtype)
+        if others:
+            log(Level.WARN, others)
+        if not others or not all(compatible(offered, request) for request in requests):
+            log(Level.WARN, incompatible_subscription(self.topic, requests, offered))
 
     def close(self) -> None:
         """Delete the publisher."""

@@ -18,8 +18,10 @@ from mixformerv2_ros.ros.qos import (
     QosProfile,
     Reliability,
     choose_reliability,
+    compatible,
     incompatible_publisher,
 )
+from mixformerv2_ros.ros.topic_checks import Requested, type_mismatch
 
 _MAX_SAMPLES = 64
 _MAX_WARNINGS = 100
@@ -72,6 +74,11 @@ class Subscription:
         self._seen = _NONE_SEEN
         self._open(qos)
 
+    @property
+    def requested(self) -> Requested:
+        """What it requests now."""
+        return Requested(self.topic, self.msgtype, self._profile)
+
     def take(self) -> None:
         """Call back with the messages received since the last call."""
         for taken in self.reader.take(N=_MAX_SAMPLES):
@@ -95,11 +102,8 @@ class Subscription:
         if seen == self._seen:
             return
         mismatched = seen[0] > self._seen[0]
-        offers = [
-            profile_of(e.qos)
-            for e in self._participant.publishers_of(self.topic)
-            if e.msgtype == self.msgtype
-        ]
+        publishers = self._participant.publishers_of(self.topic)
+        offers = [profile_of(e.qos) for e in publishers if e.msgtype == self.msgtype]
         if self._auto:
             reliabilities = [offer.reliability for offer in offers]
             # A publisher may be counted before it is listed.
@@ -112,7 +116,13 @@ class Subscription:
                 self._reopen(QosProfile(chosen, self._profile.durability))
                 return
         self._seen = seen
-        if mismatched:
+        if not mismatched:
+            return
+        # Cyclone counts publishers of another type among those with another QoS.
+        others = type_mismatch(self.topic, (e.msgtype for e in publishers), self.msgtype)
+        if others:
+            self._warn(others)
+        if not others or not all(compatible(offer, self._profile) for offer in offers):
             self._warn(incompatible_publisher(self.topic, offers, self._profile))
 
     def close(self) -> None:

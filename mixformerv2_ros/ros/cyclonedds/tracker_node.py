@@ -19,7 +19,8 @@ from mixformerv2_ros.ros.qos import (
     QosProfile,
     initial_reliability,
 )
-from mixformerv2_ros.ros.topics import DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.ros.topic_checks import Publication, Requested
+from mixformerv2_ros.ros.topics import DEBUG_IMAGE, IMAGE, IMAGE_TYPES, IMAGES, INITS, OUTPUTS
 
 
 class DdsTrackerNode:
@@ -55,9 +56,8 @@ class DdsTrackerNode:
         for name, msgtype in INITS.items():
             node.create_subscription(topic(name), msgtype, self.tracker.receive_init, reliable())
         transport, choice = str(values["image_transport"]), str(values["image_qos"])
-        self._image_topic = node.names.image_topic(IMAGE, transport)
-        node.create_subscription(
-            self._image_topic,
+        self._images = node.create_subscription(
+            node.names.image_topic(IMAGE, transport),
             IMAGES[transport][1],
             self.tracker.receive_image,
             make_qos(QosProfile(initial_reliability(choice)), SENSOR_HISTORY_DEPTH),
@@ -91,9 +91,23 @@ class DdsTrackerNode:
         """Whether one of the outputs has subscribers."""
         return self._outputs[topic].subscription_count > 0
 
-    def image_publishers(self) -> list[str]:
-        """Full names of the nodes that publish the images."""
-        return self._node.publisher_nodes(self._image_topic)
+    def image_subscription(self) -> Requested:
+        """What the subscription to the images requests."""
+        return self._images.requested
+
+    def image_publications(self) -> list[Publication]:
+        """The discovered publishers of the images."""
+        return self._node.publications(self._images.topic)
+
+    def image_topics(self) -> dict[str, str]:
+        """Types of all published topics of images but its own, by full name."""
+        published = self._node.participant.published_topics()
+        published.pop(self.full_topic(DEBUG_IMAGE), None)
+        return {name: kind for name, kind in published.items() if kind in IMAGE_TYPES}
+
+    def full_topic(self, name: str) -> str:
+        """Full name of a topic after remapping."""
+        return self._node.names.topic(name)
 
     def log(self, level: Level, text: str) -> None:
         """Write to the node's log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixformerv2_ros.ros.live.log_throttle import LogThrottle
-from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.middleware import ImageMiddleware
 from mixformerv2_ros.ros.live.step_publisher import StepPublisher
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.text import printable
@@ -22,11 +22,17 @@ _COUNTED = {
 class EventLog:
     """Log lines of a node about its images and init boxes, throttled where images cause them."""
 
-    def __init__(self, middleware: Middleware, publisher: StepPublisher) -> None:
+    def __init__(self, middleware: ImageMiddleware, publisher: StepPublisher) -> None:
         """Log through `middleware`, count in the statistics of `publisher`."""
         self._middleware = middleware
         self._publisher = publisher
         self._throttle = LogThrottle(middleware.log)
+        self._undecodable = ""
+
+    @property
+    def undecodable(self) -> str:
+        """Why the last undecodable image could not be decoded; empty while all could."""
+        return self._undecodable
 
     def reset(self) -> None:
         """Forget what was logged."""
@@ -42,6 +48,7 @@ class EventLog:
         elif kind is EventKind.REFUSED:
             self._middleware.log(Level.WARN, text)
         elif kind is EventKind.UNDECODABLE:
+            self._undecodable = text
             self._throttle.once(Level.WARN, f"image cannot be decoded: {text}")
         elif kind in (EventKind.LATE, EventKind.STRAY, EventKind.RESET):
             self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
@@ -54,7 +61,7 @@ class EventLog:
 
     def _publishers(self) -> str:
         """The publishers of the images, where there are several: they explain most jumps."""
-        names = self._middleware.image_publishers()
+        names = [each.node for each in self._middleware.image_publications()]
         if len(names) < 2:
             return ""
         return f"; the image topic has {len(names)} publishers: {', '.join(map(printable, names))}"

@@ -14,10 +14,11 @@ from typing import Any
 from mixformerv2_ros.ros.live.event_log import EventLog
 from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
 from mixformerv2_ros.ros.live.mailbox import GoalRequest, Mail, Mailbox
-from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.middleware import ImageMiddleware
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics, status
 from mixformerv2_ros.ros.live.step_publisher import StepPublisher
+from mixformerv2_ros.ros.live.stream_monitor import StreamMonitor
 from mixformerv2_ros.ros.messages import (
     Level,
     diagnostics_message,
@@ -45,7 +46,7 @@ from mixformerv2_ros.tracking.events import (
     replaced,
     stopped,
 )
-from mixformerv2_ros.tracking.frame import NS, Frame
+from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET, Stream
 
 _ENDS = {
@@ -67,7 +68,7 @@ class LiveTracker:
         self,
         model: Model,
         values: Mapping[str, Any],
-        middleware: Middleware,
+        middleware: ImageMiddleware,
         name: str,
         open_image: Callable[[Any], Frame] = image_frame,
     ) -> None:
@@ -100,8 +101,8 @@ class LiveTracker:
         self._setting = threading.Lock()
         # Of the timer that publishes the diagnostics.
         self._reported = Counts()
-        self._stalled = False
-        self._started_ns = 0
+        self._monitor = StreamMonitor(middleware, float(self._values["image_timeout"]))
+        self._box_received = False
         # Written by the worker alone.
         self._stream = self._new_stream()
         self._event_log = EventLog(middleware, self._publisher)
@@ -150,6 +151,7 @@ class LiveTracker:
         Returns:
             The name of the target.
         """
+        self._box_received = True
         given = init_request(message)
         request = GoalRequest(given.box, given.target_id, given.stamp_ns, observer)
         try:
@@ -181,6 +183,8 @@ class LiveTracker:
         self._mailbox.reset()
         self._publisher.reset()
         self._reported = Counts()
+        self._box_received = False
+        self._monitor.reset()
 
     def set_values(self, changes: Mapping[str, Any]) -> None:
         """Change parameters, all of them or none, before the next image.
@@ -202,21 +206,15 @@ class LiveTracker:
         """Publish the statistics; to be called every `diagnostics.period` from any one thread."""
         statistics, now = self.statistics(), self._middleware.now_ns()
         before, self._reported = self._reported, statistics.counts
-        # Simulated time is zero until somebody publishes it.
-        self._started_ns = self._started_ns or now
-        timeout, seconds = float(self._values["image_timeout"]), statistics.since_image_s
-        stalled = seconds is not None and seconds > timeout
-        if stalled and not self._stalled:
-            self._middleware.log(Level.WARN, f"camera stalled: no image for {seconds:.1f} s")
-        elif self._stalled and not stalled:
-            self._middleware.log(Level.OK, "image stream resumed")
-        self._stalled = stalled
-        if seconds is None:
-            seconds = max(0, now - self._started_ns) / NS
+        timeout = float(self._values["image_timeout"])
+        reason = self._monitor.check(
+            statistics, now, self._event_log.undecodable, self._box_received
+        )
+        seconds = self._monitor.waited_s(statistics, now)
         if seconds > timeout:
             for observer in self._all_observers():
                 observer.on_stalled(seconds)
-        report = status(statistics, before, self._model.info, self._name, timeout)
+        report = status(statistics, before, self._model.info, self._name, timeout, reason)
         message = diagnostics_message(self._middleware.types, report, now)
         self._middleware.publish(DIAGNOSTICS, message)
 

@@ -113,6 +113,7 @@ def status(
     model: dict[str, str],
     node: str,
     timeout_s: float,
+    reason: str = "",
 ) -> Status:
     """Diagnostic status of a tracker.
 
@@ -122,6 +123,7 @@ def status(
         model: Entries about model and engine by name.
         node: Full name of the node.
         timeout_s: Seconds without an image after which the camera is stalled.
+        reason: Why no image is processed; empty if images are.
     """
     counts = statistics.counts
     states = {track.state for track in statistics.tracks}
@@ -144,6 +146,7 @@ def status(
     values = {
         "state": max(states, default=State.IDLE).name,
         "image": statistics.image,
+        "no image because": reason,
         "durations": "image stamps" if statistics.stamps_usable else "arrival times",
         "rate (Hz)": f"{statistics.rate:.1f}",
         "latency p50 (ms)": f"{statistics.latency_ms[0]:.1f}",

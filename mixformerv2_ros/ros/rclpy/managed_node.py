@@ -18,7 +18,15 @@ from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameters import AUTOSTART, Parameter, Value, check_changes, check_values
 from mixformerv2_ros.ros.rclpy import parameters
 from mixformerv2_ros.ros.rclpy.message_types import message_types
-from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, subscribe_reliably
+from mixformerv2_ros.ros.rclpy.subscriptions import (
+    SensorSubscription,
+    TypeCheck,
+    subscribe_reliably,
+)
+
+_CHECK_TYPE_S = 1.0
+"""Time between two checks of the types on a topic: DDS reports those that differ as little as it
+reports a missing publisher."""
 
 _FOLLOW_S = 0.2
 """Time between two checks of the QoS that sensors offer."""
@@ -164,10 +172,11 @@ class ManagedNode(LifecycleNode, ABC):
         """Create a reliable subscription, until deactivate."""
         subscription = subscribe_reliably(self, topic, msgtype, callback)
         self.until_deactivate.callback(self.destroy_subscription, subscription)
+        self._check_type(str(self.resolve_topic_name(topic)), msgtype)
 
     def create_sensor_subscription(
         self, topic: str, msgtype: str, callback: Callable[[Any], None], choice: str
-    ) -> None:
+    ) -> SensorSubscription:
         """Create a subscription to sensor data, until deactivate.
 
         Args:
@@ -182,11 +191,17 @@ class ManagedNode(LifecycleNode, ABC):
         subscription = SensorSubscription(self, topic, msgtype, callback, choice)
         self.until_deactivate.callback(subscription.close)
         self.create_steady_timer(_FOLLOW_S, subscription.follow)
+        self._check_type(topic, msgtype)
+        return subscription
 
     def create_steady_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         """Create a timer on the steady clock, until deactivate."""
         timer = self.create_timer(seconds, callback, clock=self._steady)
         self.until_deactivate.callback(self.destroy_timer, timer)
+
+    def _check_type(self, topic: str, msgtype: str) -> None:
+        """Log publishers of another type on a topic, periodically, each once."""
+        self.create_steady_timer(_CHECK_TYPE_S, TypeCheck(self, topic, msgtype))
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         values = parameters.values(self, self.parameter_table)

@@ -25,6 +25,7 @@ from mixformerv2_ros.ros.qos import (
     initial_reliability,
 )
 from mixformerv2_ros.ros.rclpy.qos_profiles import make_qos, profile_of, reliable
+from mixformerv2_ros.ros.topic_checks import Publication, Requested, type_mismatch
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -44,8 +45,39 @@ def subscribe_reliably(
     `qos_overrides` apply.
     """
     kinds = (*_OVERRIDABLE, QoSPolicyKind.RELIABILITY)
-    warn = _mismatch_logger(node, topic, QosProfile(Reliability.RELIABLE))
+    warn = _mismatch_logger(node, topic, msgtype, QosProfile(Reliability.RELIABLE))
     return _subscribe(node, topic, msgtype, callback, reliable(), kinds, warn)
+
+
+def publications(node: Node, topic: str) -> list[Publication]:
+    """The discovered publishers of a topic; `topic` is its full name."""
+    return [
+        Publication(
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+            info.topic_type,
+            profile_of(info.qos_profile),
+        )
+        for info in node.get_publishers_info_by_topic(topic)
+    ]
+
+
+class TypeCheck:
+    """Logs publishers whose type is not that of a subscription; call it periodically."""
+
+    def __init__(self, node: Node, topic: str, msgtype: str) -> None:
+        """Check from now on; `topic` is its full name."""
+        self._node = node
+        self._topic = topic
+        self._msgtype = msgtype
+        self._logged = ""
+
+    def __call__(self) -> None:
+        """Log the publishers of other types, unless the last call found the same."""
+        types = [each.msgtype for each in publications(self._node, self._topic)]
+        text = type_mismatch(self._topic, types, self._msgtype)
+        if text and text != self._logged:
+            self._node.get_logger().warning(text)
+        self._logged = text
 
 
 class SensorSubscription:
@@ -76,12 +108,17 @@ class SensorSubscription:
         self._auto = choice == AUTO and override is None
         self._open(override or initial_reliability(choice))
 
+    @property
+    def requested(self) -> Requested:
+        """What it requests now."""
+        return Requested(self._topic, self._source[0], QosProfile(self._reliability))
+
     def follow(self) -> None:
         """Change the reliability if the publishers require it."""
         if not self._auto:
             return
-        infos = self._node.get_publishers_info_by_topic(self._topic)
-        offers = [profile_of(info.qos_profile).reliability for info in infos]
+        found = publications(self._node, self._topic)
+        offers = [e.qos.reliability for e in found if e.msgtype == self._source[0]]
         chosen = choose_reliability(offers, self._reliability)
         if chosen is not self._reliability:
             self.close()
@@ -95,7 +132,7 @@ class SensorSubscription:
         self._reliability = reliability
         profile = QosProfile(reliability)
         qos = make_qos(profile, SENSOR_HISTORY_DEPTH)
-        warn = _mismatch_logger(self._node, self._topic, profile)
+        warn = _mismatch_logger(self._node, self._topic, self._source[0], profile)
         # With auto, the next `follow` ends a mismatch.
         on_mismatch = (lambda _: None) if self._auto else warn
         self._subscription = _subscribe(
@@ -124,7 +161,9 @@ def _subscribe(
     )
 
 
-def _mismatch_logger(node: Node, topic: str, requested: QosProfile) -> Callable[[Any], None]:
+def _mismatch_logger(
+    node: Node, topic: str, msgtype: str, requested: QosProfile
+) -> Callable[[Any], None]:
     """Logs incompatible publishers, a moment after the event: the graph lists them then."""
     logged: set[str] = set()
     clock = Clock(clock_type=ClockType.STEADY_TIME)
@@ -134,8 +173,10 @@ def _mismatch_logger(node: Node, topic: str, requested: QosProfile) -> Callable[
 
     def log(timer: Timer) -> None:
         node.destroy_timer(timer)
-        infos = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
-        offers = [profile_of(info.qos_profile) for info in infos]
+        found = publications(node, node.resolve_topic_name(topic))
+        offers = [each.qos for each in found if each.msgtype == msgtype]
+        if not offers:
+            return  # all are of another type, which `TypeCheck` logs
         text = incompatible_publisher(topic, offers, requested)
         if text not in logged:
             logged.add(text)

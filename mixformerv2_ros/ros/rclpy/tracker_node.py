@@ -22,7 +22,17 @@ from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
-from mixformerv2_ros.ros.topics import COMPRESSED_IMAGE, DEBUG_IMAGE, IMAGE, IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, publications
+from mixformerv2_ros.ros.topic_checks import Publication, Requested
+from mixformerv2_ros.ros.topics import (
+    COMPRESSED_IMAGE,
+    DEBUG_IMAGE,
+    IMAGE,
+    IMAGE_TYPES,
+    IMAGES,
+    INITS,
+    OUTPUTS,
+)
 from mixformerv2_ros.tracking.events import DEFAULT_TARGET
 from mixformerv2_ros.tracking.frame import NS
 
@@ -39,7 +49,7 @@ class TrackerNode(ManagedNode):
         super().__init__("tracker", **options)
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
-        self._images_from = ""
+        self._images: SensorSubscription | None = None
         self._goals: dict[bytes, TrackGoal] = {}
         # Not destroyed with the other entities: results of goals are sent after they have ended.
         self._server = ActionServer(
@@ -91,9 +101,8 @@ class TrackerNode(ManagedNode):
         self.until_deactivate.callback(self._drop_tracker)
         transport = str(values["image_transport"])
         topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
-        self._images_from = topic
         tracker.start()
-        self.create_sensor_subscription(
+        self._images = self.create_sensor_subscription(
             topic, msgtype, tracker.receive_image, str(values["image_qos"])
         )
         for name, kind in INITS.items():
@@ -101,10 +110,30 @@ class TrackerNode(ManagedNode):
         self.create_steady_timer(float(values["diagnostics.period"]), tracker.publish_diagnostics)
         self.get_logger().info(f"active: subscribed to {topic}")
 
-    def image_publishers(self) -> list[str]:
-        """Full names of the nodes that publish the images."""
-        found = self.get_publishers_info_by_topic(self._images_from)
-        return [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+    def image_subscription(self) -> Requested:
+        """What the subscription to the images requests."""
+        assert self._images is not None
+        return self._images.requested
+
+    def image_publications(self) -> list[Publication]:
+        """The discovered publishers of the images."""
+        return publications(self, self.image_subscription().topic)
+
+    def image_topics(self) -> dict[str, str]:
+        """Types of all published topics of images but its own, by full name."""
+        own = self.full_topic(DEBUG_IMAGE)
+        return {
+            name: kind
+            for name, kinds in self.get_topic_names_and_types()
+            for kind in kinds
+            if kind in IMAGE_TYPES
+            and name != own
+            and any(each.msgtype == kind for each in publications(self, name))
+        }
+
+    def full_topic(self, name: str) -> str:
+        """Full name of a topic after remapping."""
+        return str(self.resolve_topic_name(name))
 
     def apply_parameters(self, changes: Mapping[str, Any]) -> None:
         """Apply accepted changes before the next image."""
