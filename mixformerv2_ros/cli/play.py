@@ -98,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
             lambda: stopped() or all(publisher.subscription_count for publisher in awaited),
             time.monotonic() + args.wait,
         )
+        alone = sorted(p.topic for p in awaited if not p.subscription_count)
+        if alone and not stopped():
+            log(Level.WARN, f"no subscription to {some(alone)}")
         log(Level.OK, f"playing {some(sorted(publishers))}")
         while True:
             count = _play(node, reader, publishers, args.rate, clock, stopped)

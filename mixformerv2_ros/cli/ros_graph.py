@@ -21,7 +21,10 @@ _WORDS = ("INFO", "WARN", "ERROR")
 def add_node_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Declare the options of every ROS node."""
     group = parser.add_argument_group(
-        "node", "The DDS domain is set by the environment variable ROS_DOMAIN_ID."
+        "node",
+        "Environment variables set the DDS domain and the reach of discovery, as in ROS 2: "
+        "ROS_DOMAIN_ID, ROS_AUTOMATIC_DISCOVERY_RANGE, ROS_STATIC_PEERS, ROS_LOCALHOST_ONLY, "
+        "CYCLONEDDS_URI.",
     )
     group.add_argument("--name", default=name, help="node name (default: %(default)s)")
     group.add_argument(

@@ -70,7 +70,7 @@ class Node:
 
         Raises:
             MiddlewareError: the domain cannot be joined.
-            ParameterError: `ROS_DOMAIN_ID` is not a valid domain.
+            ParameterError: `ROS_DOMAIN_ID` or another variable of ROS has a wrong value.
         """
         self.names = names
         self.log = log

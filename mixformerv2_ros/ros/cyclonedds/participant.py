@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,23 +31,18 @@ from cyclonedds.pub import Publisher as DdsPublisher
 from cyclonedds.sub import Subscriber
 from cyclonedds.topic import Topic
 
-from mixformerv2_ros.errors import MiddlewareError, ParameterError
+from mixformerv2_ros.errors import MiddlewareError
+from mixformerv2_ros.ros.cyclonedds.network import CYCLONEDDS_URI, configuration, domain_id
 from mixformerv2_ros.ros.cyclonedds.types import dds_type, message_type
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.text import printable
 
-LARGE_MESSAGES = (
-    "<CycloneDDS><Domain><Internal>"
-    '<SocketReceiveBufferSize max="16MB"/>'
-    "</Internal></Domain></CycloneDDS>"
-)
-"""Configuration that comes before the user's: Cyclone's own megabyte is less than one image, and
-at 1280x720 and 30 Hz every second image was lost. The system may grant less (net.core.rmem_max)."""
-
-MAX_DOMAIN = 232
-"""Highest domain whose UDP ports exist."""
-
 _MAX_ENDPOINTS = 4096
+
+_STDERR = 2
+_MAX_OUTPUT = 10_000
+_PREFIX = re.compile(r"^[0-9.]+ \[[0-9]*\] +[^ ]+: ")
+"""Time, domain and program before the text of a line of Cyclone."""
 
 Log = Callable[[Level, str], None]
 
@@ -83,14 +82,19 @@ class Participant:
 
         Raises:
             MiddlewareError: the domain cannot be joined.
-            ParameterError: `ROS_DOMAIN_ID` is not a valid domain.
+            ParameterError: `ROS_DOMAIN_ID` or another variable of ROS has a wrong value.
         """
         self.log = log
         self._topics: dict[tuple[str, str], Topic[Any]] = {}
-        number = domain_from_environment() if domain is None else domain
+        number = domain_id() if domain is None else domain
+        settings = configuration()
+        output: list[str] = []
         try:
-            _configure(number)
-            self.participant = DomainParticipant(number, qos=Qos(Policy.Userdata(b"enclave=/;")))
+            with _captured(output):
+                _configure(number, settings)
+                self.participant = DomainParticipant(
+                    number, qos=Qos(Policy.Userdata(b"enclave=/;"))
+                )
             self.publisher = DdsPublisher(self.participant)
             self.subscriber = Subscriber(self.participant)
             self.waitset = WaitSet(self.participant)
@@ -101,10 +105,13 @@ class Participant:
                 self.participant, BuiltinTopicDcpsSubscription
             )
         except DDSException as error:
+            reason = output[0] if output else printable(error)
             raise MiddlewareError(
-                f"cannot join DDS domain {number}; check CYCLONEDDS_URI "
-                f"({printable(os.environ.get('CYCLONEDDS_URI') or 'not set')})"
+                f"cannot join DDS domain {number}: {reason}; {CYCLONEDDS_URI} is "
+                f"{printable(os.environ.get(CYCLONEDDS_URI) or 'not set')}"
             ) from error
+        for line in output:
+            log(Level.WARN, line)
 
     def close(self) -> None:
         """Leave the domain; all publishers and subscriptions must be closed before."""
@@ -146,32 +153,36 @@ class Participant:
         return {e.topic: e.msgtype for e in _endpoints(self._discovered_publishers)}
 
 
-def domain_from_environment() -> int:
-    """The domain of `ROS_DOMAIN_ID`, 0 if that is not set.
-
-    Raises:
-        ParameterError: it is not a valid domain.
-    """
-    text = os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
-    if not text.isdecimal() or int(text) > MAX_DOMAIN:
-        raise ParameterError(f"ROS_DOMAIN_ID must be 0 to {MAX_DOMAIN}, got {printable(text)}")
-    return int(text)
-
-
 _configured: dict[int, Domain] = {}
 """Domains of this process; a domain is shut down with the last reference to it."""
 
 
-def _configure(number: int) -> None:
+def _configure(number: int, settings: str) -> None:
     """Configure a domain in this process, unless that has been done already."""
     if number in _configured:
         return
-    users = os.environ.get("CYCLONEDDS_URI", "")
     try:
-        _configured[number] = Domain(number, f"{LARGE_MESSAGES},{users}".rstrip(","))
+        _configured[number] = Domain(number, settings)
     except DDSException as error:
         if error.code != DDSException.DDS_RETCODE_PRECONDITION_NOT_MET:
             raise
+
+
+@contextmanager
+def _captured(output: list[str]) -> Iterator[None]:
+    """Append the lines that Cyclone writes to stderr, without time and name of the program."""
+    sys.stderr.flush()
+    stderr = os.dup(_STDERR)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, _STDERR)
+            os.close(stderr)
+            file.seek(0)
+            lines = file.read(_MAX_OUTPUT).decode(errors="replace").splitlines()
+            output.extend(printable(_PREFIX.sub("", line), 300) for line in lines)
 
 
 def _endpoints(reader: BuiltinDataReader) -> list[Endpoint]:
