@@ -59,7 +59,7 @@ class Tracker:
 
         Args:
             model: Folder of a model bundle; None for the one in the package. Crops are taken as
-                the bundle says, unless a parameter says otherwise.
+                specified in the bundle, unless a parameter overrides it.
             fps: Images per second, for durations, where `start` and `update` get no time.
             parameters: Tracker parameters with `_` for `.`, such as `engine="onnxruntime"`,
                 `num_threads=1`, `template_update_interval=10` (docs/parameters.md).
@@ -127,7 +127,7 @@ class Tracker:
 
         Returns:
             One track per target, in the order in which they were started. Empty while nothing is
-            tracked, and for an image that was dropped (`events` says why).
+            tracked, and for an image that was dropped (see `events`).
 
         Raises:
             ImageError: the image has another form.

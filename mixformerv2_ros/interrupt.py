@@ -18,7 +18,7 @@ def stop_request(*signals: int) -> Iterator[Callable[[], bool]]:
     Args:
         signals: The signals; none means SIGINT alone.
 
-    Yields a function that tells whether the stop was asked for. A second signal does what it did
+    Yields a function that returns whether a stop was requested. A second signal does what it did
     before, which is to interrupt at once.
     """
     requested = False

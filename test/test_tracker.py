@@ -120,12 +120,12 @@ def test_without_a_candidate_the_initial_template_returns():
 
 def test_only_a_better_score_becomes_the_candidate():
     memory = TemplateMemory(marked(0))
-    assert not memory.wants(0.5, 0.5)
-    assert memory.wants(0.51, 0.5)
+    assert not memory.accepts(0.5, 0.5)
+    assert memory.accepts(0.51, 0.5)
     memory.offer(marked(1), 0.8)
-    assert not memory.wants(0.8, 0.5)
+    assert not memory.accepts(0.8, 0.5)
     memory.decay(0.5)
-    assert memory.wants(0.6, 0.5)
+    assert memory.accepts(0.6, 0.5)
 
 
 def test_a_smaller_online_size_takes_effect():

@@ -1,4 +1,4 @@
-"""What a command tells about the events of its stream."""
+"""What a command prints about the events of its stream."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Messages out of rosbag2 recordings: a folder, an `.mcap` or a `.db3` file.
 
-Every storage file is read by itself: what it holds is the recording, whatever metadata.yaml says.
+Every storage file is read by itself: its content is the recording, whatever is in metadata.yaml.
 Sound files are read with the `rosbags` library, in the order of their record times. What it cannot
 read is scanned without an index, so that the messages before the damage are never lost. Whole files
 and single messages that are compressed are recognized by themselves.

@@ -66,7 +66,7 @@ def _scan(mapped: mmap.mmap) -> Iterator[Recovered]:
             raise Damage("has a damaged index") from error
         chunk = _cut_chunk(mapped, start)
         if chunk is not None:
-            with suppress(Damage):  # which says only that the chunk is too short
+            with suppress(Damage):  # which means only that the chunk is too short
                 yield from messages.of(chunk)
             raise Damage("is cut off within a chunk") from None
         where = f"at byte {start} of {len(mapped)}"
@@ -143,7 +143,7 @@ class _Messages:
                 if not isinstance(record, Chunk):
                     found.extend(self.of(record))
                 start = source.position
-        except EndOfFile:  # a chunk says nowhere that it ends
+        except EndOfFile:  # a chunk has no end marker
             if start < len(content):
                 damage = damage or "has a damaged chunk: a record is cut off"
         except _DAMAGES as error:

@@ -43,7 +43,7 @@ class VideoSource:
 
     Attributes:
         name: What was opened, for messages.
-        fps: Frames per second: as the file or camera says, as given, else 30.
+        fps: Frames per second: of the file or camera, as given, else 30.
         count: Number of frames as far as known; the header of a video may be wrong.
         warning: What is wrong with a video that was read to its end; empty if nothing is.
     """

@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 MISSING, UNEXPECTED, WRONG_SHAPE = "missing", "unexpected", "wrong shape of"
 
 HEAD_CHANNELS = 64
-"""Channels per attention head where nothing says otherwise, as in every vision transformer."""
+"""Default number of channels per attention head, as in every vision transformer."""
 
 _PATCH = "backbone.patch_embed.proj.weight"
 _TEMPLATE_TABLE = "backbone.pos_embed_t"

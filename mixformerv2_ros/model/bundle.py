@@ -183,7 +183,7 @@ def write_bundle(
     Args:
         folder: Where to; its parents are made as needed.
         spec: Architecture of the model.
-        weights: Its state_dict, float32; names and shapes as `expected_shapes` says.
+        weights: Its state_dict, float32; names and shapes of `expected_shapes`.
         name: Name of the model, for people.
         source: Where the weights come from: `file`, its `sha256` (or None), and `kind` in words.
         licence: Licence of the weights.

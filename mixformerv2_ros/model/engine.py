@@ -24,7 +24,7 @@ Memory = Any
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says about a batch of B search crops.
+    """Output of the network for a batch of B search crops.
 
     Attributes:
         boxes: (B, 4) float32, centre x, centre y, width, height over the side of the search crop.

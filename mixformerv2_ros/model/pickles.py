@@ -66,7 +66,7 @@ _FAMILIAR = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the elements of tensors lie, as the pickle tells it; not checked against the file.
+    """Where the elements of tensors lie, according to the pickle; not checked against the file.
 
     Attributes:
         key: Name of the storage in its file.
@@ -81,7 +81,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage, as the pickle tells it; not checked against the storage.
+    """A view of a storage, according to the pickle; not checked against the storage.
 
     Attributes:
         storage: The elements.
@@ -100,7 +100,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class OpaqueObject:
-    """Stands for whatever a pickle wanted to import, call or build; `name` says what."""
+    """Stands for whatever a pickle wanted to import, call or build; see `name`."""
 
     name: str
 

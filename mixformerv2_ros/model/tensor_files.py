@@ -1,7 +1,7 @@
 """Files that hold tensors: PyTorch's two formats and safetensors.
 
 A file of PyTorch is mapped, not read; its index, a pickle, describes tensors, and only those asked
-for are copied out. No number in it is trusted: what the index says is checked against the bytes
+for are copied out. No number in it is trusted: the index is checked against the bytes
 that are there before anything is allocated. Safetensors files are read and checked by their own
 library.
 """

@@ -328,7 +328,7 @@ class Backbone(nn.Module):
         Args:
             templates: Normalised template crops.
             search: Normalised search crops.
-            attention: Filled as the module says.
+            attention: Filled as described in the module.
             features: Given a list, what every block returns is appended to it: all tokens,
                 (B, K * template tokens + search tokens + 4, width) per block.
 

@@ -91,7 +91,7 @@ class MixFormerV2(nn.Module):
     ) -> Output:
         """One frame (B, 3, S, S), normalised, against encoded templates.
 
-        `attention` is filled as the module `backbone` says.
+        `attention` is filled as described in `backbone`.
         """
         return self.heads(self.backbone.search(search, keys, values, attention))
 
@@ -104,7 +104,7 @@ class MixFormerV2(nn.Module):
     ) -> Output:
         """Joint pass: templates (B, K, 3, T, T) and search (B, 3, S, S), both normalised.
 
-        `attention` is filled as the module `backbone` says. `features` asks for what every block
+        `attention` is filled as described in `backbone`. `features` requests what every block
         returns; the boxes then differ in the last bits, because the last block is run as a whole.
         """
         outputs: list[Tensor] | None = [] if features else None

@@ -44,7 +44,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """What a node says about itself.
+    """Diagnostic status of a node.
 
     Attributes:
         name: Which part of which node.

@@ -29,7 +29,7 @@ class TemplateMemory:
         """Let an old candidate's score fade."""
         self.best_score *= factor
 
-    def wants(self, score: float, threshold: float) -> bool:
+    def accepts(self, score: float, threshold: float) -> bool:
         """Whether a frame with this score would become the candidate."""
         return score > threshold and score > self.best_score
 

@@ -1,4 +1,4 @@
-"""Images as they come in messages, converted to RGB only where somebody looks.
+"""Images as they come in messages, converted to RGB only where needed.
 
 A tracker looks at a small part of each image. `Pixels` therefore keeps a view of the message's
 buffer and converts the region that is asked for. The result of a region equals the same crop of
@@ -307,7 +307,7 @@ def decode_compressed(format: str, data: Any) -> Pixels:
     Grey images stay grey, 16 bits become 8 by their high byte, alpha is dropped.
 
     Args:
-        format: The message's format. Only its tail matters: `... compressed rgb8` says that the
+        format: The message's format. Only its tail matters: `... compressed rgb8` means that the
             sender compressed RGB data as if it were BGR, as image_transport may do.
         data: Anything with the buffer protocol.
 

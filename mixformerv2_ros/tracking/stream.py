@@ -15,7 +15,7 @@ Size
     An image of another size is held likewise: two in a row reset the targets, one is dropped.
 Time
     Durations are differences of stamps. Where the stamps are zero or stand still, they are
-    differences of arrival (or record) times, and an event says so once.
+    differences of arrival (or record) times, and an event reports it once.
 Init boxes
     A box with a stamp starts on the image of that stamp: on one that is still to come, or on a
     buffered one, from which the target catches up. A box without a stamp starts on the next image.

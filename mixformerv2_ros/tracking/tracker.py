@@ -28,7 +28,7 @@ from mixformerv2_ros.tracking.settings import TrackerSettings
 
 @dataclass(frozen=True)
 class Observation:
-    """What one frame said about the target.
+    """Result of one frame for the target.
 
     Attributes:
         box: The target's box, clipped to the image.
@@ -53,7 +53,7 @@ class TargetTracker:
         box: The last box in pixels.
         memory: Encoded templates, in the engine's form.
         search_window: Where the last search region was cropped.
-        observation: What the last frame said; None before the first `apply`.
+        observation: Result of the last frame; None before the first `apply`.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class TargetTracker:
 
     def _offer(self, image: Pixels, score: float) -> bool:
         self.templates.decay(self.settings.max_score_decay)
-        if not self.templates.wants(score, self.settings.update_score_threshold):
+        if not self.templates.accepts(score, self.settings.update_score_threshold):
             return False
         self.templates.offer(self._crop_template(image), score)
         return True

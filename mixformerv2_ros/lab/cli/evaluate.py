@@ -300,7 +300,7 @@ def _evaluate(
 
 
 def _with_settings(spec: TrackerSpec, dataset: str, given: dict[str, Any]) -> TrackerSpec:
-    """Add what was published for `dataset`, and over it what the command line says."""
+    """Add what was published for `dataset`, overridden by the command line."""
     if spec.kind != "mixformer":
         return spec
     published = published_settings(dataset, open_bundle(spec.path).spec.preset)

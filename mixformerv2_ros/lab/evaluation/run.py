@@ -64,7 +64,7 @@ Progress = Callable[[AnnotatedSequence, Result], None]
 def read_images(paths: Iterable[Path], ahead: int = READ_AHEAD) -> Iterator[Image | MixFormerError]:
     """Read images in order as BGR, decoding up to `ahead` of them in threads of their own.
 
-    In place of an image that cannot be read or decoded comes the error that says why.
+    In place of an image that cannot be read or decoded comes the error.
     """
     remaining = iter(paths)
     with ThreadPoolExecutor(READ_THREADS) as pool:

@@ -39,12 +39,12 @@ in seconds (the LOST decision's duration) depend on it."""
 
 
 class Estimate(NamedTuple):
-    """What a tracker says about one frame.
+    """Output of a tracker for one frame.
 
     Attributes:
         box: Where the target is, in pixels of the image.
         confidence: That it is there, larger is surer; NaN from trackers that give none.
-        lost: Whether the tracker says that it has lost the target.
+        lost: Whether the tracker reports the target as lost.
     """
 
     box: Box

@@ -79,7 +79,7 @@ def series_color(series: int) -> str:
 
 
 def series_dash(series: int) -> str:
-    """Dashes of a series by its number, so that colour is not all that tells two apart."""
+    """Dashes of a series by its number, so that series differ not in colour alone."""
     if series >= len(PALETTE):
         return "dotted"
     return "dashed" if series % 2 else "solid"

@@ -73,7 +73,7 @@ class StepPublisher:
             )
 
     def publish(self, step: Step, observer_of: Callable[[str], GoalObserver | None]) -> None:
-        """Publish tracks and detections of an image, and the overlay if somebody subscribes."""
+        """Publish tracks and detections of an image, and the overlay if it has subscribers."""
         middleware, types, frame = self._middleware, self._middleware.types, step.frame
         pixels = frame.pixels
         self._image = f"{pixels.width}x{pixels.height} {pixels.encoding}"
