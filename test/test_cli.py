@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import subprocess
 import sys
@@ -12,15 +13,22 @@ import pytest
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.cli.entry import NAMES
-from mixformerv2_ros.errors import MixFormerError
+from mixformerv2_ros.cli.arguments import CommandParser
+from mixformerv2_ros.cli.entry import LABORATORY, NAMES
+from mixformerv2_ros.errors import MixFormerError, ParameterError
+
+
+def command_module(name):
+    folder = "lab.cli" if name in LABORATORY else "cli"
+    return importlib.import_module(f"mixformerv2_ros.{folder}.{name.replace('-', '_')}")
+
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mixformerv2_ros"
 
 
 def test_every_module_with_a_run_is_a_command_and_the_other_way_round():
     modules = {
-        path.stem
+        path.stem.replace("_", "-")
         for folder in ("cli", "lab/cli")
         for path in (PACKAGE / folder).glob("*.py")
         if "\ndef add_arguments(" in path.read_text("utf-8")
@@ -36,6 +44,30 @@ def test_every_command_explains_itself(name, capsys):
     shown = capsys.readouterr().out
     assert f"mixformerv2 {name}" in shown
     assert len(shown.splitlines()) > 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_help_ends_with_examples_that_are_valid(name, capsys):
+    if name == "visualize":
+        pytest.importorskip("matplotlib", reason="needs matplotlib, the extra `lab`")
+    assert main([name, "--help"]) == 0
+    examples = capsys.readouterr().out.rpartition("examples:\n")[2].splitlines()
+    assert examples
+    for example in examples:
+        program, command, *words = shlex.split(example)
+        assert (program, command) == ("mixformerv2", name)
+        parser = CommandParser()
+        command_module(name).add_arguments(parser)
+        parser.parse_args(words)
+
+
+def test_settings_may_come_after_options():
+    parser = CommandParser()
+    command_module("train").add_arguments(parser)
+    found = parser.parse_args(["a.yaml", "x=1", "--seconds", "5", "y.z=1e-3"])
+    assert (found.settings, found.seconds) == (["x=1", "y.z=1e-3"], 5)
+    with pytest.raises(ParameterError, match="unrecognized arguments: --fast x=1"):
+        parser.parse_args(["a.yaml", "--seconds", "5", "--fast", "x=1"])
 
 
 def test_help_lists_every_command(capsys):

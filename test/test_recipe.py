@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from small_training import TEACHER, save_mae, save_mixvit, write_data_sets  # noqa: E402
 
 from mixformerv2_ros.cli import main  # noqa: E402
+from mixformerv2_ros.engines.loader import load_engine  # noqa: E402
 from mixformerv2_ros.errors import MixFormerError  # noqa: E402
 from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, read_yaml  # noqa: E402
 from mixformerv2_ros.lab.training.recipe import read_recipe, run_recipe  # noqa: E402
@@ -96,6 +97,7 @@ def test_the_recipe_of_the_default_weights_leads_to_a_bundle(miniature_data, tmp
     assert main(["train", str(FOLDER / "recipe_t.yaml"), *settings, *SHORT]) == 0
     bundle = open_bundle(tmp_path / "out" / "bundle")
     assert (bundle.search_factor, bundle.template_background_contrast) == (3.6, 0.4)
+    assert load_engine(bundle, "onnxruntime").name == "onnxruntime/cpu"
 
 
 def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path, capsys):
@@ -267,12 +269,70 @@ def test_recipes_are_checked_before_the_first_step(case, miniature_data, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", [["visualize", "samples"], ["train", "--profile", "3"]])
-def test_a_recipe_is_refused_where_one_stage_is_expected(words, capsys):
-    assert main([*words, str(FOLDER / "recipe_t.yaml")]) == 2
+ONE_STAGE = [["visualize", "samples"], ["train", "--profile", "3"]]
+
+
+@pytest.mark.parametrize("words", ONE_STAGE)
+@pytest.mark.parametrize("stage", [[], ["--stage", "nine"]])
+def test_one_stage_of_a_recipe_must_be_named(stage, words, capsys):
+    assert main([*words, str(FOLDER / "recipe_t.yaml"), *stage]) == 2
     error = capsys.readouterr().err
-    assert "recipe_t.yaml: expected the settings of one stage, got a recipe\n" in error
+    assert "a recipe needs --stage, one of scratch, wide, video, score; got " in error
     assert error.count("\n") == 1
+
+
+def test_a_stage_needs_a_recipe(capsys):
+    words = ["train", "--profile", "3", str(FOLDER / "scratch_t.yaml"), "--stage", "wide"]
+    assert main(words) == 2
+    assert "--stage wide needs a recipe, got the settings of one stage" in capsys.readouterr().err
+
+
+def test_one_stage_of_a_recipe_is_drawn_and_profiled(miniature_data, tmp_path, capsys):
+    path = two_stages(miniature_data, tmp_path)
+    image = tmp_path / "samples.png"
+    words = ["visualize", "samples", str(path), "--stage", "second", "-o", str(image)]
+    assert main([*words, "--count", "4"]) == 0
+    assert image.stat().st_size > 1000
+    words = ["train", "--profile", "2", str(path), "--stage", "first"]
+    assert main([*words, "force.schedule.steps=9"]) == 0
+    assert "forward and backward" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+MISSING = {
+    "a folder": (["force.data.folder=nowhere"], "nowhere: expected sequences/ or stills/"),
+    "a list": (["force.data.exclude=none.txt"], "none.txt: expected a text file, found none"),
+    "clips": (["force.validation.clips.root=gone"], "gone: expected a folder of sequences"),
+    "weights": (["common.init_from=broken.pth"], "broken.pth: "),
+    "a data set": (
+        [
+            "force.data.folder=",
+            "force.data.sets=[{kind: coco, root: there, split: train}]",
+            "force.data.validation_sets=[{kind: coco, root: there, split: val}]",
+        ],
+        "there: expected a folder with the data set coco, found none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_inputs_of_later_stages_are_checked_before_the_first(
+    case, miniature_data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    changes, words = MISSING[case]
+    tree = yaml.safe_load(two_stages(miniature_data, tmp_path).read_text())
+    # Only the last stage has it.
+    settings = {one.partition("=")[0].partition(".")[2]: one.partition("=")[2] for one in changes}
+    last = {"name": "third", "config": "plain.yaml"}
+    last["settings"] = {name: yaml.safe_load(value) or "" for name, value in settings.items()}
+    tree["stages"].append(last)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert main(["train", "recipe.yaml"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"stage third: {words}" in error
+    assert not list(tmp_path.glob("out/*/last.pth.tar"))
 
 
 def test_the_shipped_settings_are_consistent():

@@ -31,7 +31,8 @@ from small_training import (  # noqa: E402
 )
 from waiting import wait_for  # noqa: E402
 
-from mixformerv2_ros.errors import CheckpointError, TrainingError  # noqa: E402
+from mixformerv2_ros.errors import CheckpointError, ParameterError, TrainingError  # noqa: E402
+from mixformerv2_ros.lab.datasets.training_sets import SetConfig  # noqa: E402
 from mixformerv2_ros.lab.training.checkpoint_files import (  # noqa: E402
     BEST,
     LAST,
@@ -98,6 +99,32 @@ def test_a_finished_run_is_left_alone(miniature_data, tmp_path):
     before = path.stat().st_mtime_ns
     assert train(config) == path
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_finished_run_with_other_settings_is_named(miniature_data, tmp_path):
+    path = train(small_config(miniature_data, tmp_path))
+    other = small_config(miniature_data, tmp_path, learning_rate=2e-3, seed=4, workers=1)
+    before = path.stat().st_mtime_ns
+    with pytest.raises(ParameterError) as caught:
+        train(other)
+    assert str(caught.value) == (
+        f"{path} has finished with other settings: seed 3 -> 4, "
+        "optimizer.learning_rate 0.001 -> 0.002; choose another output"
+    )
+    assert path.stat().st_mtime_ns == before
+
+
+def test_changed_entries_of_lists_are_named(miniature_data, tmp_path):
+    one, two = (SetConfig("coco", root, "train") for root in ("a", "b"))
+    before = small_config(miniature_data, tmp_path, sets=(one, two))
+    now = small_config(miniature_data, tmp_path, sets=(dataclasses.replace(one, weight=2.0),))
+    assert changed_settings(dataclasses.asdict(before), now) == [
+        "data.sets[0].weight 1.0 -> 2.0",
+        "data.sets[1].kind coco -> none",
+        "data.sets[1].root b -> none",
+        "data.sets[1].split train -> none",
+        "data.sets[1].weight 1.0 -> none",
+    ]
 
 
 def test_the_log_holds_each_validation_once(miniature_data, tmp_path):
@@ -293,9 +320,13 @@ def test_changed_settings_are_told(miniature_data, tmp_path, caplog):
     train(changed(config, steps=2))
     with caplog.at_level("WARNING"):
         train(changed(config, learning_rate=2e-3, workers=1))
-    assert f"settings have changed since {tmp_path / LAST}: optimizer.learning_rate" in caplog.text
+    assert (
+        f"settings have changed since {tmp_path / LAST}: "
+        "optimizer.learning_rate 0.001 -> 0.002, schedule.steps 2 -> 4" in caplog.text
+    )
     saved = read_checkpoint(tmp_path / LAST)["config"]
     assert changed_settings(saved, changed(config, learning_rate=2e-3)) == []
+    assert changed_settings(saved, config) == ["optimizer.learning_rate 0.002 -> 0.001"]
 
 
 def test_checkpoints_from_before_there_were_stages_still_load(miniature_data, tmp_path):
@@ -347,6 +378,9 @@ def test_two_processes_train_like_one_with_twice_the_batch(miniature_data, tmp_p
     assert second["samples"] == first["samples"] == 32
     assert len(second["rng"]) == 2
     one_row, two_row = (rows_of(tmp_path / name)[-1] for name in ("one", "two"))
+    # What is logged are means over the processes.
+    for name in ("train_loss", "train_l1", "train_iou", "train_kl"):
+        assert float(two_row[name]) == pytest.approx(float(one_row[name]), rel=2e-3), name
     assert float(one_row["validation_iou"]) == pytest.approx(
         float(two_row["validation_iou"]), abs=1e-4
     )
@@ -372,7 +406,7 @@ def test_torchrun_runs_a_recipe(miniature_data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("All runs") == 1
     assert read_checkpoint(tmp_path / "out" / "b" / LAST)["samples"] == 16
-    assert (tmp_path / "out" / "bundle" / "model.json").exists()
+    assert (tmp_path / "out" / "bundle" / "search.onnx").exists()
 
 
 def test_a_profile_measures_the_parts_of_a_step(miniature_data, tmp_path):

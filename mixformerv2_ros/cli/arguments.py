@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from mixformerv2_ros.errors import ParameterError
@@ -13,7 +13,28 @@ Number = TypeVar("Number", int, float)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Reports a malformed command line in one line, as every other bad input is."""
+    """Reports a malformed command line in one line, as every other bad input is.
+
+    Attributes:
+        examples: Command lines without `mixformerv2` that the help ends with.
+    """
+
+    examples: Sequence[str] = ()
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """Parse a command line; `name=value` may also come after options."""
+        found, extra = self.parse_known_args(args, namespace)
+        settings = getattr(found, "settings", None)
+        if settings is not None and all("=" in one and one[0] != "-" for one in extra):
+            found.settings = [*settings, *extra]
+        elif extra:
+            self.error(f"unrecognized arguments: {' '.join(extra)}")
+        return found
+
+    def format_help(self) -> str:
+        """The help, with the examples at its end."""
+        lines = [f"  mixformerv2 {example}\n" for example in self.examples]
+        return super().format_help() + ("\nexamples:\n" + "".join(lines) if lines else "")
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as ParameterError, with the command that shows the options."""

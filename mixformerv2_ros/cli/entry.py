@@ -11,6 +11,7 @@ from types import ModuleType
 
 from mixformerv2_ros import __version__
 from mixformerv2_ros.cli.arguments import CommandParser
+from mixformerv2_ros.cli.examples import EXAMPLES
 from mixformerv2_ros.cli.laboratory import lab_module, libraries
 from mixformerv2_ros.errors import BAD_INPUT, MixFormerError
 from mixformerv2_ros.interrupt import INTERRUPTED
@@ -41,11 +42,12 @@ COMMANDS: dict[str, dict[str, str]] = {
         "trax": "run the tracker under the VOT toolkit (TraX protocol)",
         "visualize": "plot attention, edge distributions, templates, training samples",
         "train": "train a network from a configuration file",
+        "check-data": "read all data of a training, and name what is broken",
     },
 }
 """Sub-commands by group with their one-line help; module `cli.NAME` or `lab.cli.NAME`."""
 
-LABORATORY = frozenset({"export", "evaluate", "trax", "visualize", "train"})
+LABORATORY = frozenset({"export", "evaluate", "trax", "visualize", "train", "check-data"})
 """Sub-commands that belong to the laboratory."""
 
 NAMES = tuple(name for group in COMMANDS.values() for name in group)
@@ -80,9 +82,10 @@ def usage() -> str:
 
 
 def _module(name: str) -> ModuleType:
+    module = name.replace("-", "_")
     if name in LABORATORY:
-        return lab_module(f"cli.{name}", "this command")
-    return importlib.import_module(f"mixformerv2_ros.cli.{name}")
+        return lab_module(f"cli.{module}", "this command")
+    return importlib.import_module(f"mixformerv2_ros.cli.{module}")
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -94,6 +97,7 @@ def _run(name: str, words: list[str]) -> int:
     try:
         with libraries("this command", remedy):
             module = _module(name)
+            parser.examples = EXAMPLES[name]
             module.add_arguments(parser)
             args = parser.parse_args(words)
             # For outputs that record how they were made.

@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, verify, and print the differences."""
-    for name in ("torch", "onnx", "onnxscript"):
-        if find_spec(name) is None:
-            raise EngineError(f"export requires {name}: pip install 'mixformerv2_ros[lab]'")
+    check_libraries()
     from mixformerv2_ros.lab.export import TOLERANCE, export_bundle
     from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, open_bundle
 
@@ -38,3 +36,14 @@ def run(args: argparse.Namespace) -> int:
         f"(tolerance for boxes and scores: {TOLERANCE:g})"
     )
     return 0
+
+
+def check_libraries() -> None:
+    """Check that what the export needs is installed.
+
+    Raises:
+        EngineError: a library is missing.
+    """
+    for name in ("torch", "onnx", "onnxscript"):
+        if find_spec(name) is None:
+            raise EngineError(f"export requires {name}: pip install 'mixformerv2_ros[lab]'")

@@ -18,12 +18,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mixformerv2_ros.cli import convert
 from mixformerv2_ros.cli.arguments import ranged
-from mixformerv2_ros.errors import BAD_INPUT
+from mixformerv2_ros.errors import BAD_INPUT, ParameterError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
+from mixformerv2_ros.lab.cli import export
 
 if TYPE_CHECKING:
     from mixformerv2_ros.lab.training.config import TrainConfig
     from mixformerv2_ros.lab.training.trainer import Watch
+
+SETTINGS = Path(__file__).parents[1] / "training" / "config.py"
+"""The file that declares and documents all settings."""
 
 SHOWN_EVERY = 10
 """Steps between updates of loss and IoU beside the progress bar."""
@@ -34,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a network with the settings of a YAML file, or all stages of a recipe. An "
         "unfinished run in the output folder is resumed. With several GPUs or machines: "
-        "torchrun --nproc-per-node N -m mixformerv2_ros.cli train CONFIG."
+        "torchrun --nproc-per-node N -m mixformerv2_ros.cli train CONFIG. "
+        f"All settings, their meaning and defaults: {SETTINGS}; ready files: config/training/; "
+        "guide: docs/training.md."
     )
     parser.add_argument(
         "config", type=Path, help="settings of a stage, or a recipe (YAML); see config/training/"
@@ -42,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "settings",
         nargs="*",
+        default=[],
         metavar="name=value",
         help="override settings of the file, such as optimizer.learning_rate=1e-4",
     )
@@ -57,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="profile this many steps instead of training",
     )
+    parser.add_argument("--stage", metavar="NAME", help="with --profile: stage of the recipe")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     # cores. Spinning made steps on two busy cores ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, read_yaml
+    from mixformerv2_ros.lab.training.recipe import read_stage
 
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
@@ -73,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
         datefmt="%H:%M:%S",
     )
     if args.profile:
-        return _profile(read_config(args.config, args.settings), args.profile)
+        return _profile(read_stage(args.config, args.settings, args.stage), args.profile)
+    if args.stage is not None:
+        raise ParameterError("--stage needs --profile; a recipe trains all of its stages")
     from mixformerv2_ros.lab.training.distributed import PeerError
 
     with ExitStack() as stack:
@@ -107,6 +118,8 @@ def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], is_main: bool
     from mixformerv2_ros.lab.training.recipe import read_recipe, run_recipe
 
     recipe, runs = read_recipe(args.config, args.settings)
+    if recipe.bundle:
+        export.check_libraries()
     with ExitStack() as bars:
 
         def watch(run: Any, number: int, count: int) -> Watch:
@@ -132,11 +145,14 @@ def _recipe(args: argparse.Namespace, stopped: Callable[[], bool], is_main: bool
 
 
 def _convert(checkpoint: Path, bundle: Path) -> None:
-    """Write a bundle, replacing an earlier one."""
+    """Write a bundle with its ONNX graphs, replacing an earlier one."""
     parser = argparse.ArgumentParser()
     convert.add_arguments(parser)
     words = [str(checkpoint), "--output", str(bundle), "--force"]
     convert.run(parser.parse_args(words))
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    export.run(parser.parse_args([str(bundle)]))
 
 
 def _interrupted(is_main: bool) -> int:

@@ -111,10 +111,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "patches and label."
         ),
     )
-    samples.add_argument("config", type=Path, help="YAML file of settings, see config/training/")
     samples.add_argument(
-        "settings", nargs="*", metavar="name=value", help="settings that replace those of the file"
+        "config", type=Path, help="YAML file of settings or recipe, see config/training/"
     )
+    samples.add_argument(
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="name=value",
+        help="settings that replace those of the file",
+    )
+    samples.add_argument("--stage", metavar="NAME", help="stage, if the file is a recipe")
     samples.add_argument(
         "--first", type=ranged(int, 0), default=0, metavar="N", help="number of the first sample"
     )
@@ -363,12 +370,12 @@ def _samples(args: argparse.Namespace) -> int:
     """Draw samples of the training stream."""
     _check_output(args, (".png",))
     lab_module("visualization.samples", "visualize samples")  # one line where torch is missing
-    from mixformerv2_ros.lab.training.config_files import read_config
     from mixformerv2_ros.lab.training.data_loaders import load_datasets
+    from mixformerv2_ros.lab.training.recipe import read_stage
     from mixformerv2_ros.lab.training.stages import student_spec
     from mixformerv2_ros.lab.visualization.samples import samples_sheet
 
-    config = read_config(args.config, args.settings)
+    config = read_stage(args.config, args.settings, args.stage)
     source, _ = load_datasets(config)
     numbers = range(args.first, args.first + args.count)
     samples = [(number, source.sample(config.seed, number)) for number in numbers]

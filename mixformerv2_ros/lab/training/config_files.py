@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -14,6 +15,8 @@ from mixformerv2_ros.lab.training.renamed_settings import RENAMED_VALUES, migrat
 from mixformerv2_ros.yaml_text import YamlError, parse_yaml, read_yaml_file
 
 Settings = TypeVar("Settings")
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 PLACE = ("output", "runtime.device", "runtime.workers", "runtime.threads")
 """Settings that do not influence the result of a run."""
@@ -56,18 +59,31 @@ def train_config(tree: Mapping[str, Any], where: str) -> TrainConfig:
 
 
 def changed_settings(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Dotted names of settings whose saved value differs, `PLACE` excepted.
+    """Settings whose saved value differs, `PLACE` excepted, as `NAME OLD -> NEW`.
+
+    Settings that a checkpoint does not hold did not exist when it was written.
 
     Args:
         saved: Settings as a checkpoint holds them.
         config: Settings now.
     """
-    now = _flat(dataclasses.asdict(config))
-    return [
-        name
-        for name, value in _flat(migrate(saved)).items()
-        if name in now and name not in PLACE and now[name] != value
-    ]
+    before, now = _flat(migrate(saved)), _flat(dataclasses.asdict(config))
+    # Of a list, entries may have been added or removed.
+    listed = [name for name in now if "[" in name and name.partition("[")[0] in _lists(before)]
+    pairs = {
+        name: (_shown(before.get(name)), _shown(now.get(name)))
+        for name in dict.fromkeys([*before, *listed])
+        if (name in now or "[" in name) and name not in PLACE
+    }
+    return [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old != new]
+
+
+def _lists(flat: Mapping[str, Any]) -> set[str]:
+    return {name.partition("[")[0] for name in flat if "[" in name}
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, "") else str(value)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -205,6 +221,10 @@ def _convert(kind: Any, value: Any, where: str, name: str) -> Any:
         return tuple(_convert(item, one, where, f"{name}[{i}]") for i, one in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    # YAML takes 1e-3 for a text; its own form is 1.0e-3.
+    if kind in (int, float) and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        number = float(value)
+        value = int(number) if kind is int and number.is_integer() else number
     if type(value) is not kind:
         raise ParameterError(f"{where}: {name} must be {kind.__name__}, got {value!r}")
     return value
@@ -216,6 +236,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
+            for number, entry in enumerate(value):
+                found |= _flat(entry, f"{prefix}{name}[{number}].")
         else:
             found[f"{prefix}{name}"] = value
     return found

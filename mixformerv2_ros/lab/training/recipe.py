@@ -22,17 +22,26 @@ from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.config_files import (
     fill,
     get_value,
+    is_recipe,
     override,
+    read_config,
     read_yaml,
     set_value,
     train_config,
 )
+from mixformerv2_ros.lab.training.data_check import check_inputs
 from mixformerv2_ros.lab.training.distributed import PeerError, distributed_context
-from mixformerv2_ros.lab.training.initialization import check_init, check_teacher
+from mixformerv2_ros.lab.training.initialization import (
+    build_training_model,
+    check_init,
+    check_teacher,
+    load_stage_teacher,
+)
 from mixformerv2_ros.lab.training.logs import last_row
 from mixformerv2_ros.lab.training.optimizers import run_length
 from mixformerv2_ros.lab.training.stages import check_settings, student_spec
 from mixformerv2_ros.lab.training.trainer import Watch, finished_steps, train
+from mixformerv2_ros.lab.training.training_run import no_samples
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +127,58 @@ class StageRun:
         return Path(self.config.output) / LAST
 
 
-def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe, list[StageRun]]:
+def read_stages(path: Path, overrides: list[str] | None = None) -> list[StageRun]:
+    """Read the stages of a recipe, or the one stage of a settings file; checkpoints may be absent.
+
+    Args:
+        path: The file.
+        overrides: `name=value`.
+
+    Raises:
+        MixFormerError: a setting is unknown or inconsistent.
+    """
+    if is_recipe(read_yaml(path)):
+        return read_recipe(path, overrides, need_checkpoints=False)[1]
+    config = read_config(path, overrides)
+    check_settings(config)
+    return [StageRun(path.stem, path.stem, config, {})]
+
+
+def read_stage(path: Path, overrides: list[str] | None, name: str | None) -> TrainConfig:
+    """Read the settings of one stage.
+
+    Args:
+        path: A settings file or a recipe.
+        overrides: `name=value`.
+        name: Stage of the recipe; None for a settings file.
+
+    Raises:
+        MixFormerError: a setting is unknown or inconsistent, or the name is not that of a stage.
+    """
+    stages = read_stages(path, overrides)
+    recipe = is_recipe(read_yaml(path))
+    if recipe == (name is not None):
+        found = [stage for stage in stages if name in (None, stage.stage, stage.name)]
+        if found:
+            return found[0].config
+    names = ", ".join(dict.fromkeys(stage.stage for stage in stages))
+    if not recipe:
+        raise ParameterError(
+            f"{path}: --stage {name} needs a recipe, got the settings of one stage"
+        )
+    came = "none" if name is None else repr(name)
+    raise ParameterError(f"{path}: a recipe needs --stage, one of {names}; got {came}")
+
+
+def read_recipe(
+    path: Path, overrides: list[str] | None = None, need_checkpoints: bool = True
+) -> tuple[Recipe, list[StageRun]]:
     """Read a recipe and the settings of all of its stages, and check their consistency.
 
     Args:
         path: The recipe.
         overrides: `name=value`, such as `inputs.teacher=FILE` or `common.data.batch_size=64`.
+        need_checkpoints: Whether files of weights must exist.
 
     Raises:
         MixFormerError: a setting is unknown or inconsistent, or a file is missing.
@@ -140,6 +195,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> tuple[Recipe,
         for seed in entry.seeds or (None,):
             try:
                 run = _stage_run(recipe, entry, seed, path.parent, known, runs)
+                if need_checkpoints:
+                    _check_files(run)
                 check_settings(run.config)
                 _check_needs(run, runs)
             except MixFormerError as error:
@@ -197,11 +254,14 @@ def _stage_run(
             raise ParameterError(
                 f"{setting} must be an input or an earlier stage ({names}), got {value}"
             )
-    config = train_config(tree, entry.config)
+    return StageRun(entry.name, name, train_config(tree, entry.config), needs)
+
+
+def _check_files(run: StageRun) -> None:
+    config = run.config
     for setting, file in ((INIT, config.init_from), (TEACHER, config.distillation.teacher)):
-        if file and setting not in needs and not Path(file).is_file():
+        if file and setting not in run.needs and not Path(file).exists():
             raise CheckpointError(f"{setting}: expected a checkpoint file, found none at {file}")
-    return StageRun(entry.name, name, config, needs)
 
 
 def _merge(tree: dict[str, Any], setting: str, value: Any) -> None:
@@ -245,6 +305,8 @@ def run_recipe(
     """
     begin = time.monotonic()
     with distributed_context(runs[0].config.runtime.device) as context:
+        with context.failing_together():
+            check_all_inputs(runs, context.world_size)
         for number, run in enumerate(runs, start=1):
             left = seconds - (time.monotonic() - begin)
             if context.any(stop() or left <= 0):
@@ -257,12 +319,48 @@ def run_recipe(
             except MixFormerError as error:
                 raise type(error)(f"stage {run.name}: {error}") from None
             context.barrier()  # until rank 0 has written its checkpoint
-            steps = run_length(run.config, context.world_size).steps
-            if finished_steps(run.config, run.checkpoint) < steps:
+            if not _is_finished(run, context.world_size):
                 return False
             if context.is_main:
                 write_report(recipe, runs)
     return True
+
+
+def check_all_inputs(runs: Sequence[StageRun], world_size: int) -> None:
+    """Check that the data of all stages that are not finished can be opened.
+
+    Raises:
+        MixFormerError: it cannot; names the stage.
+    """
+    checked = set()
+    for run in runs:
+        config = run.config
+        weights = (config.init_from, config.distillation.teacher)
+        inputs = (config.data, config.validation.clips, weights)
+        if inputs in checked or _is_finished(run, world_size):
+            continue
+        checked.add(inputs)
+        try:
+            check_inputs(run.config)
+            _check_weights(run)
+        except MixFormerError as error:
+            raise type(error)(f"stage {run.name}: {error}") from None
+
+
+def _check_weights(run: StageRun) -> None:
+    """Read the weights that no earlier stage writes."""
+    config = run.config
+    if TEACHER not in run.needs:
+        load_stage_teacher(config)
+    # The MLP reduction needs samples, and starts from an earlier stage in every recipe of ours.
+    if config.init_from and INIT not in run.needs and config.stage != "mlp-reduction":
+        build_training_model(config, no_samples)
+
+
+def _is_finished(run: StageRun, world_size: int) -> bool:
+    if not run.checkpoint.exists():
+        return False
+    return finished_steps(run.config, run.checkpoint) >= run_length(run.config, world_size).steps
 
 
 def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:

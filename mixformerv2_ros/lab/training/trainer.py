@@ -16,6 +16,7 @@ from mixformerv2_ros.errors import ParameterError, TrainingError
 from mixformerv2_ros.lab.training.checkpoint_files import LAST, read_checkpoint
 from mixformerv2_ros.lab.training.checkpoint_manager import CheckpointManager
 from mixformerv2_ros.lab.training.config import TrainConfig
+from mixformerv2_ros.lab.training.config_files import changed_settings
 from mixformerv2_ros.lab.training.data_loaders import (
     calibration_batch,
     load_batches,
@@ -51,8 +52,9 @@ def train(
         watch: Callback after every step.
 
     Raises:
-        MixFormerError: settings, data or checkpoints are unusable; training diverged; or a
-            checkpoint cannot be written. The last good checkpoint is then left as it was.
+        MixFormerError: settings, data or checkpoints are unusable; a run in `output` has finished
+            with other settings; training diverged; or a checkpoint cannot be written. The last
+            good checkpoint is then left as it was.
     """
     check_settings(config)
     if config.runtime.threads:
@@ -66,6 +68,8 @@ def train(
         path = output / LAST
         length = run_length(config, context.world_size)
         if path.exists() and finished_steps(config, path) >= length.steps:
+            _check_unchanged(config, path)
+            log.info("%s is finished, nothing to train", output)
             return path
         with context.failing_together():
             source, held = load_datasets(config)
@@ -110,6 +114,15 @@ def train(
         finally:
             manager.close()
     return path
+
+
+def _check_unchanged(config: TrainConfig, path: Path) -> None:
+    state = read_checkpoint(path)
+    changed = changed_settings(state["config"], config)
+    if changed:
+        raise ParameterError(
+            f"{path} has finished with other settings: {', '.join(changed)}; choose another output"
+        )
 
 
 def finished_steps(config: TrainConfig, path: Path) -> int:

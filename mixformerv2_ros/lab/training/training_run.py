@@ -41,7 +41,8 @@ _MAX_SKIPPED = 20
 """Consecutive steps that may be skipped while the gradient scaler searches its scale."""
 
 
-def _no_samples(_: int) -> Batch:
+def no_samples(_: int) -> Batch:
+    """Draws for stages that need no samples when they begin."""
     raise TrainingError("stage mlp-reduction needs calibration samples, got none")
 
 
@@ -53,7 +54,7 @@ class TrainingRun:
         step: Number of steps taken.
         samples: Number of samples seen by all processes.
         best: Best validation result so far.
-        changed: Names of settings that differ from those of the restored checkpoint.
+        changed: Settings that differ from those of the restored checkpoint, as `NAME OLD -> NEW`.
         model: The model in training.
         ema_model: Exponential moving average of `model`, in evaluation mode.
     """
@@ -62,7 +63,7 @@ class TrainingRun:
         self,
         config: TrainConfig,
         context: DistributedContext | None = None,
-        draw: DrawBatch = _no_samples,
+        draw: DrawBatch = no_samples,
     ) -> None:
         """Build model, teacher and optimisers in their initial state.
 
@@ -245,8 +246,13 @@ class TrainingRun:
         state = read_checkpoint(path)
         check_stage(self.config, state, path)
         spec = dataclasses.asdict(self.model.network.spec)
-        if state["spec"] != spec:
-            raise CheckpointError(f"{path}: expected architecture {spec}, got {state['spec']}")
+        differences = [
+            f"{name} {value}, got {state['spec'].get(name)}"
+            for name, value in spec.items()
+            if state["spec"].get(name) != value
+        ]
+        if differences:
+            raise CheckpointError(f"{path}: expected {'; '.join(differences)}")
         groups = [len(scheduled.base_rates) for scheduled in self.optimizers]
         saved = [len(one["param_groups"]) for one in state["optimizers"]]
         if groups != saved:
