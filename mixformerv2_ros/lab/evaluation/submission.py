@@ -1,8 +1,8 @@
 """Result files in the forms that the benchmarks' servers and toolkits take.
 
 * `got10k` (as the GOT-10k toolkit packs them): per sequence a folder `NAME/` with `NAME_001.txt`,
-  one box `x,y,w,h` per line, and `NAME_time.txt`, one number of seconds per line. The server expects
-  the test part.
+  one box `x,y,w,h` per line, and `NAME_time.txt`, one number of seconds per line. The server
+  expects the test part.
 * `trackingnet`: `NAME.txt` at the top, one box `x,y,w,h` per line. The server expects `TEST`.
 * `lasot`: `TRACKER_tracking_result/NAME.txt`, one box `x,y,w,h` per line: unpacked into
   `tracking_results/` it is what the LaSOT toolkit reads.
