@@ -179,7 +179,7 @@ def test_compressed_images(peer: Peer, red: None) -> None:
         wait_for(lambda: peer.heard["/track"], "a track")
         assert box_of(peer.heard["/track"][0]) == pytest.approx(red_box(0))
         camera.publish(CompressedImage(format="jpeg", data=b"no jpeg"))
-        peer.wait_for_line("image cannot be used")
+        peer.wait_for_line("image cannot be decoded")
     finally:
         made.close()
 
@@ -298,7 +298,7 @@ def test_parameters_say_what_the_table_says(peer: Peer, tracker: Tracker) -> Non
         assert text.type == value.type == kind
         assert getattr(value, field) == p.default
         assert text.description.startswith(p.text)
-        assert ("fixed" in text.additional_constraints) == (not p.live)
+        assert ("not changeable at runtime" in text.additional_constraints) == (not p.live)
         assert all(choice in text.additional_constraints for choice in p.choices)
         for bounds in (*text.floating_point_range, *text.integer_range):
             assert (bounds.from_value, bounds.to_value) == (p.low, p.high)
@@ -352,7 +352,7 @@ def test_services(peer: Peer, tracker: Tracker) -> None:
     draw(peer, init_box(red_box(0)))
     peer.show(camera, 0)
     answer = peer.call(Trigger, "/tracker/stop", Trigger.Request())
-    assert (answer.success, answer.message) == (True, "stopped target")
+    assert (answer.success, answer.message) == (True, "stopped: target")
     peer.show(camera, 1)
     assert peer.heard["/track"][-1].state == Track.IDLE
     assert peer.call(Trigger, "/tracker/reset", Trigger.Request()).success
@@ -406,7 +406,8 @@ def test_an_action_gives_tracks_until_it_is_cancelled(peer: Peer, tracker: Track
          GoalStatus.STATUS_ABORTED, End.STOPPED),
         ({}, lambda p, c: (p.show(c, 0), draw(p, init_box(red_box(1))), p.show(c, 1)),
          GoalStatus.STATUS_ABORTED, End.REPLACED),
-        ({}, lambda p, c: p.show(c, 10, 0), GoalStatus.STATUS_ABORTED, End.FORGOTTEN),
+        ({}, lambda p, c: (p.show(c, 20), c.publish(image(0)), p.show(c, 1)),
+         GoalStatus.STATUS_ABORTED, End.FORGOTTEN),
         # The target has left the picture.
         ({}, lambda p, c: p.show(c, 0, 500, 530), GoalStatus.STATUS_ABORTED, End.LOST),
     ],
@@ -481,7 +482,7 @@ def test_malformed_images_leave_the_node_up(peer: Peer, tracker: Tracker) -> Non
         malformed(data=[]),
     ):
         camera.publish(message)
-    peer.wait_for_line("image cannot be used")
+    peer.wait_for_line("image cannot be decoded")
     peer.show(camera, 1)
     wait_for(
         lambda: any(

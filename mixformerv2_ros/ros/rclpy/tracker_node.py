@@ -146,7 +146,8 @@ class TrackerNode(ManagedNode):
     def _drop_tracker(self) -> None:
         if self._tracker is not None:
             self._tracker.close()
-            self._tracker = None
+            # The subscription is destroyed, but its callback would keep tracker and model.
+            self._tracker = self._images = None
 
     def _image_topic(self, transport: str) -> str:
         """Full name of the images' topic; like image_transport, a rule for `image` moves both."""
