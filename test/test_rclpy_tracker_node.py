@@ -207,8 +207,13 @@ def test_quality_of_the_images(
         wait_for(lambda: camera.get_subscription_count() > 0, "a subscription")
         repeat_until(lambda: camera.publish(image(0)), lambda: peer.heard["/track"], "a track")
         if quality == "auto":
-            (info,) = peer.node.get_subscriptions_info_by_topic("/image")
-            assert info.qos_profile.reliability == offered.reliability
+
+            def reliabilities() -> list[ReliabilityPolicy]:
+                found = peer.node.get_subscriptions_info_by_topic("/image")
+                return [info.qos_profile.reliability for info in found]
+
+            # While the subscription is created anew there is none.
+            wait_for(lambda: reliabilities() == [offered.reliability], "the chosen reliability")
         assert not any("offers" in line for line in peer.lines)
     finally:
         made.close()
