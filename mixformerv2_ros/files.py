@@ -98,25 +98,50 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
     """
     new_parents = [parent for parent in folder.parents if not parent.exists()]
     temporary = folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}")
-    old = temporary.with_name(f"{temporary.name}.old")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync_folder(temporary)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        _sync_folder(folder.parent)
+        replace_folder(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists():
-            old.rename(folder)
         for parent in new_parents:
             with suppress(OSError):  # Somebody else may have put something there by now.
                 parent.rmdir()
         raise
+
+
+def replace_file(new: Path, path: Path) -> None:
+    """Let a finished file take the place of another one in the same folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _sync(new)
+    new.replace(path)
+    _sync_folder(path.parent)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Let a finished folder of files take the place of another one on the same file system.
+
+    If that fails, what was at `folder` is there again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for file in new.iterdir():
+        _sync(file)
+    _sync_folder(new)
+    old = folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    _sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -344,7 +344,11 @@ def test_lost_target_gives_tracks_without_detections(tmp_path: Path) -> None:
 def test_tables_are_readable_after_every_track(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", 5)
     table, json_file = CsvFile(tmp_path / "t.csv"), JsonFile(tmp_path / "t.json", 'a "bag"')
-    assert json.loads((tmp_path / "t.json").read_text()) == {"source": 'a "bag"', "tracks": []}
+    assert json.loads((tmp_path / "t.json").read_text()) == {
+        "source": 'a "bag"',
+        "tracks": [],
+        "complete": False,
+    }
     for n, frame in enumerate(run(bag, [Start(red_box(0), index=0)]), start=1):
         table.write(index(frame), frame.tracks[0])
         json_file.write(index(frame), frame.tracks[0])
@@ -358,7 +362,9 @@ def test_tables_are_readable_after_every_track(tmp_path: Path) -> None:
         "state,template_updated"
     )
     assert lines[1] == f"0,{START_NS},target,20.0,30.0,24.0,18.0,1.0,0.0,0.0,0.0,0.0,TRACKING,1"
-    rows = json.loads((tmp_path / "t.json").read_text())["tracks"]
+    document = json.loads((tmp_path / "t.json").read_text())
+    assert document["complete"] is True
+    rows = document["tracks"]
     assert [row["frame"] for row in rows] == list(range(5))
     assert rows[0] == dict(
         zip(

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from recordings import (
     HEIGHT,
     IMAGE_TOPIC,
@@ -32,6 +33,7 @@ from recordings import (
 from mixformerv2_ros.errors import BoxError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED
 from mixformerv2_ros.io.bag_reader import BagReader
+from mixformerv2_ros.io.bag_writer import PARTIAL_KEY
 from mixformerv2_ros.io.video import VideoFile, VideoSource
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.ros.replay import choose_image_topic, images
@@ -70,6 +72,12 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ActingEngine:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def partial_reason(bag: Path) -> str | None:
+    """Why a recording is not whole, by its metadata; None for one that is."""
+    about = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    return (about.get("custom_data") or {}).get(PARTIAL_KEY)
 
 
 def box(row: dict[str, str]) -> Box:
@@ -239,12 +247,15 @@ def test_video_that_ends_early_is_reported(
     source = write_video(tmp_path / "clip.avi", 40)
     data = source.read_bytes()
     source.write_bytes(data[: len(data) // 2])
-    assert run_command("track", source, "--box", BOX, "--csv", tmp_path / "t.csv") == 0
-    found = len(rows(tmp_path / "t.csv"))
+    code = run_command("track", source, "--box", BOX, "--csv", tmp_path / "t.csv")
+    (table,) = tmp_path.glob("t*.csv")
+    found = len(rows(table))
     assert 10 < found < 25
     with VideoSource(str(source)) as video:
-        if video.count is not None and video.count > found:
-            assert f"{found} of {video.count} frames could be read" in capsys.readouterr().err
+        is_known = video.count is not None and video.count > found + 2
+    error = capsys.readouterr().err
+    assert (f"{found} of 40 frames could be read" in error) == is_known
+    assert (code, table.name) == ((2, "t.partial.csv") if is_known else (0, "t.csv"))
 
 
 def test_overlay_video_scales_frames_of_another_size(tmp_path: Path) -> None:
@@ -323,6 +334,9 @@ def test_replay_of_a_damaged_bag(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out, table = tmp_path / "out", tmp_path / "t.csv"
     with pytest.raises(SourceError, match=r"is damaged after 1[345] messages") as caught:
         run_command("replay", bag, "-o", out, "--box", BOX, "--csv", table)
+    assert not out.exists()
+    assert not table.exists()
+    out, table = tmp_path / "out.partial", tmp_path / "t.partial.csv"
     assert "\n" not in str(caught.value)
     done = len(rows(table))
     assert 13 <= done <= 15
@@ -363,6 +377,12 @@ def test_ctrl_c_closes_everything(tmp_path: Path, engine: ActingEngine, storage:
     out, table, tracks = tmp_path / "out", tmp_path / "t.csv", tmp_path / "t.json"
     arguments = ("--box", BOX, "--storage", storage, "--csv", table, "--json", tracks)
     assert run_command("replay", bag, "-o", out, *arguments) == INTERRUPTED == 130
+    assert not any(path.exists() for path in (out, table, tracks))
+    out, table, tracks = (
+        tmp_path / name for name in ("out.partial", "t.partial.csv", "t.partial.json")
+    )
+    assert json.loads(tracks.read_text())["complete"] is False
+    assert partial_reason(out) == "interrupted"
     assert len(rows(table)) == len(json.loads(tracks.read_text())["tracks"]) == 6
     with BagReader(out) as reader:
         assert reader.topics["/track"].count == 6
@@ -381,8 +401,9 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path: Path, engine: ActingEngine) 
     engine.at, engine.action = 5, twice
     with pytest.raises(KeyboardInterrupt):
         run_command("replay", bag, "-o", tmp_path / "out", "--box", BOX)
-    with BagReader(tmp_path / "out") as reader:
+    with BagReader(tmp_path / "out.partial") as reader:
         assert reader.topics["/track"].count == 5
+    assert partial_reason(tmp_path / "out.partial") == "ended by an error"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -391,7 +412,8 @@ def test_ctrl_c_in_track(tmp_path: Path, engine: ActingEngine) -> None:
     source = write_images(tmp_path / "images", 12)
     engine.at, engine.action = 3, lambda: signal.raise_signal(signal.SIGINT)
     assert run_command("track", source, "--box", BOX, "--csv", tmp_path / "t.csv") == 130
-    assert len(rows(tmp_path / "t.csv")) == 4
+    assert len(rows(tmp_path / "t.partial.csv")) == 4
+    assert not (tmp_path / "t.csv").exists()
 
 
 # --- video2bag -----------------------------------------------------------------------------------

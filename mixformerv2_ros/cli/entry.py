@@ -15,6 +15,7 @@ from mixformerv2_ros.cli.examples import EXAMPLES
 from mixformerv2_ros.cli.laboratory import lab_module, libraries
 from mixformerv2_ros.errors import BAD_INPUT, MixFormerError
 from mixformerv2_ros.interrupt import INTERRUPTED
+from mixformerv2_ros.text import printable
 
 COMMANDS: dict[str, dict[str, str]] = {
     "start here": {
@@ -81,6 +82,15 @@ def usage() -> str:
     return "\n".join([*lines, "", more])
 
 
+def _quiet_libraries() -> None:
+    """OpenCV's and FFmpeg's own lines on stderr, unless asked for: errors are one line of ours.
+
+    They read these once, when they are loaded.
+    """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
 def _module(name: str) -> ModuleType:
     module = name.replace("-", "_")
     if name in LABORATORY:
@@ -89,6 +99,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _run(name: str, words: list[str]) -> int:
+    _quiet_libraries()
     remedy = (
         "pip install 'mixformerv2_ros[lab]'" if name in LABORATORY else "see README.md, Install"
     )
@@ -117,3 +128,8 @@ def _run(name: str, words: list[str]) -> int:
         # Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # the machine's doing, such as a path that is too long
+        path = "" if error.filename is None else f": {printable(error.filename, 200)}"
+        reason = printable(error.strerror or error, 200)
+        print(f"mixformerv2 {name}: {reason}{path}", file=sys.stderr)
+        return BAD_INPUT

@@ -24,8 +24,7 @@ from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.bag_reader import BagReader, Topic
-from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
-from mixformerv2_ros.io.paths import remove_output
+from mixformerv2_ros.io.bag_writer import STORAGES
 from mixformerv2_ros.io.reference_tracks import Comparison
 from mixformerv2_ros.io.video import DEFAULT_FPS
 from mixformerv2_ros.ros.replay import (
@@ -38,6 +37,7 @@ from mixformerv2_ros.ros.replay import (
     replay,
     write_step,
 )
+from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.events import Step
 from mixformerv2_ros.tracking.stream import Stream
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         steps = log.steps(replay(images(reader, topic), stream, starts))
         steps = _compared(itertools.islice(steps, args.max_frames), comparison)
         try:
-            code = _write(args, reader, topic, stream, steps)
+            code = _write(args, reader, topic, stream, steps, log)
         finally:
             skipped = log.finish()
             if reader.note:
@@ -195,17 +195,20 @@ def _write(
     topic: Topic,
     stream: Stream,
     steps: Iterator[Step],
+    log: StreamLog,
 ) -> int:
     # Nothing is created before the first frame: a box that cannot be tracked leaves no trace.
     first = next(steps, None)
     if first is None:
-        raise SourceError(f"recording {args.bag} has no image on {topic.name} that can be decoded")
+        raise log.no_image(
+            f"recording {args.bag} has no image on {printable(topic.name)} that can be decoded"
+        )
     failure: MixFormerError | None = None
     with ExitStack() as stack:
-        remove_output(args.output)
-        writer = stack.enter_context(BagWriter(args.output, args.storage))
-        outputs = TrackOutputs(args, str(args.bag), _fps(reader, topic), stream, stack)
-        outputs.paths.insert(0, args.output)
+        outputs = stack.enter_context(
+            TrackOutputs(args, str(args.bag), _fps(reader, topic), stream, first.frame)
+        )
+        assert outputs.bag is not None
         stopped = stack.enter_context(stop_request())
         progress = stack.enter_context(
             tqdm(
@@ -218,13 +221,17 @@ def _write(
         )
         try:
             for step in progress:
-                write_step(writer, step, args.copy_images)
+                write_step(outputs.bag, step, args.copy_images)
                 outputs.write(_index(step), step.frame, step.tracks)
                 if stopped():
                     break
         except MixFormerError as error:
             failure = error
         interrupted = stopped()
+        missing = "interrupted" if interrupted else log.skipped
+        if failure is not None:
+            missing = str(failure)
+        outputs.finish(missing, ended_early=interrupted or failure is not None)
     print(outputs.summary())
     if failure is not None:
         raise failure

@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.parameter_options import values_from_arguments
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.io.images import bgr_copy
+from mixformerv2_ros.io.partial import PartialOutput, partial_path
 from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.track_tables import CsvFile, JsonFile
 from mixformerv2_ros.io.video import CODECS, VideoFile
@@ -72,6 +74,7 @@ def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = 
         raise SourceError("outputs must be different files")
     for path in paths:
         check_output(path, args.force, source)
+        check_output(partial_path(path, path == folder), args.force, source)
     for path in files:
         if path is not None and not path.parent.is_dir():
             raise SourceError(f"folder of output {path} does not exist")
@@ -84,55 +87,114 @@ def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = 
 
 
 class TrackOutputs:
-    """The files that the options name; closed with the stack it is given."""
+    """The outputs that the options name; use it as a context manager.
+
+    They grow under partial names (`io.partial`) and take their own when the block has ended after
+    `finish`; an output without a frame is removed.
+    """
 
     def __init__(
-        self,
-        args: argparse.Namespace,
-        source: str,
-        fps: float,
-        stream: Stream,
-        stack: ExitStack,
+        self, args: argparse.Namespace, source: str, fps: float, stream: Stream, first: Frame
     ) -> None:
-        """Create the files.
+        """Create the files, first what is most likely to fail.
 
         Args:
-            args: The parsed options.
+            args: The parsed options; those of `replay` name a recording, too.
             source: Name of the video or recording.
             fps: Frames per second of the overlay video.
             stream: What makes the tracks.
-            stack: Closes the files.
+            first: The first frame, which gives the overlay video its size.
 
         Raises:
             SourceError: a file cannot be created.
         """
         self.frames = 0
         self.states: Counter[str] = Counter()
-        self.paths: list[Path] = []
+        self.bag: BagWriter | None = None
+        bag = getattr(args, "output", None)
+        self.paths = [p for p in (bag, args.csv, args.json, args.report, args.video) if p]
+        self._outputs: list[PartialOutput] = []
         self._tables: list[CsvFile | JsonFile] = []
         self._video: VideoFile | None = None
         self._report: Any = None
         self._last = time.perf_counter()
+        # Until `finish`: what an exception leaves is not whole.
+        self._missing, self._ended_early = "ended by an error", True
+        with ExitStack() as stack:
+            stack.push(self._publish)
+            self._open(args, source, fps, stream, first, stack)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> TrackOutputs:
+        """Return the outputs, which are open already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the files, whatever happens to some of them, and give them their names."""
+        self._stack.__exit__(kind, error, traceback)
+
+    def _open(
+        self,
+        args: argparse.Namespace,
+        source: str,
+        fps: float,
+        stream: Stream,
+        first: Frame,
+        stack: ExitStack,
+    ) -> None:
+        if args.video is not None:
+            self._video = VideoFile(self._partial(args.video), fps)
+            stack.callback(self._video.close)
+            self._video.open(first.pixels.width, first.pixels.height)
+        bag = getattr(args, "output", None)
+        if bag is not None:
+            self.bag = BagWriter(self._partial(bag, is_folder=True), args.storage)
+            stack.callback(self._close_bag, self.bag)
         if args.csv is not None:
-            self._tables.append(CsvFile(args.csv))
-            stack.callback(self._tables[-1].close)
+            table = CsvFile(self._partial(args.csv))
+            stack.callback(table.close)
+            self._tables.append(table)
         if args.json is not None:
-            self._tables.append(JsonFile(args.json, source))
-            stack.callback(self._tables[-1].close)
-        self.paths.extend(table.path for table in self._tables)
+            document = JsonFile(self._partial(args.json), source)
+            stack.callback(lambda: document.close(self._missing))
+            self._tables.append(document)
         if args.report is not None:
             report = _report_module()
             facts = report.RunFacts(**_facts(args, source, stream))
-            self._report = report.RunReport(args.report, facts)
+            self._report = report.RunReport(self._partial(args.report), facts)
             stack.callback(self._report.close)
-            self.paths.append(args.report)
-        if args.video is not None:
-            self._video = VideoFile(args.video, fps)
-            stack.callback(self._video.close)
-            self.paths.append(args.video)
+
+    def _partial(self, path: Path, is_folder: bool = False) -> Path:
+        self._outputs.append(PartialOutput(path, is_folder))
+        return self._outputs[-1].target
+
+    def _close_bag(self, bag: BagWriter) -> None:
+        if self._missing:
+            bag.mark_partial(self._missing)
+        bag.close()
+
+    def _publish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.frames:
+            for output in self._outputs:
+                output.discard()
+        elif error is not None or self._ended_early:
+            self.paths = [output.keep_partial() for output in self._outputs]
+        else:
+            for output in self._outputs:
+                output.publish()
 
     def write(self, index: int, frame: Frame, tracks: Sequence[Track]) -> None:
-        """Append one frame's tracks to every file.
+        """Append one frame's tracks to every file but the recording.
 
         Raises:
             SourceError: a file cannot be written.
@@ -151,6 +213,15 @@ class TrackOutputs:
             if self._report is not None:
                 self._report.write(image, tracks, seconds)
         self._last = time.perf_counter()
+
+    def finish(self, missing: str = "", ended_early: bool = False) -> None:
+        """State that no more frames come, before the files are closed.
+
+        Args:
+            missing: Why frames are missing, which goes into outputs that have a place for it.
+            ended_early: Whether the outputs stay under their partial names.
+        """
+        self._missing, self._ended_early = missing, ended_early
 
     def summary(self) -> str:
         """One line: frames, tracks by state, and where they are."""

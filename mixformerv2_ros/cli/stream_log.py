@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from mixformerv2_ros.errors import BAD_INPUT
+from mixformerv2_ros.errors import BAD_INPUT, SourceError
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 
@@ -48,6 +48,18 @@ class StreamLog:
             self._counts[event.kind] += 1
             self._first.setdefault(event.kind, f"{printable(name)}: {event.text}")
 
+    @property
+    def skipped(self) -> str:
+        """How many images could not be decoded, as one clause; empty if none."""
+        broken = self._counts[EventKind.UNDECODABLE]
+        return f"{_images(broken)} skipped, cannot be decoded" if broken else ""
+
+    def no_image(self, text: str) -> SourceError:
+        """The error of a source none of whose images can be used, with the reason of the first."""
+        first = self._first.pop(EventKind.UNDECODABLE, "")
+        self._counts.pop(EventKind.UNDECODABLE, None)
+        return SourceError(f"{text}; first: {first}" if first else text)
+
     def finish(self) -> int:
         """Print what there is to tell on stderr.
 
@@ -61,13 +73,11 @@ class StreamLog:
         if late:
             first = self._first.get(EventKind.LATE) or self._first[EventKind.STRAY]
             lines.append(f"{_images(late)} dropped; first: {first}")
-        broken = self._counts[EventKind.UNDECODABLE]
-        if broken:
-            first = self._first[EventKind.UNDECODABLE]
-            lines.append(f"{_images(broken)} skipped, cannot be decoded; first: {first}")
+        if self.skipped:
+            lines.append(f"{self.skipped}; first: {self._first[EventKind.UNDECODABLE]}")
         for line in lines:
             print(f"mixformerv2 {self._command}: {line}", file=sys.stderr)
-        return BAD_INPUT if broken else 0
+        return BAD_INPUT if self.skipped else 0
 
 
 def _images(count: int) -> str:

@@ -19,7 +19,7 @@ from mixformerv2_ros.cli.shared import (
     open_stream,
 )
 from mixformerv2_ros.cli.stream_log import StreamLog
-from mixformerv2_ros.errors import SourceError
+from mixformerv2_ros.errors import BAD_INPUT
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.tracking.boxes import Box
@@ -75,9 +75,14 @@ def run(args: argparse.Namespace) -> int:
         steps = log.steps(track_one(stream, frames, InitRequest(box)))
         first = next(steps, None)
         if first is None:
+            error = log.no_image(
+                f"{args.source} has no frame {args.start_frame} that can be decoded"
+            )
             log.finish()
-            raise SourceError(f"{args.source} has no frame {args.start_frame} that can be decoded")
-        outputs = TrackOutputs(args, args.source, source.fps, stream, stack)
+            raise error
+        outputs = stack.enter_context(
+            TrackOutputs(args, args.source, source.fps, stream, first.frame)
+        )
         total = source.count if stop is None else min(stop, source.count or stop)
         stopped = stack.enter_context(stop_request())
         progress = stack.enter_context(
@@ -95,8 +100,12 @@ def run(args: argparse.Namespace) -> int:
             if stopped():
                 break
         interrupted = stopped()
+        # Ctrl-C is how a camera ends.
+        is_cut = source.is_cut or (interrupted and not source.is_live)
+        missing = (source.warning or "interrupted") if is_cut else log.skipped
+        outputs.finish(missing, ended_early=is_cut)
     if source.warning:
         print(f"mixformerv2 track: {source.warning}", file=sys.stderr)
     print(outputs.summary())
-    code = log.finish()
+    code = log.finish() or (BAD_INPUT if source.is_cut else 0)
     return INTERRUPTED if interrupted else code

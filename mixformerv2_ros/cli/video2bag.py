@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.stream_log import StreamLog
-from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.errors import BAD_INPUT, ImageError, SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.bag_writer import STORAGES, BagWriter
 from mixformerv2_ros.io.images import bgr_copy
-from mixformerv2_ros.io.paths import check_output, remove_output
+from mixformerv2_ros.io.partial import PartialOutput, partial_path
+from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.events import undecodable
@@ -84,39 +85,48 @@ def run(args: argparse.Namespace) -> int:
     """Record every frame; Ctrl-C leaves a recording of those before it."""
     if args.video.isdecimal() and not Path(args.video).exists():
         raise SourceError(f"video must be a file or a folder, got camera {args.video}")
-    check_output(args.output, args.force, Path(args.video))
+    for path in (args.output, partial_path(args.output, is_folder=True)):
+        check_output(path, args.force, Path(args.video))
     compressed = args.compressed != "none"
     topic = args.topic or "/camera/image_raw" + ("/compressed" if compressed else "")
     msgtype = "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image"
     start_ns = round(args.start_stamp * 1e9)
-    written = 0
-    with ExitStack() as stack:
-        source = stack.enter_context(VideoSource(args.video, args.fps))
+    with VideoSource(args.video, args.fps) as source:
         log = StreamLog("video2bag")
         frames = _decoded(source.frames(), log)
         first = next(frames, None)
         if first is None:
-            log.finish()
-            raise SourceError(f"{args.video} has no frame that can be decoded")
-        remove_output(args.output)
-        writer = stack.enter_context(BagWriter(args.output, args.storage))
-        stopped = stack.enter_context(stop_request())
-        progress = stack.enter_context(
-            tqdm(total=source.count, unit="frame", disable=None, file=sys.stderr)
-        )
-        for frame in itertools.chain([first], frames):
-            stamp_ns = start_ns + frame.stamp_ns
-            message = _message(frame, args.compressed, stamp_ns, args.frame_id)
-            writer.write(topic, msgtype, message, stamp_ns)
-            written += 1
-            progress.update()
-            if stopped():
-                break
-        interrupted = stopped()
+            raise log.no_image(f"{args.video} has no frame that can be decoded")
+        output = PartialOutput(args.output, is_folder=True)
+        missing, ended_early, written = "ended by an error", True, 0
+        try:
+            with ExitStack() as stack:
+                writer = stack.enter_context(BagWriter(output.target, args.storage))
+                stack.callback(lambda: writer.mark_partial(missing) if missing else None)
+                stopped = stack.enter_context(stop_request())
+                progress = stack.enter_context(
+                    tqdm(total=source.count, unit="frame", disable=None, file=sys.stderr)
+                )
+                for frame in itertools.chain([first], frames):
+                    stamp_ns = start_ns + frame.stamp_ns
+                    message = _message(frame, args.compressed, stamp_ns, args.frame_id)
+                    writer.write(topic, msgtype, message, stamp_ns)
+                    written += 1
+                    progress.update()
+                    if stopped():
+                        break
+                interrupted = stopped()
+                ended_early = interrupted or source.is_cut
+                missing = (source.warning or "interrupted") if ended_early else log.skipped
+        except BaseException:
+            ended_early = True
+            raise
+        finally:
+            place = output.keep_partial() if ended_early else output.publish()
     if source.warning:
         print(f"mixformerv2 video2bag: {source.warning}", file=sys.stderr)
-    print(f"{written} images recorded on {topic}: {args.output}")
-    code = log.finish()
+    print(f"{written} images recorded on {topic}: {place}")
+    code = log.finish() or (BAD_INPUT if source.is_cut else 0)
     return INTERRUPTED if interrupted else code
 
 

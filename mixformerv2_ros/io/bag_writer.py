@@ -21,6 +21,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_reader import BagMessage, Topic
+from mixformerv2_ros.text import printable
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 """Storage formats by the names that `ros2 bag` gives them."""
@@ -28,6 +29,9 @@ STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 # Metadata of version 8 keeps the quality of service as text: Humble to Rolling read it, while
 # Humble and Iron refuse version 9.
 _VERSION: Literal[8] = 8
+
+PARTIAL_KEY = "mixformerv2_ros.partial"
+"""Entry of a recording's custom data, with the reason, where the recording is not whole."""
 
 _FOREVER = QosTime(9223372036, 854775807)
 RELIABLE_QOS = Qos(
@@ -87,6 +91,10 @@ class BagWriter:
     def close(self) -> None:
         """Write the index and the metadata."""
         self._try(self._writer.close)
+
+    def mark_partial(self, reason: str) -> None:
+        """State in the metadata that the recording is not whole, before it is closed."""
+        self._writer.set_custom_data(PARTIAL_KEY, printable(reason, 200))
 
     def write(self, topic: str, msgtype: str, message: Any, record_ns: int) -> None:
         """Write a message of one of the classes in `interfaces.typestore()`.

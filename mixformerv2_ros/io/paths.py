@@ -33,9 +33,12 @@ def remove_output(path: Path) -> None:
 
 
 def _is_bag(folder: Path) -> bool:
-    """Whether a folder holds nothing but the files of a recording."""
-    suffixes = {".yaml", ".mcap", ".db3", ".db3-wal", ".db3-shm", ".db3-journal"}
+    """Whether a folder holds nothing but the files of a recording, or of one being written."""
+    suffixes = {".yaml", ".mcap", ".db3", ".db3-wal", ".db3-shm", ".db3-journal", ".tmp"}
     files = list(folder.iterdir())
-    return any(file.name == "metadata.yaml" for file in files) and all(
-        file.suffix in suffixes for file in files
-    )
+    # A recording is written in a folder of its final name inside the one of its partial name.
+    if len(files) == 1 and folder.name == f"{files[0].name}.partial" and files[0].is_dir():
+        files = list(files[0].iterdir())
+    # One that was not finished lacks its metadata.
+    is_marked = folder.suffix == ".partial" or (folder / "metadata.yaml").is_file()
+    return is_marked and all(file.suffix in suffixes and file.is_file() for file in files)

@@ -76,9 +76,13 @@ class CsvFile:
 
 
 class JsonFile:
-    """A JSON document `{"source": ..., "tracks": [...]}`, complete after every track."""
+    """A JSON document `{"source": ..., "tracks": [...], "complete": ...}`, valid after every track.
 
-    _TAIL = b"\n]}\n"
+    `complete` is true once the file has been closed after the last frame of the source; a `reason`
+    follows where it stays false.
+    """
+
+    _TAIL = b'\n], "complete": false}\n'
 
     def __init__(self, path: Path, source: str) -> None:
         """Create the file.
@@ -108,15 +112,27 @@ class JsonFile:
         self._append(self._separator + json.dumps(track_row(frame, track)).encode())
         self._separator = b",\n"
 
-    def _append(self, text: bytes) -> None:
+    def _append(self, text: bytes, tail: bytes = _TAIL) -> None:
         try:
             self._file.seek(self._end)
-            self._file.write(text + self._TAIL)
+            self._file.write(text + tail)
+            self._file.truncate()
             self._file.flush()
         except OSError as error:
             raise SourceError(f"{self.path} cannot be written: {error.strerror}") from error
         self._end += len(text)
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def close(self, partial: str = "") -> None:
+        """Close the file.
+
+        Args:
+            partial: Why tracks are missing; empty if none are.
+
+        Raises:
+            SourceError: the file cannot be written, such as on a full disk.
+        """
+        tail = {"complete": not partial, **({"reason": partial} if partial else {})}
+        try:
+            self._append(b"", b"\n], " + json.dumps(tail)[1:].encode() + b"\n")
+        finally:
+            self._file.close()

@@ -16,6 +16,7 @@ from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
 from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
 from mixformerv2_ros.ros.topics import IMAGES, RAW
+from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import StreamRules
@@ -76,13 +77,14 @@ class Parameter:
         """
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            # Beyond the largest float: out of every range.
+            value = float(value) if abs(value) < 2**1023 else math.copysign(math.inf, value)
         if type(value) is not kind:
-            raise ParameterError(f"{self.name} must be {kind.__name__}, got {value!r}")
+            raise ParameterError(f"{self.name} must be {kind.__name__}, got {_shown(value)}")
         if self.choices and value not in self.choices:
-            raise ParameterError(f"{self.name} must be {self.range}, got {value!r}")
+            raise ParameterError(f"{self.name} must be {self.range}, got {_shown(value)}")
         if isinstance(value, (int, float)) and not self.low <= value <= self.high:
-            raise ParameterError(f"{self.name} must be {self.range}, got {value:g}")
+            raise ParameterError(f"{self.name} must be {self.range}, got {_shown(value)}")
         checked: Value = value
         return checked
 
@@ -96,8 +98,17 @@ class Parameter:
         try:
             value = text if kind is str else _TRUTH[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
-            raise ParameterError(f"{self.name} must be {kind.__name__}, got {text!r}") from None
+            raise ParameterError(
+                f"{self.name} must be {kind.__name__}, got {_shown(text)}"
+            ) from None
         return self.check(value)
+
+
+def _shown(value: Any) -> str:
+    """A value that is refused, however long, in one line."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a whole number of more than 40 digits"
+    return f"{value:g}" if isinstance(value, float) else printable(repr(value))
 
 
 _TRUTH = {"true": True, "false": False}
