@@ -38,7 +38,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as ParameterError, with the command that shows the options."""
-        raise ParameterError(f"{message}; see {self.prog} --help")
+        raise ParameterError(f"{printable(message, 400)}; see {self.prog} --help")
 
 
 def ranged(kind: type[Number], low: Number, high: Number | None = None) -> Callable[[str], Number]:
@@ -47,8 +47,9 @@ def ranged(kind: type[Number], low: Number, high: Number | None = None) -> Calla
     Args:
         kind: `int` or `float`.
         low: Smallest permitted value.
-        high: Largest permitted value; None for no limit.
+        high: Largest permitted value; None for what a C int holds, as some library has to.
     """
+    largest = 2**31 - 1 if high is None else high
     noun = "a whole number" if kind is int else "a number"
     limits = f"of {low:.15g} or more" if high is None else f"from {low:.15g} to {high:.15g}"
 
@@ -58,10 +59,10 @@ def ranged(kind: type[Number], low: Number, high: Number | None = None) -> Calla
         except ValueError:
             value = None
         # Not a number is in no range.
-        if value is None or not low <= value or not (high is None or value <= high):
-            raise argparse.ArgumentTypeError(
-                f"must be {noun} {limits}, got {printable(repr(text))}"
-            )
-        return value
+        if value is not None and low <= value <= largest:
+            return value
+        is_beyond = high is None and value is not None and value > largest
+        expected = f"up to {largest}" if is_beyond else limits
+        raise argparse.ArgumentTypeError(f"must be {noun} {expected}, got {printable(repr(text))}")
 
     return parse
