@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from recordings import picture
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
-from waiting import wait_for
+from waiting import repeat_until, wait_for
 
 from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.messages import image_message, stamp_ns
@@ -98,6 +99,15 @@ class Peer:
                 lambda stamp=stamp: stamp in [stamp_ns(m) for m in self.heard["/detections"]],
                 f"an answer to image {index}; log: {self.lines}",
             )
+
+    def step_back(self, camera: Any) -> None:
+        """Publish images from 0 on until the node has believed that time stepped back."""
+        indices = itertools.count()
+        repeat_until(
+            lambda: camera.publish(image(next(indices))),
+            lambda: any(stamp_ns(m) < frame_stamp(20) for m in self.heard["/detections"]),
+            "an answer to an image of before",
+        )
 
     def deliver(self, publisher: Any, message: Any, node: str) -> None:
         """Publish, and wait until the node has taken it: it answers services after messages."""

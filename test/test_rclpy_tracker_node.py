@@ -411,8 +411,8 @@ def test_an_action_gives_tracks_until_it_is_cancelled(peer: Peer, tracker: Track
          GoalStatus.STATUS_ABORTED, End.STOPPED),
         ({}, lambda p, c: (p.show(c, 0), draw(p, init_box(red_box(1))), p.show(c, 1)),
          GoalStatus.STATUS_ABORTED, End.REPLACED),
-        ({}, lambda p, c: (p.show(c, 20), c.publish(image(0)), p.show(c, 1)),
-         GoalStatus.STATUS_ABORTED, End.FORGOTTEN),
+        ({}, lambda p, c: (p.show(c, 30), p.step_back(c)), GoalStatus.STATUS_ABORTED,
+         End.FORGOTTEN),
         # The target has left the picture.
         ({}, lambda p, c: p.show(c, 0, 500, 530), GoalStatus.STATUS_ABORTED, End.LOST),
     ],
