@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from recordings import picture, red_box, run_command
+from recordings import picture, red_box, run_command, write_video
 
 from mixformerv2_ros import Tracker
 from mixformerv2_ros.errors import BoxError, BundleError, ImageError, ParameterError
@@ -132,3 +133,15 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "assert not [m for m in sys.modules if m.startswith('mixformerv2_ros.lab')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_of_the_docs_runs_as_written(tmp_path, monkeypatch, capsys) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text("utf-8")
+    example = page.partition("```python\n")[2].partition("```")[0]
+    write_video(tmp_path / "clip.avi", 6)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/python.md", "exec"), names)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert iou(names["track"].box, red_box(5)) > 0.5
+    assert (tmp_path / "newest.png").stat().st_size > 0

@@ -212,7 +212,11 @@ def test_a_damaged_graph_is_one_line(exported, tmp_path):
     ("arguments", "words"),
     [
         ({"engine": "tensorflow"}, "engine must be one of"),
-        ({"engine": "onnxruntime", "device": "tpu"}, "device must be one of"),
+        ({"engine": "onnxruntime", "device": "tpu"}, "device must be one of cpu, cuda, cuda:N"),
+        ({"device": "cuda:one"}, "device must be one of cpu, cuda, cuda:N, got 'cuda:one'"),
+        ({"device": "cpu:1"}, "device must be one of"),
+        ({"engine": "torch", "device": "cuda:97"}, "cuda:97 is not available: torch found"),
+        ({"engine": "onnxruntime", "device": "cuda:97"}, "cuda:97 is not available|cannot load"),
     ],
 )
 def test_unknown_choices_are_refused(exported, arguments, words):

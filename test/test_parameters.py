@@ -154,3 +154,12 @@ def test_parameters_of_the_node_are_unknown_to_commands_that_have_no_camera():
     with pytest.raises(ParameterError, match="unknown parameter 'image_qos'"):
         check_values({"image_qos": "auto"})
     assert check_values({"image_qos": "reliable"}, NODE_PARAMETERS)["image_qos"] == "reliable"
+
+
+def test_a_gpu_has_a_number():
+    device = next(one for one in PARAMETERS if one.name == "device")
+    for value in ("cpu", "cuda", "cuda:1"):
+        assert device.check(value) == value
+    for value in ("cuda:", "cuda:x", "cpu:1", "cuda:N"):
+        with pytest.raises(ParameterError, match=r"device must be cpu \| cuda \| cuda:N, got"):
+            device.check(value)

@@ -137,3 +137,14 @@ def test_settings_can_be_overridden(tmp_path):
         read_config(path, ["batch_size"])
     with pytest.raises(ParameterError, match=r"batch has been renamed to data.batch_size"):
         read_config(path, ["batch=3"])
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001", "1.e-3"])
+def test_numbers_may_be_typed_as_people_do(text, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(BASE + f"optimizer: {{learning_rate: {text}}}\nschedule: {{steps: 1e4}}\n")
+    config = read_config(path, [f"optimizer.weight_decay={text}"])
+    assert config.optimizer.learning_rate == config.optimizer.weight_decay == 0.001
+    assert config.schedule.steps == 10_000
+    with pytest.raises(ParameterError, match=re.escape("schedule.steps must be int, got 0.5")):
+        read_config(path, ["schedule.steps=5e-1"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
+from mixformerv2_ros.engines.loader import DEVICES, check_device
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.files import write_json
 
@@ -38,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     models = parser.add_argument_group("bundle")
     models.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="device (default: %(default)s)"
+        "--device",
+        default="cpu",
+        metavar="D",
+        help=f"device: {', '.join(DEVICES)} (default: %(default)s)",
     )
     models.add_argument(
         "--num-threads",
@@ -102,6 +106,7 @@ def _models(args: argparse.Namespace) -> int:
     from mixformerv2_ros.model.bundle import open_bundle
 
     width, height = _size(args.size)
+    check_device(args.device)
     bundle = open_bundle(args.target)
     variants = variants_at_hand(bundle)
     if not variants:

@@ -59,7 +59,7 @@ class Plan:
 
     Attributes:
         bundle: Folder of the model bundle.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `cuda:N`.
         num_threads: Threads of the network; 0 leaves the choice to the engine.
         width, height: Size of the camera image in pixels.
         rounds: How often the variants take turns.

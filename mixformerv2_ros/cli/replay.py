@@ -32,8 +32,8 @@ from mixformerv2_ros.ros.replay import (
     Start,
     assign_images,
     choose_image_topic,
+    choose_starts,
     images,
-    recorded_starts,
     replay,
     write_step,
 )
@@ -173,20 +173,13 @@ def _verdict(args: argparse.Namespace, comparison: Comparison | None) -> int:
 
 
 def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[Start]:
-    if args.box is None:
-        starts = recorded_starts(reader, args.init_topic)
-        if not starts:
-            raise SourceError(
-                f"recording {args.bag} has no init boxes; give --box X,Y,W,H or --init-topic"
-            )
-        return starts
-    box = Box.parse(args.box)
-    if args.start_time is None:
-        return [Start(box, index=args.start_frame or 0)]
-    first = next(reader.messages([topic.name]), None)
-    if first is None:
-        raise SourceError(f"recording {args.bag} has no images on {topic.name}")
-    return [Start(box, record_ns=first.record_ns + round(args.start_time * 1e9))]
+    box = None if args.box is None else Box.parse(args.box)
+    starts = choose_starts(reader, topic, box, args.start_frame, args.start_time, args.init_topic)
+    if not starts:
+        raise SourceError(
+            f"recording {args.bag} has no init boxes; give --box X,Y,W,H or --init-topic"
+        )
+    return starts
 
 
 def _write(

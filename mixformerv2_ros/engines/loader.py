@@ -11,6 +11,22 @@ from mixformerv2_ros.model.engine import Engine
 ENGINES = ("auto", "onnxruntime", "torch")
 
 
+DEVICES = ("cpu", "cuda", "cuda:N")
+"""Devices; N is the number of a GPU."""
+
+
+def check_device(name: str) -> str:
+    """Return `name` if it is a device.
+
+    Raises:
+        EngineError: it is not one of `DEVICES`.
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in DEVICES or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise EngineError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+    return name
+
+
 def load_engine(
     bundle: Bundle, engine: str = "auto", device: str = "cpu", num_threads: int = 0
 ) -> Engine:
@@ -20,7 +36,7 @@ def load_engine(
         bundle: An opened bundle.
         engine: `onnxruntime`, `torch`, or `auto`: ONNX Runtime where the bundle has graphs for it,
             else torch.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `cuda:N`.
         num_threads: Threads of one network run; 0: chosen by the library.
 
     Raises:
@@ -28,6 +44,7 @@ def load_engine(
     """
     if engine not in ENGINES:
         raise EngineError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    check_device(device)
     exported = all((bundle.path / name).is_file() for name in (TEMPLATE_ENCODER, SEARCH))
     if engine == "onnxruntime" or (engine == "auto" and exported):
         from mixformerv2_ros.engines.onnx_engine import OnnxEngine
@@ -45,8 +62,10 @@ def _torch_engine(bundle: Bundle, device: str, num_threads: int) -> Engine:
     from mixformerv2_ros.engines.torch_engine import TorchEngine
     from mixformerv2_ros.network.model import MixFormerV2
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(f"{device} is not available: torch found no CUDA device")
+    if device != "cpu":
+        count = torch.cuda.device_count()
+        if int(device.partition(":")[2] or 0) >= count:
+            raise EngineError(f"{device} is not available: torch found {count} CUDA devices")
     if num_threads:
         torch.set_num_threads(num_threads)
     try:

@@ -28,7 +28,7 @@ class OnnxEngine:
 
         Args:
             bundle: A bundle with exported graphs.
-            device: `cpu` or `cuda`.
+            device: `cpu`, `cuda` or `cuda:N`.
             num_threads: Threads of one graph run; 0 takes one per physical core.
 
         Raises:
@@ -40,9 +40,8 @@ class OnnxEngine:
                     f"{bundle.path} must hold {name}; write it with "
                     f"`mixformerv2 export {bundle.path}`"
                 )
-        if device not in _PROVIDERS:
-            raise EngineError(f"device must be one of {', '.join(_PROVIDERS)}, got {device!r}")
-        provider = _PROVIDERS[device]
+        kind, _, number = device.partition(":")
+        provider = _PROVIDERS[kind]
         if provider not in ort.get_available_providers():
             raise EngineError(
                 f"{device} is not available: this ONNX Runtime build has no {provider}"
@@ -59,7 +58,11 @@ class OnnxEngine:
         options.log_severity_level = 3
         try:
             self._encoder, self._search = (
-                ort.InferenceSession(str(bundle.path / name), options, providers=[provider])
+                ort.InferenceSession(
+                    str(bundle.path / name),
+                    options,
+                    providers=[(provider, {"device_id": number} if number else {})],
+                )
                 for name in (TEMPLATE_ENCODER, SEARCH)
             )
         except Exception as error:
@@ -73,7 +76,7 @@ class OnnxEngine:
 
     @property
     def name(self) -> str:
-        """`onnxruntime/cpu` or `onnxruntime/cuda`."""
+        """`onnxruntime/cpu`, `onnxruntime/cuda` or `onnxruntime/cuda:N`."""
         return f"onnxruntime/{self._device}"
 
     @engine_errors

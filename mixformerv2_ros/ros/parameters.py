@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixformerv2_ros.engines.loader import ENGINES
+from mixformerv2_ros.engines.loader import DEVICES, ENGINES
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
 from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
@@ -34,7 +34,7 @@ class Parameter:
         text: Description, one line.
         unit: Unit, empty where there is none.
         low, high: Range of a number, both ends included.
-        choices: Values of a string; empty for any.
+        choices: Values of a string; empty for any. In one that ends with `:N`, N is any number.
         live: Whether it can be changed at runtime.
         setting: Field of `TrackerSettings` that it sets; empty for other parameters.
         stream: Whether it is a rule of the image stream (`stream_rules`).
@@ -81,7 +81,7 @@ class Parameter:
             value = float(value) if abs(value) < 2**1023 else math.copysign(math.inf, value)
         if type(value) is not kind:
             raise ParameterError(f"{self.name} must be {kind.__name__}, got {_shown(value)}")
-        if self.choices and value not in self.choices:
+        if self.choices and not any(_is_choice(value, choice) for choice in self.choices):
             raise ParameterError(f"{self.name} must be {self.range}, got {_shown(value)}")
         if isinstance(value, (int, float)) and not self.low <= value <= self.high:
             raise ParameterError(f"{self.name} must be {self.range}, got {_shown(value)}")
@@ -111,6 +111,13 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else printable(repr(value))
 
 
+def _is_choice(value: Value, choice: str) -> bool:
+    if choice.endswith(":N"):
+        head, _, number = str(value).rpartition(":")
+        return head == choice.removesuffix(":N") and number.isdecimal()
+    return value == choice
+
+
 _TRUTH = {"true": True, "false": False}
 
 _S = TrackerSettings(search_factor=0, template_factor=0, template_background_contrast=1)
@@ -119,7 +126,7 @@ _RULES = StreamRules()
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("model", "", "folder of the model bundle; empty: the bundle of the package"),
     Parameter("engine", "auto", "inference library", choices=ENGINES),
-    Parameter("device", "cpu", "device that runs the network", choices=("cpu", "cuda")),
+    Parameter("device", "cpu", "device that runs the network", choices=DEVICES),
     Parameter(
         "num_threads", 0, "threads per network run; 0: chosen by the inference library",
         low=0, high=256,

@@ -90,6 +90,37 @@ class Start:
         return f"box {box} of target {printable(self.target_id)} belongs to {when}"
 
 
+def choose_starts(
+    reader: BagReader,
+    topic: Topic,
+    box: Box | None,
+    start_frame: int | None = None,
+    start_time: float | None = None,
+    init_topics: Sequence[str] = (),
+) -> list[Start]:
+    """The targets to start: one box, or the init boxes of the recording.
+
+    Args:
+        reader: The recording.
+        topic: Its images.
+        box: The box; None takes the recorded ones.
+        start_frame: Number of the image of the box; None means the first.
+        start_time: The box is on the first image recorded this many seconds after the first one.
+        init_topics: Further topics of recorded init boxes.
+
+    Raises:
+        SourceError: the recording has no images, or `init_topics` are not in it.
+    """
+    if box is None:
+        return recorded_starts(reader, init_topics)
+    if start_time is None:
+        return [Start(box, index=start_frame or 0)]
+    first = next(reader.messages([topic.name]), None)
+    if first is None:
+        raise SourceError(f"recording {reader.path} has no images on {topic.name}")
+    return [Start(box, record_ns=first.record_ns + round(start_time * 1e9))]
+
+
 def choose_image_topic(reader: BagReader, name: str | None) -> Topic:
     """The image topic of that name, or the only one there is.
 

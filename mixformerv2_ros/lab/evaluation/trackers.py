@@ -183,7 +183,7 @@ class TrackerSpec:
         kind: `mixformer` or a key of `OPENCV_TRACKERS`.
         path: Bundle or weights; None for the default bundle or for trackers without weights.
         engine: Engine for `mixformer`, as `load_engine` names them.
-        device: Device of that engine, `cpu` or `cuda`.
+        device: Device of that engine, `cpu`, `cuda` or `cuda:N`.
         num_threads: Threads of one tracker; 0 leaves it to the engine.
         values: Parameters of `mixformer` that differ from `parameters.PARAMETERS`' defaults.
     """
