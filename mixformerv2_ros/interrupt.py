@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 130
@@ -39,6 +39,27 @@ def stop_request(*signals: int) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def node_stop() -> AbstractContextManager[Callable[[], bool]]:
-    """What ends a node: Ctrl-C, and SIGTERM as launch systems and service managers send it."""
-    return stop_request(signal.SIGINT, signal.SIGTERM)
+@contextmanager
+def node_stop() -> Iterator[Callable[[], bool]]:
+    """What ends a node: Ctrl-C, and SIGTERM as launch systems and service managers send it.
+
+    Yields a function that tells whether the stop was asked for. Further signals are ignored until
+    the process has ended, since a launch system forwards the SIGINT that the terminal has sent
+    already: one in the middle of the end would cut it off. Without a stop, signals do what they did
+    before.
+    """
+    requested = False
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        requested = True
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_IGN if requested else handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from dds_nodes import Local
 from domains import own_domain
 from peers import Peer
 from processes import Command
-from waiting import wait_for
+from waiting import repeat_until, wait_for
 
 from mixformerv2_ros.errors import MiddlewareError
 from mixformerv2_ros.io.bag_reader import BagReader
@@ -393,6 +394,33 @@ def test_parameters_and_names_of_the_process(tmp_path: Path, peer: Peer) -> None
         assert report.message == "no image received"
         node.process.send_signal(2)
         assert node.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_repeated_signals_do_not_cut_off_the_end(number: int) -> None:
+    with Command("node") as node:
+        node.wait_for_line("ready: model")
+        repeat_until(
+            lambda: node.process.send_signal(number),
+            lambda: node.process.poll() is not None,
+            "signals until the end",
+            period=0.01,
+        )
+        assert node.end() == 0
+    assert len(node.lines) == 1
+
+
+def test_a_parameter_file_with_a_misspelt_name_and_an_integer_for_a_float(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {lost: {duration: 2, durration: 3}, autostart: true, fps: 30}}"
+    )
+    with Command("node", "--params-file", file) as node:
+        node.wait_for_line("ready: model")
+        assert [line.split("]: ")[1] for line in node.lines[:-1]] == [
+            "unknown parameter fps ignored",
+            "unknown parameter lost.durration ignored; nearest: lost.duration",
+        ]
 
 
 def test_an_image_of_640x480_takes_less_than_5_ms(peer: Peer) -> None:

@@ -23,6 +23,7 @@ from mixformerv2_ros.ros.parameters import (
     POSE_PARAMETERS,
     check_values,
     tracker_settings,
+    unknown_parameters,
 )
 from mixformerv2_ros.ros.topics import OUTPUTS, POSE_OUTPUTS
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -148,6 +149,18 @@ def test_parameter_files_in_config_are_those_of_the_table(name):
         inner = value.items() if isinstance(value, dict) else [(None, value)]
         flat.update({key if sub is None else f"{key}.{sub}": v for sub, v in inner})
     assert check_values(flat, table) == check_values(profile.values, table)
+
+
+def test_unknown_names_of_a_file_are_named_with_the_nearest_one():
+    known = [parameter.name for parameter in NODE_PARAMETERS]
+    assert unknown_parameters(known, known) == []
+    assert unknown_parameters(["lost.durration", "lost.duration", "zzz\n"], known) == [
+        "unknown parameter lost.durration ignored; nearest: lost.duration",
+        "unknown parameter zzz\\n ignored",
+    ]
+    assert (
+        unknown_parameters(map(str, range(100)), known)[-1] == "80 more unknown parameters ignored"
+    )
 
 
 def test_parameters_of_the_node_are_unknown_to_commands_that_have_no_camera():

@@ -596,6 +596,19 @@ def test_the_process_ends_in_order(peer: Peer) -> None:
     assert not any("Traceback" in line or "never awaited" in line for line in node.lines)
 
 
+def test_repeated_signals_do_not_cut_off_the_end(peer: Peer) -> None:
+    with Command(program=[ROOT / "scripts" / "tracker_node"]) as node:
+        node.wait_for_line("active: subscribed to /image")
+        repeat_until(
+            lambda: node.process.send_signal(signal.SIGINT),
+            lambda: node.process.poll() is not None,
+            "signals until the end",
+            period=0.01,
+        )
+        assert node.end() == 0
+    assert not any("Traceback" in line for line in node.lines)
+
+
 def test_a_defect_ends_the_process(peer: Peer) -> None:
     """A callback that raises must not leave a process behind that does nothing."""
     code = (

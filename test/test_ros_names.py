@@ -134,7 +134,6 @@ def test_malformed_parameter_files_are_refused(tmp_path: Path, text: str, words:
         (["-p", "lost.duration=2"], "parameter must be NAME:=VALUE, got 'lost.duration=2'"),
         (["-p", "lost.duration:=ages"], "lost.duration must be float, got 'ages'"),
         (["-p", "lost.duration:=-1"], "lost.duration must be 0 to 3600, got -1"),
-        (["-p", "nonsense:=1"], "unknown parameter 'nonsense'"),
         (["-p", "lost.score_threshold:=0.9"], "must not exceed uncertain.score_threshold"),
         (["-p", "use_sim_time:=maybe"], "use_sim_time must be true or false"),
         (["-p", "model:=/nowhere"], "bundle /nowhere: must be a folder, but does not exist"),

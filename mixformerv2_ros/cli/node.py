@@ -18,7 +18,12 @@ from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameter_profiles import PROFILES, Profile
-from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, check_values
+from mixformerv2_ros.ros.parameters import (
+    AUTOSTART,
+    NODE_PARAMETERS,
+    check_values,
+    unknown_parameters,
+)
 from mixformerv2_ros.yaml_text import YamlError, parse_yaml
 
 DEFAULTS = "defaults"
@@ -68,19 +73,26 @@ def run(args: argparse.Namespace) -> int:
         print(PROFILES.get(args.print_params, defaults).text(), end="")
         return 0
     names = names_from_arguments(args)
+    log = write_log(names.full)
     given = _values(args, names.full)
+    known = [*(p.name for p in NODE_PARAMETERS), USE_SIM_TIME, AUTOSTART.name]
+    for line in unknown_parameters(given, known):
+        log(Level.WARN, line)
     sim_time = given.pop(USE_SIM_TIME, False)
     if not isinstance(sim_time, bool):
         raise ParameterError(f"{USE_SIM_TIME} must be true or false, got {sim_time!r}")
-    values = check_values(given, NODE_PARAMETERS)
+    table = {p.name for p in NODE_PARAMETERS}
+    values = check_values({n: given[n] for n in given if n in table}, NODE_PARAMETERS)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import Node
         from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
 
-    model = load_model(values)
-    log = write_log(names.full)
-    with node_stop() as stopped, Node(names, log, sim_time=sim_time) as node:
-        with DdsTrackerNode(model, values, node) as tracking:
+    with node_stop() as stopped:
+        model = load_model(values)
+        with (
+            Node(names, log, sim_time=sim_time) as node,
+            DdsTrackerNode(model, values, node) as tracking,
+        ):
             log(Level.OK, f"ready: {model.summary}")
             node.spin(lambda: stopped() or tracking.tracker.failure is not None)
         if tracking.tracker.failure is not None:

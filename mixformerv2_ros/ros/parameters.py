@@ -6,8 +6,9 @@ validation are derived from these tables.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import StreamRules
 
 Value = bool | int | float | str
+
+MAX_UNKNOWN = 20
+"""Number of unknown parameters that are named in a log."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,26 @@ def check_keywords(keywords: Mapping[str, Any]) -> dict[str, Value]:
     """
     names = {name.replace(".", "_"): name for name in BY_NAME}
     return check_values({names.get(key, key): value for key, value in keywords.items()})
+
+
+def unknown_parameters(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Log lines about the names of a parameter file that are not those of parameters.
+
+    They are ignored, as those of a file for several nodes must be.
+
+    Args:
+        names: The names.
+        known: Names of the node's parameters.
+    """
+    parameters = list(known)
+    lines = []
+    for name in sorted(set(names).difference(parameters)):
+        near = difflib.get_close_matches(name, parameters, n=1)
+        nearest = f"; nearest: {near[0]}" if near else ""
+        lines.append(f"unknown parameter {printable(name)} ignored{nearest}")
+    if len(lines) > MAX_UNKNOWN:
+        lines[MAX_UNKNOWN:] = [f"{len(lines) - MAX_UNKNOWN} more unknown parameters ignored"]
+    return lines
 
 
 def check_values(

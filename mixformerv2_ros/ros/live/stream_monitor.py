@@ -103,7 +103,7 @@ class StreamMonitor:
             requested, middleware.image_publications(), middleware.image_topics()
         )
         if seconds is None:
-            text = f"no image received on {requested.topic}: {reason}"
+            text = f"no image received: {reason}"
         else:
             text = f"camera stalled: no image for {seconds:.1f} s: {reason}"
         self._warn(reason, now_ns, text, began)

@@ -55,7 +55,7 @@ class ManagedNode(LifecycleNode, ABC):
         Raises:
             ParameterError: a parameter was given a wrong value.
         """
-        super().__init__(name, **options)
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
         parameters.declare(self, (*self.parameter_table, AUTOSTART))
         parameters.on_change(self, self.parameter_table, self._check_changes, self.apply_parameters)
         self._configured = False

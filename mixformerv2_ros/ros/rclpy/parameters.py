@@ -18,9 +18,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.ros.parameters import Parameter, Value
+from mixformerv2_ros.ros.parameters import Parameter, Value, unknown_parameters
 
 _LARGEST = 2**31 - 1
+
+_OF_RCLPY = ("use_sim_time", "start_type_description_service")
+_QOS_OVERRIDES = "qos_overrides."
+"""Parameters that rclpy declares for itself."""
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -47,12 +51,27 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 def declare(node: Node, parameters: Sequence[Parameter]) -> None:
     """Declare parameters; values from files and the command line take effect.
 
+    The node must have been created with `automatically_declare_parameters_from_overrides`: rclpy
+    has no other way to ask for those values, of which it refuses integers for floats and ignores
+    misspelt names. These are logged here.
+
     Raises:
         ParameterError: such a value has another type or is out of range.
     """
-    for parameter in parameters:
+    table = {parameter.name: parameter for parameter in parameters}
+    given = {
+        name: value.value
+        for name, value in node.get_parameters_by_prefix("").items()
+        if name not in _OF_RCLPY and not name.startswith(_QOS_OVERRIDES)
+    }
+    for line in unknown_parameters(given, (*table, *_OF_RCLPY)):
+        node.get_logger().warning(line)
+    for name in given:
+        node.undeclare_parameter(name)
+    for name, parameter in table.items():
+        value = parameter.check(given[name]) if name in given else parameter.default
         try:
-            node.declare_parameter(parameter.name, parameter.default, descriptor(parameter))
+            node.declare_parameter(name, value, descriptor(parameter), ignore_override=True)
         except ParameterException as error:
             raise ParameterError(" ".join(str(error).split())) from None
 
@@ -69,6 +88,8 @@ def on_change(
     apply: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """Check parameter changes as a set, and apply those that are accepted.
+
+    An integer for a float is converted.
 
     Args:
         node: The node.
@@ -91,6 +112,17 @@ def on_change(
             apply(own(changes))
         return SetParametersResult(successful=True)
 
+    def convert(changes: list[RosParameter]) -> list[RosParameter]:
+        floats = {parameter.name for parameter in parameters if type(parameter.default) is float}
+        return [
+            RosParameter(change.name, value=float(change.value))
+            if change.name in floats and type(change.value) is int
+            else change
+            for change in changes
+        ]
+
+    if hasattr(node, "add_pre_set_parameters_callback"):  # not in Humble
+        node.add_pre_set_parameters_callback(convert)
     node.add_on_set_parameters_callback(validate)
     if hasattr(node, "add_post_set_parameters_callback"):
         node.add_post_set_parameters_callback(lambda changes: apply(own(changes)))
