@@ -170,6 +170,51 @@ def test_16_bits_keep_the_high_byte(encoding: str, bigendian: bool) -> None:
     np.testing.assert_array_equal(rgb, np.repeat((values >> 8)[..., None], 3, axis=2))
 
 
+WORDS = sorted(encoding for encoding in ENCODINGS if "16" in encoding)
+
+
+@pytest.mark.parametrize("bigendian", [False, True])
+@pytest.mark.parametrize("encoding", WORDS)
+def test_12_of_16_bits_give_the_image_that_8_bits_give(encoding: str, bigendian: bool) -> None:
+    """Every conversion but that of the words is the one of the 8-bit encoding."""
+    size = pixel_bytes(encoding) // 2
+    values = np.random.default_rng(7).integers(0, 4096, (24, 30 * size))
+    words = values.astype(">u2" if bigendian else "<u2").tobytes()
+    pixels = decode_image(24, 30, encoding, bigendian, 60 * size, words)
+    assert (pixels.bits, pixels.measured_bits()) == (16, 12)
+    other = encoding.replace("16UC1", "mono8").replace("16", "8")
+    expected = decode_image(24, 30, other, 0, 30 * size, (values >> 4).astype("u1").tobytes())
+    np.testing.assert_array_equal(pixels.with_bits(12).rgb(), expected.rgb())
+    region = (5, 3, 22, 17)
+    np.testing.assert_array_equal(pixels.with_bits(12).rgb(*region), expected.rgb(*region))
+    # Values beyond the used bits are white, not dark.
+    assert pixels.with_bits(8).rgb().max() == 255
+    assert pixels.bits == 16
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(0, 8), (255, 8), (256, 10), (4095, 12), (65535, 16)]
+)
+def test_used_bits_are_measured(largest: int, bits: int) -> None:
+    values = np.full((90, 120), largest, np.uint16)
+    assert Pixels.from_array(values, "mono16").measured_bits() == bits
+
+
+def test_a_few_defect_pixels_do_not_count_as_used_bits() -> None:
+    values = np.full((480, 640), 4000, np.uint16)
+    values[3:6, 3:6] = 65535
+    assert Pixels.from_array(values, "mono16").measured_bits() == 12
+
+
+def test_8_bit_images_have_8_bits_and_nothing_else_is_accepted() -> None:
+    pixels = Pixels.from_array(picture())
+    assert (pixels.bits, pixels.measured_bits()) == (8, 8)
+    assert pixels.with_bits(12) is pixels
+    for bits in (7, 17):
+        with pytest.raises(ValueError, match=f"used bits must be 8 to 16, got {bits}"):
+            pixels.with_bits(bits)
+
+
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview, lambda b: array.array("B", b)])
 def test_buffers_are_viewed_not_copied(make) -> None:
     """A full rgb8 image shares its memory with the message, whatever holds the bytes."""
@@ -308,6 +353,8 @@ def test_compressed_grey_alpha_and_16_bits() -> None:
         high = (image >> 8).astype(np.uint8)
         high = high[..., ::-1] if high.ndim == 3 else np.repeat(high[..., None], 3, axis=2)
         np.testing.assert_array_equal(rgb, high)
+    deep = decode_compressed("png", encoded(picture((48, 64), "u2") >> 4, ".png"))
+    assert (deep.encoding, deep.measured_bits()) == ("mono16", 12)
     bgra = picture((48, 64, 4))
     rgb = decode_compressed("png", encoded(bgra, ".png")).rgb()
     np.testing.assert_array_equal(rgb, bgra[..., 2::-1])

@@ -32,7 +32,7 @@ from mixformerv2_ros.tracking.events import (
     raise_failure,
 )
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.pixels import Pixels, decode_image
 from mixformerv2_ros.tracking.session import State, Track
 from mixformerv2_ros.tracking.stream import Stream, StreamRules, track_one
 
@@ -519,3 +519,57 @@ def test_a_target_through_images_from_the_first_to_the_last() -> None:
     outputs = track_one(Stream(RedEngine(), published_settings()), [image(0)], empty)
     with pytest.raises(BoxError, match=r"^box width and height must be positive"):
         next(outputs)
+
+
+# Used bits ----------------------------------------------------------------------------------------
+
+
+def dark(index: int, shift: int, encoding: str = "mono16") -> StreamImage:
+    """Frame `index` in grey, of which `16 - shift` bits are used."""
+    grey = cv2.cvtColor(picture(index), cv2.COLOR_RGB2GRAY).astype(np.uint16)
+    words = (grey.astype(np.uint32) * 65535 // grey.max() >> shift).astype(np.uint16)
+    pixels = decode_image(*words.shape, encoding, 0, 2 * words.shape[1], words.tobytes())
+
+    def decode() -> Frame:
+        return Frame(pixels, stamp_of(index), "cam")
+
+    return StreamImage(
+        stamp_of(index), stamp_of(index), 2 * grey.size, decode=decode, name=f"image {index}"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "bayer_rggb16"])
+def test_used_bits_are_measured_held_and_reported_once(encoding: str) -> None:
+    run = Run()
+    run.box(0, stamp=stamp_of(0))
+    run.feed(*(dark(i, 4, encoding) for i in range(4)))
+    assert [step.frame.pixels.bits for step in run.steps] == [12] * 4
+    assert run.steps[0].frame.pixels.rgb().max() > 200
+    # A darker image uses the same bits, a brighter one more, from there on.
+    run.feed(dark(4, 6, encoding), dark(5, 0, encoding), dark(6, 4, encoding))
+    assert [step.frame.pixels.bits for step in run.steps[4:]] == [12, 16, 16]
+    assert [e.text for e in run.events if e.kind is EventKind.BITS] == [
+        f"{encoding} images use {bits} of 16 bits, as measured; to set it: image_bits"
+        for bits in (12, 16)
+    ]
+
+
+def test_used_bits_that_are_given_are_not_measured() -> None:
+    run = Run(image_bits=14).feed(dark(0, 4), dark(1, 0))
+    assert [step.frame.pixels.bits for step in run.steps] == [14, 14]
+    assert EventKind.BITS not in run.kinds
+
+
+def test_a_target_that_catches_up_sees_the_used_bits() -> None:
+    """Its template is cut out of a buffered image, which is decoded again."""
+    seen: list[int] = []
+
+    class Watching(RedEngine):
+        def encode_templates(self, crops: Any) -> Any:
+            seen.append(int(np.asarray(crops).max()))
+            return super().encode_templates(crops)
+
+    run = Run(Watching()).feed(*(dark(i, 4) for i in range(3)))
+    run.box(0, stamp=stamp_of(0))
+    assert seen
+    assert min(seen) > 200

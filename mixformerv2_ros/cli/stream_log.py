@@ -13,7 +13,7 @@ from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 MAX_LINES = 5
 """Resets and the like that are printed; further ones are only counted."""
 
-_NOTED = (EventKind.RESET, EventKind.NO_TIME, EventKind.ENCODING)
+_NOTED = (EventKind.RESET, EventKind.NO_TIME, EventKind.ENCODING, EventKind.BITS)
 
 
 class StreamLog:

@@ -195,6 +195,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         "time by which an image may be older than the newest and is dropped as late; beyond: reset",
         unit="s", low=0, high=3600, stream=True,
     ),
+    Parameter(
+        "image_bits", 0,
+        "used bits of 16-bit images, 8 to 16; 0: as measured, held for the stream",
+        unit="bit", low=0, high=16, stream=True,
+    ),
 )  # fmt: skip
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
@@ -411,6 +416,8 @@ def _check_together(values: Mapping[str, Any]) -> None:
         raise ParameterError(
             f"lost.score_threshold must not exceed {uncertain}, got {lost} > {values[uncertain]}"
         )
+    if 0 < (bits := values.get("image_bits", 0)) < 8:
+        raise ParameterError(f"image_bits must be 0 or 8 to 16, got {bits}")
     if values.get("source") == "width" and not values["target_width"]:
         raise ParameterError("source width requires a target_width above 0, got 0")
     child = values.get("tf_frame")
@@ -438,10 +445,14 @@ def stream_rules(values: Mapping[str, Any]) -> StreamRules:
     A command knows its init boxes in advance: it needs no buffer but the last two images.
     """
     late_tolerance_ns = round(float(values["late_tolerance"]) * NS)
+    image_bits = int(values["image_bits"]) or None
     if "buffer.frames" not in values:
-        return StreamRules(late_tolerance_ns=late_tolerance_ns, buffer_images=2)
+        return StreamRules(
+            late_tolerance_ns=late_tolerance_ns, image_bits=image_bits, buffer_images=2
+        )
     return StreamRules(
         late_tolerance_ns=late_tolerance_ns,
+        image_bits=image_bits,
         buffer_images=int(values["buffer.frames"]),
         buffer_age_ns=round(float(values["buffer.duration"]) * NS),
         buffer_bytes=int(values["buffer.megabytes"]) * 1_000_000,

@@ -74,6 +74,8 @@ class EventKind(Enum):
     """Stamps are zero or stand still; durations are taken from arrival times."""
     ENCODING = auto()
     """The encoding of the images changed, which changes nothing else."""
+    BITS = auto()
+    """The used bits of 16-bit images were measured."""
     ENGINE_FAILED = auto()
     """The engine failed on an image, for which there is no step."""
 

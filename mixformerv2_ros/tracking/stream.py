@@ -16,6 +16,9 @@ Size
 Time
     Durations are differences of stamps. Where the stamps are zero or stand still, they are
     differences of arrival (or record) times, and an event reports it once.
+Used bits
+    Of 16-bit images the used bits are measured (`Pixels.measured_bits`), unless they are given, and
+    held: more are used as soon as an image needs them, fewer never. An event reports it.
 Init boxes
     A box with a stamp starts on the image of that stamp: on one that is still to come, or on a
     buffered one, from which the target catches up. A box without a stamp starts on the next image.
@@ -29,7 +32,7 @@ Catching up
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixformerv2_ros.errors import BoxError, EngineError, ImageError
 from mixformerv2_ros.model.engine import Engine
@@ -80,6 +83,7 @@ class StreamRules:
             past image begins to catch up; images that arrive meanwhile come on top.
         catch_up_searches: Searches per new image that catching up may take.
         max_targets: Targets tracked at the same time; None for any number.
+        image_bits: Used bits of 16-bit images, 8 to 16; None for as many as are measured.
     """
 
     late_tolerance_ns: int = NS // 2
@@ -89,6 +93,7 @@ class StreamRules:
     catch_up_images: int = 30
     catch_up_searches: int = 4
     max_targets: int | None = None
+    image_bits: int | None = None
 
 
 class Stream:
@@ -111,6 +116,8 @@ class Stream:
         self._last: DecodedImage | None = None
         self._clock = StreamClock()
         self._encoding = ""
+        self._bits = self.rules.image_bits or 8
+        self._reported_bits = 8
 
     @property
     def settings(self) -> TrackerSettings:
@@ -212,7 +219,7 @@ class Stream:
         """
         self._number(image)
         try:
-            frame = image.decode()
+            frame = self._decode(image, measure=self.rules.image_bits is None)
         except ImageError as error:
             return [undecodable(image, error)]
         decision = self._order.take(DecodedImage(image, frame))
@@ -240,6 +247,18 @@ class Stream:
     def _number(self, image: StreamImage) -> None:
         self._count += 1
         image.number = self._count
+
+    def _decode(self, image: StreamImage, measure: bool = False) -> Frame:
+        """Decode an image; its 16-bit data has the used bits of the stream.
+
+        Raises:
+            ImageError: see `StreamImage.decode`.
+        """
+        frame = image.decode()
+        if measure and self._bits < 16:
+            self._bits = max(self._bits, frame.pixels.measured_bits())
+        pixels = frame.pixels.with_bits(self._bits)
+        return frame if pixels is frame.pixels else replace(frame, pixels=pixels)
 
     def _confirm(self, change: Change, first: DecodedImage) -> list[Output]:
         """Begin anew with an image that was held, unless only the clock was set."""
@@ -293,6 +312,11 @@ class Stream:
             text = f"image encoding changed from {self._encoding} to {encoding}"
             outputs.append(Event(EventKind.ENCODING, text, image=image))
         self._encoding = encoding
+        bits = frame.pixels.bits
+        if self.rules.image_bits is None and bits > self._reported_bits:
+            self._reported_bits = bits
+            text = f"{encoding} images use {bits} of 16 bits, as measured; to set it: image_bits"
+            outputs.append(Event(EventKind.BITS, text, image=image))
         self._last = accepted
         outputs += self._start_past(image.number, image)
         outputs += self._catch_up(image.number, self.rules.catch_up_searches)
@@ -397,7 +421,7 @@ class Stream:
         session = Session(self.session.engine, self.session.settings)
         time_ns = self._time_of(start)
         try:
-            frame = start.decode()
+            frame = self._decode(start)
             self._admit(request, frame, {})
             session.start(frame, request.box, request.target_id, time_ns)
         except (BoxError, ImageError) as error:
@@ -442,7 +466,7 @@ class Stream:
         """Search a buffered image; one that the stream would not have taken is passed over."""
         time_ns = self._time_of(image)
         try:
-            frame = image.decode()
+            frame = self._decode(image)
         except ImageError:
             return  # counted when it was the newest; one that was skipped unseen counts as dropped
         if time_ns >= one.time_ns and DecodedImage(image, frame).size == one.size:

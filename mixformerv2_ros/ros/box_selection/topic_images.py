@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from mixformerv2_ros.errors import MiddlewareError
@@ -87,9 +88,12 @@ class TopicImages:
         if self.failure is not None:
             raise self.failure
         try:
-            return ShownImage(image_frame(self._newest.pop()))
+            frame = image_frame(self._newest.pop())
         except IndexError:
             return None
+        # People see what the tracker sees: 16-bit images are as bright as their used bits.
+        pixels = frame.pixels.with_bits(frame.pixels.measured_bits())
+        return ShownImage(replace(frame, pixels=pixels))
 
     def hold(self, held: bool) -> None:
         """No effect: images of a topic keep coming."""

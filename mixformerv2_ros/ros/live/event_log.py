@@ -54,7 +54,7 @@ class EventLog:
             self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
         elif kind is EventKind.NO_TIME:
             self._throttle.once(Level.WARN, text)
-        elif kind is EventKind.ENCODING:
+        elif kind in (EventKind.ENCODING, EventKind.BITS):
             self._throttle.once(Level.OK, text)
         elif kind is EventKind.ENGINE_FAILED:
             self._throttle.once(Level.ERROR, text)
