@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import time
 from dataclasses import replace
 from typing import Any
@@ -369,6 +372,41 @@ def test_a_camera_that_stops_and_returns() -> None:
             "image stream resumed",
         ]
         assert node.desk.tracks[-1].state == State.TRACKING
+
+
+HOSTILE = (1e300, -1e300, 1e-300, 5e-324, math.nan, math.inf, -math.inf, 0.0, 1e16, 30.0, -5.0)
+
+
+def test_no_init_box_ends_the_worker() -> None:
+    boxes = random.Random(13).sample(list(itertools.product(HOSTILE, repeat=4)), 400)
+    # Its area is that of a small box, but nothing of its crop lies in the image.
+    boxes += [(1e-300, 30.0, 1e-300, 1e300), (50.0, -439.0, 1.0, 440.0)]
+    with Node() as node:
+        for index, box in enumerate(boxes):
+            node.tracker.receive_init(init_box(box, target_id="x"))
+            node.feed(image(index))
+            assert node.tracker.failure is None, box
+        assert node.counts.processed == len(boxes)
+        assert node.counts.refused > len(boxes) // 2
+        assert all(len(text) < 300 for text in node.desk.texts)
+
+
+@pytest.mark.parametrize("seconds", [-(2**31), -1, 0, 1, 2**31 - 1])
+@pytest.mark.parametrize("nanoseconds", [0, 999_999_999, 10**9, 2**32 - 1])
+def test_no_stamp_ends_the_worker(seconds: int, nanoseconds: int) -> None:
+    with Node() as node:
+        node.tracker.receive_init(init_box(red_box(0)))
+        node.feed(image(0))
+        absurd, box = image(1), init_box(red_box(0), target_id="other")
+        for message in (absurd, box):
+            message.header.stamp.sec, message.header.stamp.nanosec = seconds, nanoseconds
+        node.tracker.receive_init(box)
+        node.feed(absurd)
+        node.tracker.publish_diagnostics()
+        node.feed(image(2), image(3))
+        assert node.tracker.failure is None
+        # The target goes on, as if the image had not come.
+        assert [m.state for m in node.desk.tracks if m.target_id == "target"][-1] == State.TRACKING
 
 
 def checks(node: Node, seconds: int) -> list[str]:

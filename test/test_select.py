@@ -483,6 +483,14 @@ def test_the_tracker_answers_or_not() -> None:
     assert monitor.status() == "no track received for target; see the tracker's log"
     monitor.receive_track(track_message(types, a_track(target_id="target")))
     assert monitor.status() == "target: TRACKING 0.90"
+    # A stranger may publish anything.
+    for field, value in (("state", 77), ("sec", -5)):
+        foreign = track_message(types, a_track(target_id="target"))
+        setattr(foreign if field == "state" else foreign.header.stamp, field, value)
+        monitor.receive_track(foreign)
+    assert monitor.status().startswith("malformed track of target: stamp of a track must be")
+    monitor.receive_track(track_message(types, a_track(target_id="target")))
+    assert monitor.status() == "target: TRACKING 0.90"
 
 
 # In a window

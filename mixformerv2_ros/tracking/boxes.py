@@ -91,7 +91,9 @@ def check_box(box: Box, image_width: int, image_height: int) -> Box:
         raise BoxError(f"box width and height must be positive, got {described}")
     if box.x >= image_width or box.y >= image_height or box.x + box.w <= 0 or box.y + box.h <= 0:
         raise BoxError(f"box must overlap the {image_width}x{image_height} image, got {described}")
-    if box.area > MAX_AREA * image_width * image_height:
+    sides = box.w / image_width, box.h / image_height
+    # A side can be huge while the area is small.
+    if max(*sides, sides[0] * sides[1]) > MAX_AREA:
         raise BoxError(
             f"box must be at most {MAX_AREA:.0f} times the {image_width}x{image_height} image, "
             f"got {described}"

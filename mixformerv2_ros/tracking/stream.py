@@ -329,8 +329,12 @@ class Stream:
                 tracks = {track.target_id: track for track in found}
             for name, pending in list(starts.items()):
                 box = pending.request.box
-                tracks[name] = self.session.start(frame, box, name, image.time_ns)
-                outputs += self._started(pending, f"tracking {printable(name)}")
+                try:
+                    tracks[name] = self.session.start(frame, box, name, image.time_ns)
+                except (BoxError, ImageError) as error:  # its crop lies outside the image
+                    outputs.append(refused(pending.request, str(error)))
+                else:
+                    outputs += self._started(pending, f"tracking {printable(name)}")
                 del starts[name]
         except EngineError as error:
             outputs += [refused(pending.request, str(error)) for pending in starts.values()]
