@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import signal
 import weakref
 from collections.abc import Iterator
@@ -401,6 +402,27 @@ def test_an_action_gives_tracks_until_it_is_cancelled(peer: Peer, tracker: Track
     assert peer.heard["/track"][-1].state == Track.IDLE
 
 
+def test_ctrl_c_on_the_command_line_cancels_the_goal(
+    peer: Peer, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command-line client cancels a goal only if the status topic has named it as active."""
+    ros2 = shutil.which("ros2")
+    assert ros2 is not None
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    camera = peer.camera()
+    box = dict(zip("xywh", map(float, red_box(0)), strict=True))
+    words = ["action", "send_goal", "/track_target", "mixformerv2_ros/action/TrackTarget"]
+    with Command(*words, str({"box": box}), program=[ros2]) as client:
+        wait_for(lambda: any("accepted" in line for line in client.output), "the goal")
+        peer.show(camera, 0)
+        assert peer.heard["/track"][-1].state == Track.TRACKING
+        client.process.send_signal(signal.SIGINT)
+        client.process.wait(30)
+    assert "Canceling goal..." in client.output
+    peer.show(camera, 1)
+    assert peer.heard["/track"][-1].state == Track.IDLE
+
+
 @pytest.mark.parametrize(
     ("fields", "work", "status", "end"),
     [
@@ -622,6 +644,54 @@ def test_a_defect_ends_the_process(peer: Peer) -> None:
         peer.camera().publish(image(0))
         assert node.process.wait(30) == 1
     assert any("ZeroDivisionError" in line for line in node.lines)
+
+
+def test_a_parameter_file_with_a_misspelt_name_and_an_integer_for_a_float(
+    peer: Peer, red: None, tmp_path: Path
+) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {lost: {duration: 2, durration: 3}, fps: 30, use_sim_time: false}}"
+    )
+    made = Tracker("--params-file", str(file))
+    try:
+        peer.wait_for_line("unknown parameter lost.durration ignored; nearest: lost.duration")
+        peer.wait_for_line("unknown parameter fps ignored")
+        assert peer.parameters("/tracker", "lost.duration") == [2.0]
+        assert not any("sim_time" in line for line in peer.lines)
+        # At runtime as well.
+        client = AsyncParameterClient(peer.node, "/tracker")
+        assert client.wait_for_services(10)
+        future = client.set_parameters([Parameter("lost.duration", value=3)])
+        wait_for(future.done, "an answer")
+        assert future.result().results[0].successful
+        assert peer.parameters("/tracker", "lost.duration") == [3.0]
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("transport", "kind", "topic", "words"),
+    [
+        ("raw", CompressedImage, "/cam/compressed",
+         "this node subscribes to sensor_msgs/msg/Image; no messages will be received from that "
+         "publisher; set image_transport:=compressed and remap image:=/cam"),
+        ("compressed", Image, "/cam",
+         "no publisher on /cam/compressed; image topics: /cam (sensor_msgs/msg/Image); "
+         "for /cam set image_transport:=raw"),
+    ],
+)  # fmt: skip
+def test_the_log_says_why_no_image_comes(
+    peer: Peer, red: None, transport: str, kind: type, topic: str, words: str
+) -> None:
+    publisher = peer.node.create_publisher(kind, topic, RELIABLE)
+    made = Tracker("-r", f"image:={topic}", image_transport=transport, image_timeout=0.5)
+    try:
+        peer.wait_for_line(words)
+        assert not any("QoS" in line for line in peer.lines)
+    finally:
+        made.close()
+        peer.node.destroy_publisher(publisher)
 
 
 @pytest.mark.parametrize("pair", ["lost.score_threshold:=7.0", "lost.duration:=soon"])

@@ -6,7 +6,7 @@ forgets the targets and keeps the model; cleanup frees it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -52,7 +52,7 @@ class TrackerNode(ManagedNode):
         self._images: SensorSubscription | None = None
         self._goals: dict[bytes, TrackGoal] = {}
         # Not destroyed with the other entities: results of goals are sent after they have ended.
-        self._server = ActionServer(
+        self._server = _TrackServer(
             self,
             TrackTarget,
             "track_target",
@@ -176,11 +176,7 @@ class TrackerNode(ManagedNode):
         return GoalResponse.ACCEPT
 
     def _start_goal(self, handle: Any) -> None:
-        """Track the target of a goal.
-
-        The goal is executed, in rclpy's sense, when it has ended: an execution that waits would
-        occupy a thread of the executor, or, as a coroutine, be polled without pause.
-        """
+        """Track the target of a goal."""
         tracker, goal = self._tracker, handle.request
         assert tracker is not None
         name, key = goal.box.target_id or DEFAULT_TARGET, bytes(handle.goal_id.uuid)
@@ -192,18 +188,35 @@ class TrackerNode(ManagedNode):
             if end in (End.DURATION, End.CANCELED, End.LOST):
                 tracker.release(name, observer)
             last = self._goals.pop(key).last
-            handle.execute(lambda _: _result(handle, end, reason, last))
+            self._server.notify_execute(handle, lambda _: _result(handle, end, reason, last))
 
         observer = TrackGoal(
             _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feedback, done
         )
         self._goals[key] = observer
+        # On the status topic from now on: command-line clients cancel no goal that is not.
+        handle.execute()
         tracker.start_goal(goal.box, observer)
 
     def _cancel(self, handle: Any) -> CancelResponse:
         if observer := self._goals.get(bytes(handle.goal_id.uuid)):
             observer.on_end(End.CANCELED, "canceled")
         return CancelResponse.ACCEPT
+
+
+class _TrackServer(ActionServer):
+    """An action server whose goals are EXECUTING without a callback until they have ended.
+
+    A callback that waits for the end would occupy a thread of the executor, or, as a coroutine, be
+    polled without pause.
+    """
+
+    def notify_execute(
+        self, goal_handle: Any, execute_callback: Callable[[Any], Any] | None
+    ) -> None:
+        """Execute a callback in the executor, which gives the result; nothing where it is None."""
+        if execute_callback is not None:
+            super().notify_execute(goal_handle, execute_callback)
 
 
 def _response(response: Any, success: bool, message: str) -> Any:
