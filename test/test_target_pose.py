@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -321,7 +322,7 @@ def test_depth_too_far_in_time_is_none() -> None:
 
 def test_depth_is_kept_for_a_while_and_within_its_bytes() -> None:
     size = WIDTH * HEIGHT * 4
-    pose = located(buffer_bytes=3 * size, buffer_ns=S, tolerance_ns=0)
+    pose = located(buffer_bytes=3 * size, buffer_ns=S, tolerance_ns=0, max_speed=0.0)
     for index in range(5):
         pose.add_range(flat_depth(1.0 + index, S + index * 1000))
     for index in range(5):
@@ -345,6 +346,47 @@ def test_time_that_steps_back_forgets_the_depth_of_before() -> None:
     pose.add_track(track(stamp=101 * S))
     with pytest.raises(PoseError, match=r"got 99\.000 s"):
         pose.next_pose()
+
+
+def depths_of_poses(found: TargetPose, depths: list[float], target_id: str = "target") -> list[Any]:
+    """Distances of the poses of 30 images a second with these depths; None where there is none."""
+    given = []
+    for index, metres in enumerate(depths):
+        stamp = S + index * S // 30
+        found.add_range(flat_depth(metres, stamp))
+        found.add_track(track(stamp=stamp, target_id=target_id))
+        try:
+            pose = found.next_pose()
+        except PoseError as error:
+            given.append(None if "more than range.max_speed permits" in str(error) else error)
+        else:
+            assert pose is not None
+            given.append(round(float(pose.position[2]), 2))
+    return given
+
+
+def test_the_wall_behind_a_target_that_vanishes_is_not_its_distance() -> None:
+    # A target at 2 m/s vanishes before a wall 3 m behind it, and is back after two images.
+    depths = [4.0, 4.07, 4.13, 7.2, 7.2, 4.33]
+    assert depths_of_poses(located(), depths) == [4.0, 4.07, 4.13, None, None, 4.33]
+    assert depths_of_poses(located(max_speed=0.0), depths) == depths
+    assert depths_of_poses(located(max_speed=200.0), depths) == depths
+
+
+def test_a_target_that_stays_at_another_distance_has_a_pose_again() -> None:
+    given = depths_of_poses(located(), [4.0] + [7.0] * 9)
+    # 3 m take 0.15 s at 20 m/s, or 5 images.
+    assert given == [4.0, *[None] * 4, *[7.0] * 5]
+
+
+def test_another_target_may_be_at_another_distance() -> None:
+    found = located()
+    assert depths_of_poses(found, [4.0]) == [4.0]
+    found.settings = replace(found.settings, target_id="b")
+    assert depths_of_poses(found, [9.0], "b") == [9.0]
+    # Time that steps back begins anew as well.
+    found.settings = replace(found.settings, target_id="b")
+    assert depths_of_poses(found, [9.0, 9.0], "b") == [9.0, 9.0]
 
 
 def test_poses_rest_unless_the_target_is_seen() -> None:

@@ -309,6 +309,12 @@ POSE_PARAMETERS: tuple[Parameter, ...] = (
         unit="m", low=0, high=1000, live=True,
     ),
     Parameter(
+        "range.max_speed", 20.0,
+        "speed of target and camera beyond which a change of distance is rejected: depth of what "
+        "is behind the target; 0: any",
+        unit="m/s", low=0, high=10_000, live=True,
+    ),
+    Parameter(
         "range.tolerance", 0.05,
         "maximum time difference between an image and its depth image or point cloud",
         unit="s", low=0, high=10, live=True,

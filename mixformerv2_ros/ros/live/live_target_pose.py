@@ -188,6 +188,7 @@ def pose_settings(values: Mapping[str, Value]) -> PoseSettings:
         region=named["range.region"],
         min_share=named["range.min_share"],
         deviation=named["range.deviation"],
+        max_speed=named["range.max_speed"],
         tolerance_ns=round(named["range.tolerance"] * NS),
         buffer_ns=round(named["buffer.duration"] * NS),
         buffer_bytes=named["buffer.megabytes"] * 1_000_000,

@@ -53,6 +53,9 @@ SAME_ASPECT = 0.02
 MIN_DISTANCE_M = 1e-6
 """Minimum distance of a target from the camera."""
 
+GATE_STD = 3.0
+"""Standard deviations of two distances by which they may differ beyond what the speed permits."""
+
 UP_OPTICAL: Vector = np.array([0.0, -1.0, 0.0])
 UP_FIXED: Vector = np.array([0.0, 0.0, 1.0])
 
@@ -76,6 +79,7 @@ class PoseSettings:
     region: float = 0.5
     min_share: float = 0.3
     deviation: float = 0.01
+    max_speed: float = 20.0
     tolerance_ns: int = NS // 20
     buffer_ns: int = 2 * NS
     buffer_bytes: int = 128_000_000
@@ -107,6 +111,7 @@ class TargetPose:
         self._seen_ns = 0
         self._waiting: Track | None = None
         self._due: deque[Track] = deque()
+        self._accepted: _Distance | None = None
 
     @property
     def camera(self) -> Camera:
@@ -185,7 +190,7 @@ class TargetPose:
             return None
         # Distances may be of any size; overflows are rejected as not finite.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._locate(self._due.popleft())
+            return self._plausible(self._locate(self._due.popleft()))
 
     def _is_of_target(self, track: Track) -> bool:
         if track.state is State.IDLE:
@@ -229,6 +234,29 @@ class TargetPose:
         distance, std = float(np.linalg.norm(position)), max(point.range.std, settings.deviation)
         return _estimate(position, track, CLOUD, at_range(camera), distance, std)
 
+    def _plausible(self, estimate: PoseEstimate) -> PoseEstimate:
+        """Return an estimate whose distance the target can have reached since the last one.
+
+        Only the distance is compared: a camera that turns moves the target sideways at any speed.
+        The longer ago the last one was, the more is permitted, so a target that really is elsewhere
+        has a pose again after a moment.
+
+        Raises:
+            PoseError: the target would be faster than `max_speed`.
+        """
+        now, last, limit = _Distance.of(estimate), self._accepted, self.settings.max_speed
+        if limit and last is not None and last.target_id == now.target_id:
+            seconds = (now.stamp_ns - last.stamp_ns) / NS
+            permitted = limit * seconds + GATE_STD * math.hypot(now.std, last.std)
+            change = abs(now.metres - last.metres)
+            if seconds >= 0 and change > permitted:
+                raise PoseError(
+                    f"distance changed by {change:.2f} m in {seconds:.3f} s, which is more than "
+                    f"range.max_speed permits ({permitted:.2f} m)"
+                )
+        self._accepted = now
+        return estimate
+
     def _nearest(self, track: Track) -> _RangeImage:
         found = self._ranges.nearest(track.stamp_ns)
         what = "depth image" if self.settings.source == DEPTH else "point cloud"
@@ -250,6 +278,23 @@ class TargetPose:
         if matrix is None:
             raise PoseError(f"no transform from the point cloud's frame {source!r} to {frame_id!r}")
         return np.asarray(matrix[:3, :3] @ position + matrix[:3, 3])
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """A distance that was measured: metres, standard deviation, and whose and when it was."""
+
+    stamp_ns: int
+    target_id: str
+    metres: float
+    std: float
+
+    @classmethod
+    def of(cls, estimate: PoseEstimate) -> _Distance:
+        metres = float(np.linalg.norm(estimate.position))
+        ray = estimate.position / metres
+        variance = float(ray @ estimate.covariance[:3, :3] @ ray)
+        return cls(estimate.stamp_ns, estimate.target_id, metres, math.sqrt(max(0.0, variance)))
 
 
 @dataclass(eq=False)
