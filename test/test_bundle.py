@@ -17,7 +17,7 @@ from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.model import bundle as bundles
 from mixformerv2_ros.model.architecture import expected_shapes
-from mixformerv2_ros.model.bundle import open_bundle, read_weights, write_bundle
+from mixformerv2_ros.model.bundle import open_bundle, read_weights, record_graphs, write_bundle
 from mixformerv2_ros.model.flops import frame_macs, template_macs
 from mixformerv2_ros.model.presets import B, S, T
 from mixformerv2_ros.model.spec import ModelSpec
@@ -465,6 +465,7 @@ def test_info_in_json(sound, capsys):
 def test_info_names_the_engines_whose_files_are_there(damaged, capsys):
     for name in ("template_encoder.onnx", "search.onnx"):
         (damaged / name).write_bytes(b"")
+    record_graphs(open_bundle(damaged))
     assert main(["info", str(damaged)]) == 0
     assert "torch, onnxruntime" in capsys.readouterr().out
 

@@ -11,12 +11,14 @@ from formula_bundle import make_bundle
 from nodes import Node, frame_stamp, image, init_box
 from recordings import red_box
 
+from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import BundleError, EngineError
-from mixformerv2_ros.model.bundle import WEIGHTS
+from mixformerv2_ros.model.bundle import GRAPHS, WEIGHTS, open_bundle, record_graphs
 from mixformerv2_ros.ros.messages import stamp_ns
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from mixformerv2_ros.lab.export import export_bundle  # noqa: E402
@@ -201,11 +203,63 @@ def test_a_missing_graph_names_the_command(tmp_path):
 
 def test_a_damaged_graph_is_one_line(exported, tmp_path):
     bundle = make_bundle(tmp_path / "T", "T", "fp16")
-    for name in ("template_encoder.onnx", "search.onnx"):
+    for name in GRAPHS:
         (bundle.path / name).write_bytes(b"no graph at all")
+    with pytest.raises(BundleError, match=r"must name the SHA-256 of template_encoder.onnx"):
+        load_engine(bundle, "onnxruntime")
+    record_graphs(bundle)
     with pytest.raises(EngineError, match="cannot load") as caught:
         load_engine(bundle, "onnxruntime")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def exported_again(tmp_path):
+    bundle = make_bundle(tmp_path / "T", "T", "fp16")
+    export_bundle(bundle)
+    return bundle
+
+
+def test_an_exchanged_graph_is_noticed(exported_again, capsys):
+    for name in GRAPHS:
+        path = exported_again.path / name
+        original = path.read_bytes()
+        content = bytearray(original)
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(BundleError, match=f"SHA-256 of {name} must be"):
+            load_engine(open_bundle(exported_again.path))
+        assert main(["info", str(exported_again.path)]) == 2
+        assert f"SHA-256 of {name} must be" in capsys.readouterr().err
+        path.write_bytes(original)
+    assert main(["info", str(exported_again.path)]) == 0
+
+
+def test_graphs_of_strangers(exported_again, tmp_path):
+    """Checksums may be right: ends of a graph are compared, and it reads no file elsewhere."""
+    encoder, search = (exported_again.path / name for name in GRAPHS)
+    original = encoder.read_bytes()
+    encoder.write_bytes(search.read_bytes())
+    record_graphs(exported_again)
+    with pytest.raises(EngineError, match=r"template_encoder.onnx must have inputs and outputs"):
+        load_engine(exported_again)
+    model = onnx.load_from_string(original)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    encoder.write_bytes(model.SerializeToString())
+    record_graphs(exported_again)
+    with pytest.raises(EngineError, match=r"must be uint8|cannot load"):
+        load_engine(exported_again)
+    (tmp_path / "outside.bin").write_bytes((exported_again.path / WEIGHTS).read_bytes())
+    for place in ("../outside.bin", str(tmp_path / "outside.bin")):
+        model = onnx.load_from_string(original)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = place
+        encoder.write_bytes(model.SerializeToString())
+        record_graphs(exported_again)
+        with pytest.raises(EngineError, match="cannot load it"):
+            load_engine(exported_again)
 
 
 @pytest.mark.parametrize(

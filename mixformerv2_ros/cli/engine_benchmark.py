@@ -24,7 +24,7 @@ import numpy.typing as npt
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, MixFormerError
 from mixformerv2_ros.machine import peak_megabytes
-from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, open_bundle
+from mixformerv2_ros.model.bundle import Bundle, has_graphs, open_bundle
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.pixels import decode_compressed
@@ -110,7 +110,7 @@ class Measurement:
 def variants_at_hand(bundle: Bundle) -> list[Variant]:
     """The variants that can run here: by installed libraries and by the files of the bundle."""
     engines = []
-    if all((bundle.path / name).is_file() for name in (TEMPLATE_ENCODER, SEARCH)):
+    if has_graphs(bundle):
         engines.append("onnxruntime")
     if find_spec("torch") is not None:
         engines.append("torch")

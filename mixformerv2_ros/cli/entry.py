@@ -82,13 +82,15 @@ def usage() -> str:
     return "\n".join([*lines, "", more])
 
 
-def _quiet_libraries() -> None:
-    """OpenCV's and FFmpeg's own lines on stderr, unless asked for: errors are one line of ours.
+def _restrain_libraries() -> None:
+    """Keep OpenCV and FFmpeg from lines of their own on stderr and from absurd images.
 
-    They read these once, when they are loaded.
+    Errors are one line of ours. They read these once, when they are loaded.
     """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # Of formats whose size we do not read ourselves: a file of a few bytes may announce any.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
 
 
 def _module(name: str) -> ModuleType:
@@ -99,7 +101,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _run(name: str, words: list[str]) -> int:
-    _quiet_libraries()
+    _restrain_libraries()
     remedy = (
         "pip install 'mixformerv2_ros[lab]'" if name in LABORATORY else "see README.md, Install"
     )

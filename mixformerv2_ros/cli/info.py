@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mixformerv2_ros.model.bundle import (
-    SEARCH,
-    TEMPLATE_ENCODER,
     Bundle,
+    has_graphs,
     open_bundle,
+    verify_graphs,
     verify_weights,
 )
 from mixformerv2_ros.model.flops import frame_macs, template_macs
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Verify a bundle, including its weights, and print a description."""
     bundle = open_bundle(args.bundle)
     verify_weights(bundle)
+    if has_graphs(bundle):
+        verify_graphs(bundle)
     facts = describe_bundle(bundle)
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_lines(facts)))
     return 0
@@ -64,7 +66,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "sha256": metadata["weights"]["sha256"],
         "checksum": bundle.checksum,
         "files": files,
-        "onnx_graphs": TEMPLATE_ENCODER in files and SEARCH in files,
+        "onnx_graphs": has_graphs(bundle),
         "source": metadata["source"],
         "licence": metadata["licence"],
         "created_by": metadata["created_by"],

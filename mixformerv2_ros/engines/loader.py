@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, read_weights
+from mixformerv2_ros.model.bundle import Bundle, has_graphs, read_weights
 from mixformerv2_ros.model.engine import Engine
 
 ENGINES = ("auto", "onnxruntime", "torch")
@@ -45,7 +45,7 @@ def load_engine(
     if engine not in ENGINES:
         raise EngineError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     check_device(device)
-    exported = all((bundle.path / name).is_file() for name in (TEMPLATE_ENCODER, SEARCH))
+    exported = has_graphs(bundle)
     if engine == "onnxruntime" or (engine == "auto" and exported):
         from mixformerv2_ros.engines.onnx_engine import OnnxEngine
 

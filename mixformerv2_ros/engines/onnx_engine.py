@@ -11,11 +11,24 @@ import onnxruntime as ort
 
 from mixformerv2_ros.engines.failures import engine_errors
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, verify_weights
+from mixformerv2_ros.model.bundle import (
+    SEARCH,
+    TEMPLATE_ENCODER,
+    Bundle,
+    verify_graphs,
+    verify_weights,
+)
 from mixformerv2_ros.model.engine import Prediction, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.text import printable
 
 OnnxMemory = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+_ENDS = {
+    TEMPLATE_ENCODER: (("templates",), ("keys", "values")),
+    SEARCH: (("crops", "keys", "values"), ("boxes", "scores", "edges")),
+}
+"""Names of the inputs and outputs of the graphs."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -47,6 +60,7 @@ class OnnxEngine:
                 f"{device} is not available: this ONNX Runtime build has no {provider}"
             )
         verify_weights(bundle)
+        verify_graphs(bundle)
         self._spec = bundle.spec
         self._device = device
         options = ort.SessionOptions()
@@ -68,6 +82,8 @@ class OnnxEngine:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise EngineError(f"{bundle.path}: ONNX Runtime cannot load it: {reason}") from None
+        _check(self._encoder, TEMPLATE_ENCODER, "templates", bundle.spec.template_size)
+        _check(self._search, SEARCH, "crops", bundle.spec.search_size)
 
     @property
     def spec(self) -> ModelSpec:
@@ -94,6 +110,26 @@ class OnnxEngine:
         inputs: dict[str, Any] = {"crops": crops, "keys": keys, "values": values}
         boxes, scores, edges = self._search.run(None, inputs)
         return Prediction(boxes=boxes, scores=scores, edges=edges)
+
+
+def _check(session: ort.InferenceSession, name: str, images: str, size: int) -> None:
+    """Compare the ends of a graph with the model.
+
+    Raises:
+        EngineError: they are others.
+    """
+    expected = _ENDS[name]
+    ends = (session.get_inputs(), session.get_outputs())
+    found = tuple(tuple(end.name for end in one) for one in ends)
+    if found != expected:
+        got = printable(str(found), 200)
+        raise EngineError(f"{name} must have inputs and outputs {expected}, got {got}")
+    image = session.get_inputs()[0]
+    if image.type != "tensor(uint8)" or list(image.shape[-3:]) != [size, size, 3]:
+        got = printable(f"{image.type} {image.shape}")
+        raise EngineError(
+            f"{images} of {name} must be uint8 of (..., {size}, {size}, 3), got {got}"
+        )
 
 
 def _join(memories: Sequence[OnnxMemory]) -> OnnxMemory:

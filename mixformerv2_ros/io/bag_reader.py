@@ -8,7 +8,7 @@ and single messages that are compressed are recognized by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import lz4.frame  # type: ignore[import-untyped]
 from rosbags.interfaces import Connection, MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, storage_mcap
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from mixformerv2_ros.errors import SourceError
@@ -31,16 +32,18 @@ from mixformerv2_ros.io.bag_files import (
     bag_files,
     is_storage_file,
 )
-from mixformerv2_ros.io.damage import Damage, Recovered
+from mixformerv2_ros.io.damage import LARGEST, Damage, Recovered
 from mixformerv2_ros.io.mcap_recovery import scan_mcap
 from mixformerv2_ros.io.sqlite_recovery import find_damage, scan_sqlite, unfinished
-from mixformerv2_ros.io.zstd import ZSTD_MAGIC, unpack_bytes, unpack_file
+from mixformerv2_ros.io.zstd import ZSTD_MAGIC, first_bytes, unpack_bytes, unpack_file
 from mixformerv2_ros.text import printable, some
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Qos
     from rosbags.typesys.store import Typestore
 
+MAX_DEFINITION = 2**18
+"""Longest message definition in characters that is parsed."""
 MAX_PROBLEMS = 4
 """Damaged files of one recording that are reported."""
 _IDL_SEPARATOR = "=" * 80 + "\n"
@@ -297,6 +300,8 @@ class BagReader:
         if not connections:
             return
         read = 0
+        # Rows of a damaged or hostile database may share pages.
+        rest = source.path.stat().st_size if _is_database(source.path) else None
         messages = source.reader.messages(connections)
         while True:
             try:
@@ -308,6 +313,8 @@ class BagReader:
                 yield from self._scan(source, topics, read)
                 raise Damage(f"cannot be read: {printable(error, 200)}") from error
             read += 1
+            if rest is not None and (rest := rest - len(data)) < 0:
+                raise Damage("is damaged: its messages share pages")
             yield BagMessage(self.topics[connection.topic], record_ns, data)
         promised = sum(connection.msgcount for connection in connections)
         if read < promised:
@@ -332,7 +339,7 @@ class BagReader:
     def _store(self, topic: Topic) -> Typestore:
         """Classes for the messages of a topic: those of the recording, else the known ones."""
         known = typestore()
-        if not topic.definition:
+        if not topic.definition or len(topic.definition) > MAX_DEFINITION:
             if topic.msgtype not in known.types:
                 raise SourceError(
                     f"recording {self.path} lacks the definition of {printable(topic.msgtype)}"
@@ -373,6 +380,30 @@ class _Unreadable:
 
     def __str__(self) -> str:
         return f"{self.count} compressed messages that cannot be read; first: {self._first}"
+
+
+def _limit_decompression() -> None:
+    """Let rosbags unpack a chunk of an MCAP file to the size that it announces, and not further.
+
+    Eight kilobytes can be unpacked to hundreds of megabytes.
+    """
+
+    def bounded(unpack: Callable[[bytes, int], bytes]) -> Callable[[bytes, int], bytes]:
+        def checked(data: bytes, size: int) -> bytes:
+            if size > LARGEST:
+                raise Damage(f"has a chunk of {size} bytes, which is more than {LARGEST}")
+            # One more byte shows that there are more.
+            return unpack(data, size + 1)
+
+        return checked
+
+    storage_mcap.DECOMPRESSORS["zstd"] = bounded(first_bytes)
+    storage_mcap.DECOMPRESSORS["lz4"] = bounded(
+        lambda data, size: lz4.frame.LZ4FrameDecompressor().decompress(data, size)
+    )
+
+
+_limit_decompression()
 
 
 def _open_reader(path: Path) -> Reader | None:

@@ -21,6 +21,9 @@ from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
+MAX_IMAGE_BYTES = 2**29
+"""Longest image file: the largest image that is decoded has 300 MB in RGB."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -47,9 +50,12 @@ def load_image_file(path: Path) -> Bytes:
     """The bytes of an image file, for `decode_image_file`.
 
     Raises:
-        SourceError: the file cannot be read; names it.
+        SourceError: the file cannot be read, or is longer than `MAX_IMAGE_BYTES`; names it.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            raise SourceError(f"image {path} must be at most {MAX_IMAGE_BYTES} bytes, got {size}")
         return np.fromfile(path, np.uint8)
     except OSError as error:
         raise SourceError(f"image {path} cannot be read: {error.strerror}") from error
@@ -87,7 +93,9 @@ def list_images(folder: Path) -> list[Path]:
     found = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and (path.is_file() or not path.exists())  # of a broken link, reading tells
     ]
     if not found:
         raise SourceError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")

@@ -50,13 +50,16 @@ def scan_sqlite(path: Path) -> Iterator[Recovered]:
 
 
 def unfinished(path: Path) -> str:
-    """Why a database is known to lack pages or was left open; empty if it is not.
+    """Why a database lacks pages, was left open or holds no messages; empty if it is sound.
 
     Raises:
         OSError: the file cannot be read.
     """
     try:
-        return _examine(path)[0]
+        damage = _examine(path)[0]
+        if not damage:
+            _connect(path).close()
+        return damage
     except Damage as error:
         return str(error)
 
@@ -130,12 +133,20 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA writable_schema=ON")  # else no file that is cut off is opened
         query = "SELECT name FROM sqlite_master WHERE type = 'table'"
         names = {name for (name,) in database.execute(query)}
+        # Columns of a few bytes that give as much data as they like, and tables that programs fill.
+        columns = "SELECT count(*) FROM pragma_table_xinfo(?) WHERE hidden"
+        computed = any(
+            database.execute(columns, [name]).fetchone()[0] for name in ("messages", "topics")
+        )
     except sqlite3.Error as error:
         database.close()
         raise Damage(f"cannot be read: {error}") from error
     if not {"messages", "topics"} <= names:
         database.close()
         raise Damage("holds no tables of a recording")
+    if computed:
+        database.close()
+        raise Damage("computes its messages instead of holding them")
     return database
 
 
@@ -198,10 +209,14 @@ def _rows_of_pages(path: Path, last: int) -> Iterator[_Row]:
         pages = _Pages(mapped)
         places = pages.messages()
         last = last or min(places, default=1) - 1
+        rest = len(mapped)
         while (last := last + 1) in places:
             row = pages.row(*places[last])
             if row is None:
                 break
+            rest -= len(row[3])
+            if rest < 0:
+                raise Damage("is damaged: its messages share pages")
             yield row
 
 
@@ -280,7 +295,8 @@ class _Pages:
     def _rest(self, page: bytes, position: int, missing: int) -> bytes:
         """The rest of a row, as far as it is there, in pages that lead from one to the next."""
         parts = []
-        while 0 < missing <= LARGEST and page:
+        # A row is not longer than its file, though its pages may lead in a circle.
+        while 0 < missing <= min(LARGEST, len(self._data)) and page:
             page = self._page(struct.unpack_from(">I", page, position)[0])
             parts.append(page[4 : min(4 + missing, self._usable)])
             missing, position = missing - len(parts[-1]), 0

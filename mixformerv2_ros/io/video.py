@@ -20,7 +20,7 @@ from mixformerv2_ros.io.images import list_images, read_image
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import StreamImage
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.pixels import MAX_PIXELS, Pixels
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
 """Codec of an overlay video by its suffix; those that OpenCV's wheels can write."""
@@ -97,6 +97,14 @@ class VideoSource:
             raise SourceError(f"{kind} {source} cannot be opened: {error.err}") from error
         if not capture.isOpened():
             raise SourceError(f"{kind} {source} cannot be opened")
+        width, height = (
+            capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        if width * height > MAX_PIXELS:
+            raise SourceError(
+                f"{kind} {source} must have at most {MAX_PIXELS:,} pixels, got "
+                f"{width:.0f}x{height:.0f}"
+            )
         self._capture = capture
         own = capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps or (own if 0 < own < 1000 else DEFAULT_FPS)

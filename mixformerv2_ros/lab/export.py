@@ -29,6 +29,7 @@ from mixformerv2_ros.model.bundle import (
     WEIGHTS,
     Bundle,
     read_weights,
+    record_graphs,
 )
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.network.model import MixFormerV2, normalize
@@ -103,10 +104,12 @@ def export_bundle(bundle: Bundle) -> Difference:
         bundle,
         SEARCH,
     )
+    record_graphs(bundle)
     difference = compare(bundle, network)
     if not max(difference.boxes, difference.scores) <= TOLERANCE:
         for name in (TEMPLATE_ENCODER, SEARCH):
             (bundle.path / name).unlink()
+        record_graphs(bundle)
         raise BundleError(
             f"{bundle.path}: ONNX Runtime must agree with torch to {TOLERANCE:g}, got "
             f"{difference.boxes:.2g} on boxes and {difference.scores:.2g} on scores"

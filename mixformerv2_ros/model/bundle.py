@@ -7,7 +7,7 @@
     README.md               model card
 
 Bundles are passed around, so nothing in one is trusted: `open_bundle` checks all of `model.json`
-and the header of the weights, `read_weights` their checksum.
+and the header of the weights, `read_weights` their checksum, `verify_graphs` those of the graphs.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from mixformerv2_ros import __version__
-from mixformerv2_ros.errors import BundleError
-from mixformerv2_ros.files import write_folder_atomically
+from mixformerv2_ros.errors import BundleError, SourceError
+from mixformerv2_ros.files import write_file, write_folder_atomically
 from mixformerv2_ros.model.architecture import expected_shapes, preset_name
 from mixformerv2_ros.model.json_fields import (
     check_depth,
@@ -53,6 +53,7 @@ MODEL = "model.json"
 WEIGHTS = "model.safetensors"
 TEMPLATE_ENCODER = "template_encoder.onnx"
 SEARCH = "search.onnx"
+GRAPHS = (TEMPLATE_ENCODER, SEARCH)
 CARD = "README.md"
 
 SEARCH_FACTOR = 4.5
@@ -142,6 +143,51 @@ def verify_weights(bundle: Bundle) -> None:
             raise BundleError(f"SHA-256 of {WEIGHTS} must be {expected}, got {found}")
 
 
+def has_graphs(bundle: Bundle) -> bool:
+    """Whether both graphs are there; their content is another question."""
+    return all((bundle.path / name).is_file() for name in GRAPHS)
+
+
+def verify_graphs(bundle: Bundle) -> None:
+    """Compare the graphs with their checksums.
+
+    Raises:
+        BundleError: `model.json` names another SHA-256 of a graph, or none.
+    """
+    with _named(bundle.path):
+        for name in GRAPHS:
+            expected = bundle.metadata.get("graphs", {}).get(name, {}).get("sha256")
+            if expected is None:
+                raise BundleError(
+                    f"{MODEL} must name the SHA-256 of {name}; write both with "
+                    f"`mixformerv2 export {printable(bundle.path, 200)}`"
+                )
+            found = file_sha256(bundle.path / name)
+            if found != expected:
+                raise BundleError(f"SHA-256 of {name} must be {expected}, got {found}")
+
+
+def record_graphs(bundle: Bundle) -> None:
+    """Write the checksums of the graphs that are there into `model.json` and `bundle.metadata`.
+
+    Raises:
+        BundleError: a file cannot be read or written.
+    """
+    with _named(bundle.path):
+        graphs = {
+            name: {"sha256": file_sha256(bundle.path / name)}
+            for name in GRAPHS
+            if (bundle.path / name).is_file()
+        }
+        metadata = read_json_object(bundle.path / MODEL)
+        for facts in (metadata, bundle.metadata):
+            facts["graphs"] = graphs
+        try:
+            write_file(bundle.path / MODEL, _json(metadata))
+        except SourceError as error:
+            raise BundleError(str(error)) from error
+
+
 def read_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
     """Load the weights of a bundle as float32, in the names and shapes of the state_dict.
 
@@ -227,7 +273,7 @@ def write_bundle(
                 "sha256": file_sha256(temporary / WEIGHTS),
                 "dtype": precision,
             }
-            _write_metadata(temporary / MODEL, metadata)
+            (temporary / MODEL).write_bytes(_json(metadata))
             if card is not None:
                 (temporary / CARD).write_text(card, encoding="utf-8")
             _check_weights(_parse(temporary, read_json_object(temporary / MODEL)))
@@ -285,14 +331,14 @@ def _stored(
     return stored
 
 
-def _write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+def _json(metadata: Mapping[str, Any]) -> bytes:
     try:
         text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BundleError(
             f"facts about the model must be expressible in JSON: {printable(error)}"
         ) from error
-    path.write_bytes(text + b"\n")
+    return text + b"\n"
 
 
 def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
@@ -324,6 +370,12 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
     if weights.get("file") != WEIGHTS:
         raise BundleError(f"weights must lie in {WEIGHTS}, got {printable(weights.get('file'))}")
     choice(weights, "dtype", _DTYPES)
+    if "graphs" in data:
+        graphs = json_object(data, "graphs")
+        for name in graphs:
+            if name not in GRAPHS:
+                raise BundleError(f"graphs must be {' and '.join(GRAPHS)}, got {printable(name)}")
+            check_digest(json_object(graphs, name))
     for key in ("licence", "created_by"):
         text_line(data, key)
     # The field was called template_surroundings once; older bundles have neither.
