@@ -100,9 +100,6 @@ def test_a_failure_leaves_the_earlier_outputs(
         run_command("replay", *replay_arguments(tmp_path, storage), "--force")
     assert "\n" not in str(error.value)
     assert contents(tmp_path) == before
-    # Files that are already there are not overwritten unasked, not even these.
-    with pytest.raises(SourceError, match="give --force"):
-        run_command("replay", *replay_arguments(tmp_path, storage))
     engine.at = -1
     assert run_command("replay", *replay_arguments(tmp_path, storage), "--force") == 0
     assert contents(tmp_path) == before
@@ -162,8 +159,17 @@ def test_killed(tmp_path: Path, engine: ActingEngine, storage: str) -> None:
                 count += 1
     assert count > 30
     engine.at = -1
-    assert run_command("replay", *replay_arguments(tmp_path, storage), "--force") == 0
+    assert run_command("replay", *replay_arguments(tmp_path, storage)) == 0
     assert not partial_names(tmp_path)
+
+
+def test_foreign_files_are_never_removed(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", 2)
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("precious")
+    with pytest.raises(SourceError, match=r"out\.partial is a folder without a recording"):
+        run_command("replay", *replay_arguments(tmp_path), "--force")
+    assert (tmp_path / "out.partial" / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("size", [3_000, 150_000])

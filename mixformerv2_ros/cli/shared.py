@@ -74,7 +74,8 @@ def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = 
         raise SourceError("outputs must be different files")
     for path in paths:
         check_output(path, args.force, source)
-        check_output(partial_path(path, path == folder), args.force, source)
+        # What an earlier run left is replaced unasked: it is not whole.
+        check_output(partial_path(path, path == folder), True, source)
     for path in files:
         if path is not None and not path.parent.is_dir():
             raise SourceError(f"folder of output {path} does not exist")

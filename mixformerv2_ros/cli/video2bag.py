@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     """Record every frame; Ctrl-C leaves a recording of those before it."""
     if args.video.isdecimal() and not Path(args.video).exists():
         raise SourceError(f"video must be a file or a folder, got camera {args.video}")
-    for path in (args.output, partial_path(args.output, is_folder=True)):
-        check_output(path, args.force, Path(args.video))
+    check_output(args.output, args.force, Path(args.video))
+    check_output(partial_path(args.output, is_folder=True), True, Path(args.video))
     compressed = args.compressed != "none"
     topic = args.topic or "/camera/image_raw" + ("/compressed" if compressed else "")
     msgtype = "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image"
