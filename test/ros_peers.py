@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,6 @@ import rclpy
 from domains import own_domain
 from nodes import frame_stamp
 from rcl_interfaces.srv import GetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
@@ -26,6 +24,7 @@ from waiting import repeat_until, wait_for
 from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.messages import image_message, stamp_ns
 from mixformerv2_ros.ros.rclpy.message_types import message_types
+from mixformerv2_ros.ros.rclpy.spin_thread import SpinThread
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=50)
@@ -40,18 +39,11 @@ def ros() -> Iterator[None]:
         rclpy.shutdown()
 
 
-class Spinning:
-    """Spins a node in a thread."""
-
-    def __init__(self, node: Any) -> None:
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(node)
-        self._thread = threading.Thread(target=self.executor.spin, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self.executor.shutdown()
-        self._thread.join()
+def start_spinning(node: Any) -> SpinThread:
+    """Spin a node in a thread."""
+    thread = SpinThread(node, "test")
+    thread.start()
+    return thread
 
 
 class Peer:
@@ -63,12 +55,12 @@ class Peer:
         self._log = ""
         self.heard: dict[str, list[Any]] = defaultdict(list)
         self.subscriptions: dict[str, Any] = {}
-        self.spinning = Spinning(self.node)
+        self.spinning = start_spinning(self.node)
         self.listen("/track", Track)
         self.listen("/detections", Detection2DArray)
 
     def close(self) -> None:
-        self.spinning.end()
+        self.spinning.close()
         self.node.destroy_node()
 
     def listen(self, topic: str, kind: type, qos: Any = RELIABLE) -> None:
@@ -130,7 +122,7 @@ class Peer:
         return future.result()
 
 
-def go(node: Any, spinning: Spinning, transition: str) -> TransitionCallbackReturn:
+def go(node: Any, spinning: SpinThread, transition: str) -> TransitionCallbackReturn:
     """Make a transition in the executor's thread, as the node's services do."""
     task = spinning.executor.create_task(getattr(node, f"trigger_{transition}"))
     wait_for(task.done, transition)

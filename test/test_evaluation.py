@@ -665,7 +665,9 @@ def test_command_names_bad_input_and_evaluates_the_rest(
     problems = [line for line in printed.err.splitlines() if line.startswith("mixformerv2")]
     assert len(problems) == 3
     assert f"{truth}, line 4" in problems[0]
-    assert "expected sequence missing/groundtruth.txt or missing/groundtruth_rect.txt" in problems[1]
+    assert (
+        "expected sequence missing/groundtruth.txt or missing/groundtruth_rect.txt" in problems[1]
+    )
     assert "Nano needs weights" in problems[2]
     assert not (out / "Nano").exists()
 

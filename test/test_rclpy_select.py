@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ pytest.importorskip("mixformerv2_ros.msg", reason="needs our interfaces built by
 import rclpy
 from domains import own_domain
 from ranging import track as a_track
+from ros_peers import start_spinning
 from rosidl_runtime_py.utilities import get_message
 from screen import DRAWN, Screen, Session, where
 from waiting import wait_for
@@ -31,8 +31,6 @@ def test_a_box_is_published_and_the_tracker_answers(screen: Screen, quality: str
         context = rclpy.Context()
         rclpy.init(context=context)
         node = rclpy.create_node("camera", context=context)
-        executor = rclpy.executors.SingleThreadedExecutor(context=context)
-        executor.add_node(node)
         depth = 5 if quality == "reliable" else rclpy.qos.qos_profile_sensor_data
         camera = node.create_publisher(get_message("sensor_msgs/msg/Image"), TOPIC, depth)
         tracks = node.create_publisher(get_message("mixformerv2_ros/msg/Track"), TRACK, 10)
@@ -49,8 +47,7 @@ def test_a_box_is_published_and_the_tracker_answers(screen: Screen, quality: str
                 tracks.publish(track_message(message_types, a_track(target_id="x")))
 
         node.create_timer(0.05, film)
-        thread = threading.Thread(target=executor.spin)
-        thread.start()
+        thread = start_spinning(node)
         try:
             with Session(screen, TOPIC, "--target-id", "x") as session:
                 session.see(lambda image: (image[300, 300] == (20, 20, 230)).all(), "the image")
@@ -62,8 +59,7 @@ def test_a_box_is_published_and_the_tracker_answers(screen: Screen, quality: str
                 session.key("q")
                 code, output, errors = session.ended()
         finally:
-            executor.shutdown()
-            thread.join()
+            thread.close()
             node.destroy_node()
             rclpy.shutdown(context=context)
     assert (code, output) == (0, "box 100,200,200,200 published on /init_box\n"), errors

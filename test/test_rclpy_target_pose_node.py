@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
 from geometry_msgs.msg import PoseStamped, TransformStamped, Vector3Stamped
 from rclpy.lifecycle import TransitionCallbackReturn
-from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, ros  # noqa: F401
+from ros_peers import BEST_EFFORT, RELIABLE, Peer, go, ros, start_spinning  # noqa: F401
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
@@ -51,7 +51,7 @@ class Locator:
             words += ["-p", f"{name.replace('__', '.')}:={value}"]
         self.peer = peer
         self.node = TargetPoseNode(cli_args=words)
-        self.spinning = Spinning(self.node)
+        self.spinning = start_spinning(self.node)
         for transition in ("configure", "activate"):
             assert go(self.node, self.spinning, transition) == TransitionCallbackReturn.SUCCESS
         self.tracks = self._camera("/track", Track, RELIABLE)
@@ -70,7 +70,7 @@ class Locator:
         self.tracks.publish(track_message(message_types, track))
 
     def close(self) -> None:
-        self.spinning.end()
+        self.spinning.close()
         self.node.close()
         self.node.destroy_node()
 
@@ -174,7 +174,7 @@ def test_tf_topics_can_be_remapped(peer: Peer) -> None:
     node = TargetPoseNode(
         cli_args=["--ros-args", "-r", "/tf:=/robot/tf", "-r", "/tf_static:=/robot/tf_static"]
     )
-    spinning = Spinning(node)
+    spinning = start_spinning(node)
     try:
         go(node, spinning, "configure")
         for topic in ("/robot/tf", "/robot/tf_static"):
@@ -182,7 +182,7 @@ def test_tf_topics_can_be_remapped(peer: Peer) -> None:
         assert peer.node.count_publishers("/robot/tf") == 1
         assert not peer.node.count_subscribers("/tf")
     finally:
-        spinning.end()
+        spinning.close()
         node.close()
         node.destroy_node()
 
@@ -209,11 +209,11 @@ def _odometry(stamp: int) -> TransformStamped:
 
 def test_width_needs_a_width(peer: Peer) -> None:
     node = TargetPoseNode(cli_args=["--ros-args", "-p", "source:=width"])
-    spinning = Spinning(node)
+    spinning = start_spinning(node)
     try:
         assert go(node, spinning, "configure") == TransitionCallbackReturn.FAILURE
         peer.wait_for_line("target_width")
     finally:
-        spinning.end()
+        spinning.close()
         node.close()
         node.destroy_node()

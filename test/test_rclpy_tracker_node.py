@@ -31,7 +31,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import ReliabilityPolicy
-from ros_peers import BEST_EFFORT, RELIABLE, Peer, Spinning, go, image, ros  # noqa: F401
+from ros_peers import BEST_EFFORT, RELIABLE, Peer, go, image, ros, start_spinning  # noqa: F401
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import Trigger
@@ -64,7 +64,7 @@ class Tracker:
             text = str(value).lower() if isinstance(value, bool) else value
             words += ["-p", f"{name.replace('__', '.')}:={text}"]
         self.node = tracker_node.TrackerNode(cli_args=[*words, *arguments])
-        self.spinning = Spinning(self.node)
+        self.spinning = start_spinning(self.node)
         if active:
             assert self.go("configure") == self.go("activate") == TransitionCallbackReturn.SUCCESS
 
@@ -74,7 +74,7 @@ class Tracker:
     def close(self) -> None:
         ended = self.spinning.executor.create_task(self.node.close)
         wait_for(ended.done, "the end")
-        self.spinning.end()
+        self.spinning.close()
         self.node.destroy_node()
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rosidl_runtime_py.utilities import get_message
 
@@ -17,6 +15,7 @@ from mixformerv2_ros.ros.messages import Types
 from mixformerv2_ros.ros.qos import AUTO
 from mixformerv2_ros.ros.rclpy.message_types import message_types
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
+from mixformerv2_ros.ros.rclpy.spin_thread import SpinThread
 from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, subscribe_reliably
 from mixformerv2_ros.ros.topics import INIT_BOX, INITS, OUTPUTS, TRACK
 
@@ -58,9 +57,7 @@ class BoxSelectionNode:
         monitor = self.images.track_monitor
         subscribe_reliably(self._node, TRACK, OUTPUTS[TRACK], monitor.receive_track)
         self._node.create_timer(POLL_S, self._poll)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="images")
+        self._thread = SpinThread(self._node, "images", self._fail)
 
     def __enter__(self) -> TopicImages:
         """Start spinning."""
@@ -70,8 +67,7 @@ class BoxSelectionNode:
     def __exit__(self, *error: object) -> None:
         """Destroy the node once the last box has been acknowledged."""
         self._boxes.wait_for_all_acked(Duration(seconds=_ACK_S))
-        self._executor.shutdown()
-        self._thread.join()
+        self._thread.close()
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
@@ -80,13 +76,8 @@ class BoxSelectionNode:
         self._boxes.publish(message)
         return self._boxes.topic_name, self._boxes.get_subscription_count()
 
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
-        except BaseException as error:  # raised again where the images are taken
-            self.images.failure = error
+    def _fail(self, error: BaseException) -> None:
+        self.images.failure = error  # raised again where the images are taken
 
     def _poll(self) -> None:
         """Subscribe once the topic has a publisher; from then on follow its reliability."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from rclpy.clock import ClockType
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
 from tf2_ros import Buffer, TransformException, TransformListener
@@ -22,6 +20,7 @@ from mixformerv2_ros.ros.qos import AUTO
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
+from mixformerv2_ros.ros.rclpy.spin_thread import SpinThread
 from mixformerv2_ros.ros.topics import CAMERA_INFO, OUTPUTS, POSE_OUTPUTS, TRACK
 
 _WAIT = Duration(seconds=0.1)
@@ -110,14 +109,11 @@ def _transform_buffer(owner: Node) -> tuple[Buffer, Callable[[], None]]:
     )
     frames = Buffer(node=node)
     listener = TransformListener(frames, node)
-    executor = SingleThreadedExecutor(context=owner.context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, name="transforms")
+    thread = SpinThread(node, "transforms")
     thread.start()
 
     def close() -> None:
-        executor.shutdown()
-        thread.join()
+        thread.close()
         listener.unregister()
         node.destroy_node()
 
