@@ -14,7 +14,7 @@ VIDEO ?=
 BOX ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-ros test-lowest lint types unit screen soak evaluate benchmark train distill-demo clean help
+.PHONY: demo test test-ros test-lowest lint types unit screen soak fuzz evaluate benchmark train distill-demo clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -22,6 +22,7 @@ help:
 	@echo "make test-ros              the tests that need ROS 2, in a sourced workspace with this package"
 	@echo "make test-lowest           the tests of what a robot runs, with the oldest libraries permitted"
 	@echo "make soak SECONDS=1800     feeds the node over DDS that long and weighs it"
+	@echo "make fuzz SECONDS=600      damaged images, messages, recordings, checkpoints, bundles for that long"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
 	@echo "make train                 the first stage of the default weights (hours)"
@@ -70,6 +71,12 @@ test-lowest: $(LOWEST)/ready
 SECONDS ?= 60
 soak: $(DEV)/ready
 	PYTHONPATH=.:test $(DEV)/bin/python test/soak.py --seconds $(SECONDS)
+
+# The properties of test/test_fuzz.py on other inputs, round after round until the time is over.
+fuzz: $(DEV)/ready
+	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
+	  FUZZ=1 $(DEV)/bin/python -m pytest -q -x test/test_fuzz.py --hypothesis-seed=$$(date +%s%N) || exit 1; \
+	done
 
 evaluate: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 evaluate --root ../shared/data/sequences \
