@@ -469,6 +469,31 @@ def test_without_an_init_box_the_log_names_its_topics_once() -> None:
             assert line not in checks(node, 1)
 
 
+@pytest.mark.parametrize("reported", [True, False])
+def test_images_that_have_not_arrived_are_counted_and_logged(reported: bool) -> None:
+    """As the middleware reports them, or by the gaps in the stamps."""
+    with Node() as node:
+        lines = []
+        for second in range(12):
+            for i in range(10):
+                index = 10 * second + i
+                if reported or i not in (3, 4, 8):
+                    node.feed(image(index))
+            if reported:
+                node.tracker.add_lost(3)
+            lines += [line for line in checks(node, 1) if "arrived" in line]
+        (line,) = lines
+        lost, words = line.split(" ", 1)
+        assert 27 <= int(lost) <= 36
+        assert words.endswith(
+            "images have not arrived; larger receive buffers may help: "
+            "sysctl -w net.core.rmem_max=16777216"
+        )
+        assert node.counts.lost == (36 if reported else 0)
+        # The first intervals tell only what the camera's period is.
+        assert node.counts.missing == (0 if reported else pytest.approx(35, abs=3))
+
+
 def test_simulated_time_that_nobody_publishes_is_named_once() -> None:
     with Node() as node:
         node.desk.time_ns = 0

@@ -14,7 +14,7 @@ pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not install
 
 from domains import own_domain
 from peers import Peer
-from processes import Command
+from processes import ROOT, Command
 from waiting import wait_for
 
 from mixformerv2_ros.cli.entry import main
@@ -24,6 +24,7 @@ from mixformerv2_ros.ros.cyclonedds.network import (
     discovery_range,
     static_peers,
 )
+from mixformerv2_ros.ros.receive_buffer import LARGE_MESSAGES
 
 TEXT = "std_msgs/msg/String"
 LOCALHOST_ONLY = {"ROS_LOCALHOST_ONLY": "1"}
@@ -148,6 +149,21 @@ def test_nothing_is_discovered_where_discovery_is_off(
             assert echo.process.wait(60) == 2
         assert echo.lines == ["mixformerv2 echo: no publisher on /hello; topics found: none"]
     assert interfaces(tmp_path / "log") == ["lo"]
+
+
+def test_the_shipped_configuration_of_cyclone_requests_the_receive_buffer_of_the_nodes(
+    domain: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file = ROOT / "config" / "cyclonedds.xml"
+    size = re.findall("<SocketReceiveBufferSize.*?/>", file.read_text("utf-8"))
+    assert size == re.findall("<SocketReceiveBufferSize.*?/>", LARGE_MESSAGES)
+    monkeypatch.setenv("CYCLONEDDS_URI", f"file://{file},{tracing(tmp_path / 'log')}")
+    assert main(["echo", "/nothing", "--timeout", "0.1"]) == 2
+    assert capfd.readouterr().err.startswith("mixformerv2 echo: no publisher on /nothing")
+    assert "SocketReceiveBufferSize[@max]: 16 MiB" in (tmp_path / "log").read_text()
 
 
 def tracing(path: Path) -> str:

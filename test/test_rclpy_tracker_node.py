@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 import weakref
@@ -31,6 +32,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import ReliabilityPolicy
+from rclpy.utilities import get_rmw_implementation_identifier
 from ros_peers import BEST_EFFORT, RELIABLE, Peer, go, image, ros, start_spinning  # noqa: F401
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
@@ -49,6 +51,7 @@ from mixformerv2_ros.ros.parameters import NODE_PARAMETERS
 from mixformerv2_ros.ros.rclpy import tracker_node
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
 from mixformerv2_ros.ros.rclpy.message_types import message_types
+from mixformerv2_ros.ros.rclpy.run import CYCLONE
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
@@ -616,6 +619,21 @@ def test_the_process_ends_in_order(peer: Peer) -> None:
         assert (status, result.end) == (GoalStatus.STATUS_ABORTED, End.CLOSED)
         assert node.end() == 0
     assert not any("Traceback" in line or "never awaited" in line for line in node.lines)
+
+
+def test_the_process_requests_a_receive_buffer_for_images(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if get_rmw_implementation_identifier() != CYCLONE:
+        pytest.skip("the middleware is not Cyclone DDS")
+    own = os.environ["CYCLONEDDS_URI"]
+    trace = (
+        f"<Tracing><Verbosity>config</Verbosity><OutputFile>{tmp_path}/log</OutputFile></Tracing>"
+    )
+    monkeypatch.setenv("CYCLONEDDS_URI", f"{own},<CycloneDDS><Domain>{trace}</Domain></CycloneDDS>")
+    with Command(program=[ROOT / "scripts" / "tracker_node"]) as node:
+        node.wait_for_line("active: subscribed to /image")
+    assert "SocketReceiveBufferSize[@max]: 16 MiB" in (tmp_path / "log").read_text()
 
 
 def test_repeated_signals_do_not_cut_off_the_end(peer: Peer) -> None:

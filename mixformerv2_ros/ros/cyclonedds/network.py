@@ -18,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.ros.receive_buffer import CYCLONEDDS_URI, with_receive_buffer
 from mixformerv2_ros.text import printable
 
 DOMAIN_ID = "ROS_DOMAIN_ID"
 LOCALHOST_ONLY = "ROS_LOCALHOST_ONLY"
 DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 STATIC_PEERS = "ROS_STATIC_PEERS"
-CYCLONEDDS_URI = "CYCLONEDDS_URI"
 
 SUBNET, LOCALHOST, OFF, SYSTEM_DEFAULT = "SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT"
 RANGES = (SUBNET, LOCALHOST, OFF, SYSTEM_DEFAULT)
@@ -40,14 +40,6 @@ MAX_PEER_LENGTH = 255
 """Maximum length of a static peer, as in ROS 2."""
 
 LOOPBACK = "127.0.0.1"
-
-LARGE_MESSAGES = (
-    "<CycloneDDS><Domain><Internal>"
-    '<SocketReceiveBufferSize max="16MB"/>'
-    "</Internal></Domain></CycloneDDS>"
-)
-"""Receive buffer: Cyclone's own megabyte is less than one image, and at 1280x720 and 30 Hz every
-second image was lost. The system may grant less (net.core.rmem_max)."""
 
 _INTERFACES = re.compile(r"<\s*(NetworkInterface|NetworkInterfaceAddress)\b", re.IGNORECASE)
 _PEER = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]{1,5})?")
@@ -75,8 +67,8 @@ def configuration(environment: Mapping[str, str] = os.environ) -> str:
     users = environment.get(CYCLONEDDS_URI, "")
     reach = discovery_range(environment)
     peers = static_peers(environment) if reach in (SUBNET, LOCALHOST) else []
-    fragments = [LARGE_MESSAGES, _discovery(reach, peers, _names_interfaces(users)), users]
-    return ",".join(fragment for fragment in fragments if fragment)
+    fragments = [_discovery(reach, peers, _names_interfaces(users)), users]
+    return with_receive_buffer(",".join(fragment for fragment in fragments if fragment))
 
 
 def discovery_range(environment: Mapping[str, str] = os.environ) -> str:

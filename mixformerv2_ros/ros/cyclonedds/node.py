@@ -136,6 +136,7 @@ class Node:
         callback: Callable[[Any], None],
         qos: Qos,
         auto: bool = False,
+        on_lost: Callable[[int], None] | None = None,
     ) -> Subscription:
         """Create a subscription; `topic` is its full name.
 
@@ -145,12 +146,15 @@ class Node:
             callback: Gets the messages, in the thread that spins.
             qos: What to request.
             auto: Follow the publishers' reliability from there on.
+            on_lost: Gets the number of messages lost in the last tenth of a second, if any.
 
         Raises:
             MiddlewareError: the type is not known, or the topic cannot be created.
         """
         self._subscriptions.append(
-            Subscription(self.participant, topic, msgtype, callback, qos, auto, self._publish_graph)
+            Subscription(
+                self.participant, topic, msgtype, callback, qos, auto, self._publish_graph, on_lost
+            )
         )
         self._publish_graph()
         return self._subscriptions[-1]

@@ -32,9 +32,10 @@ from cyclonedds.sub import Subscriber
 from cyclonedds.topic import Topic
 
 from mixformerv2_ros.errors import MiddlewareError
-from mixformerv2_ros.ros.cyclonedds.network import CYCLONEDDS_URI, configuration, domain_id
+from mixformerv2_ros.ros.cyclonedds.network import configuration, domain_id
 from mixformerv2_ros.ros.cyclonedds.types import dds_type, message_type
 from mixformerv2_ros.ros.messages import Level
+from mixformerv2_ros.ros.receive_buffer import CYCLONEDDS_URI
 from mixformerv2_ros.text import printable
 
 _MAX_ENDPOINTS = 4096

@@ -51,6 +51,7 @@ class Subscription:
         qos: Qos,
         auto: bool,
         on_reopened: Callable[[], None],
+        on_lost: Callable[[int], None] | None = None,
     ) -> None:
         """Create the subscription; see `Node.create_subscription`.
 
@@ -62,6 +63,7 @@ class Subscription:
             qos: What to request, with `auto` at first.
             auto: Whether to follow the publishers' reliability.
             on_reopened: Called after `reader` has been replaced.
+            on_lost: Gets the number of messages that were lost since the last check.
         """
         self.topic = topic
         self.msgtype = msgtype
@@ -69,6 +71,8 @@ class Subscription:
         self._callback = callback
         self._auto = auto
         self._on_reopened = on_reopened
+        self._on_lost = on_lost
+        self._lost = 0
         self._depth = qos[Policy.History].depth
         self._warned: set[str] = set()
         self._seen = _NONE_SEEN
@@ -92,10 +96,15 @@ class Subscription:
                 self._callback(message)
 
     def check_qos(self) -> None:
-        """Follow the publishers' reliability, or log those that are incompatible.
+        """Follow the publishers' reliability, or log those that are incompatible; count losses.
 
         To be called periodically; it costs little while no publisher comes or goes.
         """
+        if self._on_lost is not None:
+            lost = int(self.reader.get_sample_lost_status().total_count)
+            if lost > self._lost:
+                self._on_lost(lost - self._lost)
+                self._lost = lost
         mismatch = self.reader.get_requested_incompatible_qos_status()
         matched = self.reader.get_subscription_matched_status()
         seen = (int(mismatch.total_count), int(matched.total_count), int(matched.current_count))
@@ -134,6 +143,7 @@ class Subscription:
     def _open(self, qos: Qos) -> None:
         self._profile = profile_of(qos)
         self._seen = _NONE_SEEN
+        self._lost = 0
         self.reader: DataReader[Any] = DataReader(
             self._participant.subscriber,
             self._participant.ros_topic(self.topic, self.msgtype),

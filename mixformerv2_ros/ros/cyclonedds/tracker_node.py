@@ -62,6 +62,7 @@ class DdsTrackerNode:
             self.tracker.receive_image,
             make_qos(QosProfile(initial_reliability(choice)), SENSOR_HISTORY_DEPTH),
             auto=choice == AUTO,
+            on_lost=self.tracker.add_lost,
         )
         node.create_timer(float(values["diagnostics.period"]), self.tracker.publish_diagnostics)
 

@@ -139,7 +139,11 @@ class LiveTracker:
         """Take a `sensor_msgs/Image` or `CompressedImage`."""
         now, decode = self._middleware.now_ns(), partial(self._open_image, message)
         image = StreamImage(stamp_ns(message), now, len(message.data), decode=decode)
-        self._publisher.on_arrival(now, self._mailbox.put_image(image))
+        self._publisher.on_arrival(now, image.stamp_ns, self._mailbox.put_image(image))
+
+    def add_lost(self, count: int) -> None:
+        """Count images that the middleware lost before they arrived."""
+        self._publisher.count(lost=count)
 
     def receive_init(self, message: Any) -> None:
         """Take an `InitBox`, `vision_msgs/Detection2D` or `sensor_msgs/RegionOfInterest`."""

@@ -23,6 +23,8 @@ class Counts:
 
     Attributes:
         received: Images received.
+        lost: Images that the middleware reports as lost before they arrived.
+        missing: Images that have not arrived, by the gaps in the stamps.
         processed: Images that tracks were published for.
         dropped: Images replaced by newer ones before they were processed.
         late: Images dropped because they are older than the newest, or of another size or time
@@ -33,6 +35,8 @@ class Counts:
     """
 
     received: int = 0
+    lost: int = 0
+    missing: int = 0
     processed: int = 0
     dropped: int = 0
     late: int = 0
@@ -139,6 +143,8 @@ def status(
         level, summary = Level.ERROR, "engine failed"
     elif counts.bad > before.bad:
         level, summary = Level.WARN, f"{counts.bad - before.bad} images cannot be decoded"
+    elif counts.lost > before.lost:
+        level, summary = Level.WARN, f"{counts.lost - before.lost} images lost before they arrived"
     elif not statistics.stamps_usable:
         level, summary = Level.WARN, "image stamps are zero or stand still"
     elif State.LOST in states:
@@ -154,6 +160,8 @@ def status(
         "image age p50 (ms)": f"{statistics.age_ms[0]:.1f}",
         "image age p95 (ms)": f"{statistics.age_ms[1]:.1f}",
         "images received": str(counts.received),
+        "images lost (middleware)": str(counts.lost),
+        "images missing (gaps in stamps)": str(counts.missing),
         "images processed": str(counts.processed),
         "images dropped": str(counts.dropped),
         "images late or stray": str(counts.late),

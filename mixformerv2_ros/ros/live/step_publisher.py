@@ -11,6 +11,7 @@ import numpy as np
 from mixformerv2_ros.overlay import draw_tracks
 from mixformerv2_ros.ros.live.goal_observer import GoalObserver
 from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.stamp_gaps import StampGaps
 from mixformerv2_ros.ros.live.statistics import Counts, Timing, TrackerStatistics, incremented
 from mixformerv2_ros.ros.messages import detections_message, image_message, track_message
 from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, TRACK
@@ -33,6 +34,7 @@ class StepPublisher:
         self._lock = threading.Lock()
         self._counts = Counts()
         self._timing = Timing()
+        self._gaps = StampGaps()
         self._arrival_ns: int | None = None
         self._image = ""
 
@@ -47,11 +49,14 @@ class StepPublisher:
         with self._lock:
             self._counts = incremented(self._counts, **by)
 
-    def on_arrival(self, now_ns: int, replaces: bool) -> None:
+    def on_arrival(self, now_ns: int, stamp_ns: int, replaces: bool) -> None:
         """Count an image that has come, perhaps in the place of one not looked at."""
         with self._lock:
             self._arrival_ns = now_ns
-            self._counts = incremented(self._counts, received=1, dropped=int(replaces))
+            missing = self._gaps.add(stamp_ns)
+            self._counts = incremented(
+                self._counts, received=1, missing=missing, dropped=int(replaces)
+            )
 
     def statistics(self, stream: Stream) -> TrackerStatistics:
         """Everything as it is now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixformerv2_ros.ros.live.middleware import ImageMiddleware
-from mixformerv2_ros.ros.live.statistics import TrackerStatistics
+from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.topic_checks import no_image_reason
 from mixformerv2_ros.ros.topics import INITS
@@ -11,6 +11,12 @@ from mixformerv2_ros.tracking.frame import NS
 
 REPEAT_NS = 30 * NS
 """Time after which a line is logged again while its reason holds."""
+
+LOST_NS = 10 * NS
+"""Period over which images that have not arrived are counted."""
+
+LOST_SHARE = 0.05
+"""Share of them above which the log says so."""
 
 INIT_BOX_NS = 5 * NS
 """Time with images but without an init box after which the log names the topics of init boxes."""
@@ -38,12 +44,15 @@ class StreamMonitor:
         self._logged = ""
         self._logged_ns = 0
         self._processed = self._bad = 0
+        self._before = Counts()
+        self._lost_ns: int | None = None
         self._images_ns = 0
 
     def reset(self) -> None:
         """Begin again with the next check, as after a reset of the tracker."""
         self._asked = False
         self._processed = self._bad = 0
+        self._before, self._lost_ns = Counts(), None
         self._images_ns = 0
 
     def waited_s(self, statistics: TrackerStatistics, now_ns: int) -> float:
@@ -73,6 +82,7 @@ class StreamMonitor:
             self._middleware.log(
                 Level.WARN, "use_sim_time is true, but no message has come on /clock"
             )
+        self._check_lost(statistics.counts, now_ns)
         stalled = self.waited_s(statistics, now_ns) > self._timeout_s
         if self._stalled and not stalled and statistics.since_image_s is not None:
             self._middleware.log(Level.OK, "image stream resumed")
@@ -95,6 +105,21 @@ class StreamMonitor:
                 topics = ", ".join(self._middleware.full_topic(name) for name in INITS)
                 self._middleware.log(Level.OK, f"no target: no init box received on {topics}")
         return ""
+
+    def _check_lost(self, counts: Counts, now_ns: int) -> None:
+        """Log how many images have not arrived, if they are many."""
+        lost = max(counts.lost - self._before.lost, counts.missing - self._before.missing)
+        received, last = counts.received - self._before.received, self._lost_ns
+        if last is None or now_ns < last:
+            self._lost_ns = now_ns
+        elif now_ns - last >= LOST_NS:
+            self._before, self._lost_ns = counts, now_ns
+            if lost > LOST_SHARE * (received + lost):
+                self._middleware.log(
+                    Level.WARN,
+                    f"{lost} of {received + lost} images have not arrived; larger receive buffers "
+                    "may help: sysctl -w net.core.rmem_max=16777216",
+                )
 
     def _no_image(self, statistics: TrackerStatistics, now_ns: int, began: bool) -> str:
         middleware, seconds = self._middleware, statistics.since_image_s

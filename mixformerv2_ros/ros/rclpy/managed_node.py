@@ -175,7 +175,12 @@ class ManagedNode(LifecycleNode, ABC):
         self._check_type(str(self.resolve_topic_name(topic)), msgtype)
 
     def create_sensor_subscription(
-        self, topic: str, msgtype: str, callback: Callable[[Any], None], choice: str
+        self,
+        topic: str,
+        msgtype: str,
+        callback: Callable[[Any], None],
+        choice: str,
+        on_lost: Callable[[int], None] | None = None,
     ) -> SensorSubscription:
         """Create a subscription to sensor data, until deactivate.
 
@@ -184,11 +189,12 @@ class ManagedNode(LifecycleNode, ABC):
             msgtype: Type of its messages.
             callback: Gets the messages.
             choice: One of `qos.QOS_CHOICES`.
+            on_lost: Gets the number of messages that the middleware has lost, whenever it does.
 
         Raises:
             ParameterError: `qos_overrides` have an unknown reliability.
         """
-        subscription = SensorSubscription(self, topic, msgtype, callback, choice)
+        subscription = SensorSubscription(self, topic, msgtype, callback, choice, on_lost)
         self.until_deactivate.callback(subscription.close)
         self.create_steady_timer(_FOLLOW_S, subscription.follow)
         self._check_type(topic, msgtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -10,9 +11,13 @@ from rclpy._rclpy_pybind11 import RCLError, RCLInvalidROSArgsError, UnknownROSAr
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import get_rmw_implementation_identifier
 
 from mixformerv2_ros.errors import BAD_INPUT, ParameterError
 from mixformerv2_ros.interrupt import node_stop
+from mixformerv2_ros.ros.receive_buffer import CYCLONEDDS_URI, with_receive_buffer
+
+CYCLONE = "rmw_cyclonedds_cpp"
 
 _POLL_S = 0.2
 """Maximum time until a signal, or a failure of the node's own thread, is handled."""
@@ -33,6 +38,9 @@ def run(make: Any, args: list[str] | None) -> int:
     Returns:
         Exit code: 2 if a parameter was given a wrong value.
     """
+    if get_rmw_implementation_identifier() == CYCLONE:
+        # Read when the first node joins the domain.
+        os.environ[CYCLONEDDS_URI] = with_receive_buffer(os.environ.get(CYCLONEDDS_URI, ""))
     with node_stop() as stopped:
         try:
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

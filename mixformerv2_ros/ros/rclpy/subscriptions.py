@@ -28,9 +28,9 @@ from mixformerv2_ros.ros.rclpy.qos_profiles import make_qos, profile_of, reliabl
 from mixformerv2_ros.ros.topic_checks import Publication, Requested, type_mismatch
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 _GRAPH_S = 1.0
 """Time after which an incompatible publisher is listed in the graph with its QoS."""
@@ -87,7 +87,13 @@ class SensorSubscription:
     """
 
     def __init__(
-        self, node: Node, topic: str, msgtype: str, callback: Callable[[Any], None], choice: str
+        self,
+        node: Node,
+        topic: str,
+        msgtype: str,
+        callback: Callable[[Any], None],
+        choice: str,
+        on_lost: Callable[[int], None] | None = None,
     ) -> None:
         """Create the subscription.
 
@@ -97,6 +103,7 @@ class SensorSubscription:
             msgtype: Type of its messages.
             callback: Gets the messages.
             choice: One of `qos.QOS_CHOICES`; a reliability in `qos_overrides` takes precedence.
+            on_lost: Gets the number of messages that the middleware has lost, whenever it does.
 
         Raises:
             ParameterError: `qos_overrides` have an unknown reliability.
@@ -106,6 +113,7 @@ class SensorSubscription:
         self._source = (msgtype, callback)
         override = _override(node, topic)
         self._auto = choice == AUTO and override is None
+        self._on_lost = on_lost
         self._open(override or initial_reliability(choice))
 
     @property
@@ -136,7 +144,7 @@ class SensorSubscription:
         # With auto, the next `follow` ends a mismatch.
         on_mismatch = (lambda _: None) if self._auto else warn
         self._subscription = _subscribe(
-            self._node, self._topic, *self._source, qos, _OVERRIDABLE, on_mismatch
+            self._node, self._topic, *self._source, qos, _OVERRIDABLE, on_mismatch, self._on_lost
         )
 
 
@@ -148,17 +156,26 @@ def _subscribe(
     qos: Any,
     overridable: tuple[QoSPolicyKind, ...],
     on_mismatch: Callable[[Any], None],
+    on_lost: Callable[[int], None] | None = None,
 ) -> Subscription:
-    return node.create_subscription(
-        get_message(msgtype),
-        topic,
-        callback,
-        qos,
-        event_callbacks=SubscriptionEventCallbacks(
-            incompatible_qos=on_mismatch, use_default_callbacks=False
-        ),
-        qos_overriding_options=QoSOverridingOptions(overridable),
-    )
+    def create(**lost: Callable[[Any], None]) -> Subscription:
+        return node.create_subscription(
+            get_message(msgtype),
+            topic,
+            callback,
+            qos,
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=on_mismatch, use_default_callbacks=False, **lost
+            ),
+            qos_overriding_options=QoSOverridingOptions(overridable),
+        )
+
+    if on_lost is None:
+        return create()
+    try:
+        return create(message_lost=lambda info: on_lost(int(info.total_count_change)))
+    except UnsupportedEventTypeError:  # not every middleware counts them
+        return create()
 
 
 def _mismatch_logger(

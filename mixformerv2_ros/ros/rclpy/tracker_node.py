@@ -103,7 +103,7 @@ class TrackerNode(ManagedNode):
         topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
         tracker.start()
         self._images = self.create_sensor_subscription(
-            topic, msgtype, tracker.receive_image, str(values["image_qos"])
+            topic, msgtype, tracker.receive_image, str(values["image_qos"]), tracker.add_lost
         )
         for name, kind in INITS.items():
             self.create_reliable_subscription(name, kind, tracker.receive_init)
