@@ -548,11 +548,33 @@ def test_malformed_images_are_named_once_and_counted(message: Any, words: str) -
         assert node.desk.published[DIAGNOSTICS][-1].status[0].level == 0
 
 
-def test_a_stream_of_different_bad_images_does_not_fill_the_log() -> None:
-    with Node() as node:
-        node.feed(*(broken(encoding=f"odd{i}") for i in range(300)))
+def test_a_stream_of_different_bad_images_neither_fills_the_log_nor_hides_errors() -> None:
+    class Failing(RedEngine):
+        broken = False
+
+        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+            if self.broken:
+                raise EngineError("out of memory")
+            return super().search(crops, memories)
+
+    engine = Failing()
+    with Node(engine) as node:
+        node.tracker.receive_init(init_box(red_box(0)))
+        node.feed(image(0), *(broken(encoding=f"odd{i}") for i in range(300)))
         assert node.counts.bad == 300
-        assert len(node.desk.texts) < 150
+        assert len(node.desk.texts) < 25
+        engine.broken = True
+        node.feed(image(1))
+        assert node.desk.texts[-1] == "out of memory"
+
+
+def test_every_reset_that_ends_a_target_is_logged() -> None:
+    with Node() as node:
+        for start in (40, 20, 0):
+            node.tracker.receive_init(init_box(red_box(start), frame_stamp(start)))
+            node.feed(*(image(i) for i in range(start, start + 3)))
+        resets = [text for text in node.desk.texts if "targets reset: target" in text]
+        assert len(resets) == 2
 
 
 def test_the_overlay_is_drawn_only_for_somebody() -> None:

@@ -176,8 +176,31 @@ def test_the_tolerance_is_a_rule() -> None:
     assert run.kinds == [EventKind.STARTED, EventKind.STRAY]
     run = Run(late_tolerance_ns=2 * SECOND)
     run.box(0)
-    run.feed(*map(image, range(20)), *map(image, range(5)))
-    assert run.kinds == [EventKind.STARTED, *[EventKind.LATE] * 5]
+    run.feed(*map(image, range(20)), image(0), image(1), image(20))
+    assert run.kinds == [EventKind.STARTED, EventKind.LATE, EventKind.LATE]
+
+
+def test_a_clock_that_was_set_back_a_little_costs_two_images() -> None:
+    """And no target: the step is within the tolerance, and stays."""
+    run = Run()
+    run.box(0)
+    back = 6 * PERIOD_NS
+    run.feed(*map(image, range(8)), *(image(i, stamp=stamp_of(i) - back) for i in range(8, 16)))
+    assert run.indices == [*range(8), *range(10, 16)]
+    assert run.kinds == [EventKind.STARTED, EventKind.LATE, EventKind.LATE]
+    assert run.tracked() == [True] * 14
+    # Durations go on with the arrivals across the step.
+    assert run.steps[-1].tracks[0].template_age_ns == 15 * PERIOD_NS
+
+
+def test_a_loop_on_simulated_time_resets() -> None:
+    """The arrivals loop with the stamps: neither explains the images better than the other."""
+    run = Run()
+    for _ in range(3):
+        run.box(0, stamp_of(0))
+        run.feed(*(image(i, arrival=stamp_of(i)) for i in range(12)))
+    assert run.indices == [*range(12)] * 3
+    assert run.tracked() == [True] * 36
 
 
 def test_a_loop_seen_by_a_slow_model_resets_too() -> None:
@@ -199,6 +222,23 @@ def test_two_publishers_that_alternate_do_not_reset() -> None:
     run.feed(image(6))
     assert run.indices == list(range(7))
     assert run.kinds == [EventKind.STARTED, *[EventKind.STRAY] * 6]
+
+
+def test_one_stamp_some_seconds_ahead_is_a_stray() -> None:
+    run = Run()
+    run.box(0)
+    run.feed(*map(image, range(5)), image(5, stamp=stamp_of(5) + 10 * SECOND), image(6), image(7))
+    assert run.indices == [0, 1, 2, 3, 4, 6, 7]
+    assert run.kinds == [EventKind.STARTED, EventKind.STRAY]
+    assert run.tracked() == [True] * 7
+
+
+def test_a_camera_that_stood_still_steps_forward_with_the_arrivals() -> None:
+    run = Run()
+    run.box(0)
+    run.feed(image(0), image(1), image(200), image(2, stamp=stamp_of(201), arrival=stamp_of(201)))
+    assert len(run.steps) == 4
+    assert run.kinds == [EventKind.STARTED]
 
 
 def test_an_absurd_stamp_ahead_is_a_stray_and_a_clock_that_is_set_is_none() -> None:
@@ -278,6 +318,29 @@ def test_stamps_that_do_not_move_are_no_time(stamp: int, words: str) -> None:
     # 0.2 below the threshold for lost.duration, 1 s, which are 20 images.
     assert states.index(State.LOST) == pytest.approx(25, abs=1)
     assert {step.tracks[0].stamp_ns for step in run.steps} == {stamp}
+
+
+def test_stamps_of_whole_seconds_count_once() -> None:
+    run = Run()
+    run.box(0)
+    for index in range(200):
+        second = START_NS + index * PERIOD_NS // SECOND * SECOND
+        run.feed(image(index % 40, stamp=second, arrival=stamp_of(index)))
+    noted = [event.kind for event in run.events].count(EventKind.NO_TIME)
+    assert noted == 1
+    last = run.steps[-1].image.time_ns
+    assert last is not None
+    assert last - START_NS == pytest.approx(199 * PERIOD_NS, abs=SECOND)
+
+
+def test_a_clock_that_starts_late_is_no_duration() -> None:
+    """Zero stamps, until somebody sets the clock: the arrivals give the step between them."""
+    run = Run()
+    run.box(0)
+    run.feed(*(image(i, stamp=0) for i in range(10)), *map(image, range(10, 14)))
+    assert run.indices == list(range(14))
+    assert run.steps[-1].tracks[0].template_age_ns == 13 * PERIOD_NS
+    assert EventKind.RESET not in run.kinds
 
 
 def test_one_repeated_stamp_is_no_reason() -> None:
@@ -439,6 +502,36 @@ def test_catching_up_is_spent_in_slices_and_others_go_on() -> None:
     assert list(second)[-1] == 54
     assert min(second) < 50
     assert following(second[54], 54)
+
+
+def test_several_late_boxes_keep_their_images_and_take_turns() -> None:
+    """Those that wait for their turn lose nothing when the buffer lets go of their images."""
+    run = Run(buffer_images=40, catch_up_images=100)
+    run.feed(*map(image, range(40)))
+    for number in range(4):
+        run.box(1 + number, stamp_of(1 + number), f"t{number}")
+    index = 40
+    while run.stream.catching_up and index < 55:
+        run.feed(image(index))
+        index += 1
+    while run.stream.catching_up:
+        run.outputs += run.stream.advance()
+    run.feed(image(index))
+    assert {track.target_id for track in run.steps[-1].tracks} == {"t0", "t1", "t2", "t3"}
+    for track in run.steps[-1].tracks:
+        assert following(track, index)
+
+
+def test_a_late_box_on_a_broken_image_that_was_skipped_starts_on_the_next() -> None:
+    run = Run()
+    run.feed(image(0))
+    run.stream.skip(image(1))
+    run.stream.skip(image(2, broken=True))
+    run.feed(image(3))
+    run.box(2, stamp_of(2))
+    run.feed(image(4))
+    assert run.kinds == [EventKind.STARTED]
+    assert following(run.steps[-1].tracks[0], 4)
 
 
 def test_catching_up_goes_on_while_no_image_comes() -> None:

@@ -38,7 +38,7 @@ def track(seconds: float, state: State = State.TRACKING) -> Track:
 
 def see(recorded: Recorded, *states: tuple[float, State]) -> None:
     for seconds, state in states:
-        recorded.goal.on_track(track(seconds, state), seconds)
+        recorded.goal.on_track(track(seconds, state), seconds, round(seconds * NS))
 
 
 def test_a_goal_goes_on_while_the_target_comes_back_in_time() -> None:

@@ -130,8 +130,21 @@ def _run(name: str, words: list[str]) -> int:
         # Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ImportError as error:
+        if not _interrupted(error):
+            raise
+        return INTERRUPTED
     except OSError as error:  # the machine's doing, such as a path that is too long
         path = "" if error.filename is None else f": {printable(error.filename, 200)}"
         reason = printable(error.strerror or error, 200)
         print(f"mixformerv2 {name}: {reason}{path}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that are being loaded turn it into their own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

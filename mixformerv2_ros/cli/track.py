@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args, Path(args.source))
     with ExitStack() as stack:
         source = stack.enter_context(VideoSource(args.source, args.fps))
-        stop = None if args.max_frames is None else args.start_frame + args.max_frames
-        frames = itertools.islice(source.frames(), args.start_frame, stop)
+        frames = itertools.islice(source.frames(), args.start_frame, None)
         stream, log = open_stream(args), StreamLog("track")
         steps = log.steps(track_one(stream, frames, InitRequest(box)))
+        steps = itertools.islice(steps, args.max_frames)
         first = next(steps, None)
         if first is None:
             error = log.no_image(
@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         outputs = stack.enter_context(
             TrackOutputs(args, args.source, source.fps, stream, first.frame)
         )
-        total = source.count if stop is None else min(stop, source.count or stop)
+        ends = [source.count, args.max_frames and args.start_frame + args.max_frames]
+        total = min((end for end in ends if end is not None), default=None)
         stopped = stack.enter_context(stop_request())
         progress = stack.enter_context(
             tqdm(

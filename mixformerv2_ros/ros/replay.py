@@ -20,7 +20,7 @@ from mixformerv2_ros.ros.messages import (
 )
 from mixformerv2_ros.ros.topics import DETECTIONS, IMAGE_TYPES, INIT_BOX, INITS, TRACK
 from mixformerv2_ros.text import printable
-from mixformerv2_ros.tracking.boxes import Box, check_box
+from mixformerv2_ros.tracking.boxes import Box, check_form
 from mixformerv2_ros.tracking.events import (
     DEFAULT_TARGET,
     InitRequest,
@@ -229,20 +229,18 @@ def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
 
 
 def assign_images(reader: BagReader, topic: Topic, starts: Sequence[Start]) -> list[Start]:
-    """Give boxes of one target that share a stamp their own image each.
+    """Find the images that recorded boxes with a stamp belong to.
 
-    A recording of a loop holds every stamp once per pass. Of the images that fit a box's stamp best
+    A recording of a loop holds every stamp once per pass: of the images that fit a box's stamp best
     it belongs to the one that was recorded nearest to it. The recording is read once more for that,
-    but only if it holds such boxes.
+    if it holds such boxes; no image is decoded.
 
     Returns:
-        The starts; those with images of their own have an index in place of the stamp.
+        The starts; those whose image was found have its index in place of the stamp.
     """
-    keys = [(start.target_id, start.stamp_ns) for start in starts if start.stamp_ns is not None]
-    repeated = {key for key in keys if keys.count(key) > 1}
-    if not repeated:
+    moving = [s for s in starts if s.stamp_ns is not None and s.sent_ns is not None]
+    if not moving:
         return list(starts)
-    moving = [start for start in starts if (start.target_id, start.stamp_ns) in repeated]
     nearest: dict[int, tuple[int, int, int]] = {}
     with suppress(DamagedBagError):  # the replay ends at the same damage, and reports it
         for image in images(reader, topic):
@@ -264,8 +262,8 @@ def replay(
 ) -> Iterator[Output]:
     """Follow targets through the images, from the first one that a target starts in.
 
-    Images before that are not decoded. Every box is checked against the size of the first frame
-    before that frame is returned.
+    Images before that are not decoded. Boxes that fit no image are refused before the first image
+    is read, all others on their own image.
 
     Yields:
         What the stream makes of the images. Every `Step.image` is a `RecordedImage`.
@@ -275,8 +273,13 @@ def replay(
         EngineError: the engine failed.
         SourceError: the images ended before every target could start.
     """
+    for start in starts:
+        try:
+            check_form(start.box)
+        except BoxError as error:
+            raise BoxError(f"target {printable(start.target_id)}: {error}") from error
     waiting = list(starts)
-    begun = checked = False
+    begun = False
     for image in recorded:
         due = [start for start in waiting if start.fits(image)]
         begun = begun or bool(due)
@@ -288,10 +291,7 @@ def replay(
             outputs += stream.add_box(InitRequest(start.box, start.target_id))
         outputs += stream.process(image)
         for output in outputs:
-            if isinstance(output, Step) and not checked:
-                _check_boxes(starts, output.frame)
-                checked = True
-            elif not isinstance(output, Step):
+            if not isinstance(output, Step):
                 raise_failure(output)
         yield from outputs
     yield from stream.finish()
@@ -300,14 +300,6 @@ def replay(
     if stream.pending:
         name = printable(stream.pending[0].target_id)
         raise SourceError(f"the recording ends before an image that target {name} can start in")
-
-
-def _check_boxes(starts: Sequence[Start], frame: Frame) -> None:
-    for start in starts:
-        try:
-            check_box(start.box, frame.pixels.width, frame.pixels.height)
-        except BoxError as error:
-            raise BoxError(f"target {printable(start.target_id)}: {error}") from error
 
 
 def write_step(writer: BagWriter, step: Step, copy_image: bool = False) -> None:

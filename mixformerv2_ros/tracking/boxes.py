@@ -71,6 +71,20 @@ def iou(a: Box, b: Box) -> float:
     return intersection / (a.area + b.area - intersection)
 
 
+def check_form(box: Box) -> Box:
+    """Return `box` if it is one, whatever the image.
+
+    Raises:
+        BoxError: the box is not finite, or has no area.
+    """
+    described = f"{box.x:g},{box.y:g},{box.w:g},{box.h:g}"
+    if not all(math.isfinite(value) for value in box):
+        raise BoxError(f"box must be four finite numbers x,y,w,h, got {described}")
+    if box.w <= 0 or box.h <= 0:
+        raise BoxError(f"box width and height must be positive, got {described}")
+    return box
+
+
 def check_box(box: Box, image_width: int, image_height: int) -> Box:
     """Return `box` if a target can be tracked from it in an image of the given size.
 
@@ -84,11 +98,8 @@ def check_box(box: Box, image_width: int, image_height: int) -> Box:
         raise ImageError(
             f"image must be at least {MARGIN:.0f} px on each side, got {image_width}x{image_height}"
         )
+    check_form(box)
     described = f"{box.x:g},{box.y:g},{box.w:g},{box.h:g}"
-    if not all(math.isfinite(value) for value in box):
-        raise BoxError(f"box must be four finite numbers x,y,w,h, got {described}")
-    if box.w <= 0 or box.h <= 0:
-        raise BoxError(f"box width and height must be positive, got {described}")
     if box.x >= image_width or box.y >= image_height or box.x + box.w <= 0 or box.y + box.h <= 0:
         raise BoxError(f"box must overlap the {image_width}x{image_height} image, got {described}")
     sides = box.w / image_width, box.h / image_height

@@ -28,6 +28,14 @@ class CatchUp:
 
     In every round the images that have come meanwhile are searched, fewer in each, so that a model
     slower than the camera comes to an end as well.
+
+    Attributes:
+        pending: The init box that it started from.
+        session: Tracks the target alone.
+        start: The image of the box.
+        size: Width and height of that image in pixels.
+        time_ns: Stream time of the image that was searched last.
+        todo: Images to search, which are kept even when the buffer lets go of them.
     """
 
     def __init__(
@@ -49,7 +57,10 @@ class CatchUp:
         self._done = start.number
 
     def has_arrived(self, buffer: ImageBuffer[StreamImage], before: int) -> bool:
-        """Whether no image numbered below `before` is left to search; else `todo` has the next."""
+        """Whether no image numbered below `before` is left to search; else `todo` has the next.
+
+        To be called when it begins, so that it keeps the images that are buffered then.
+        """
         if not self.todo and self._limit and (backlog := buffer.between(self._done, before)):
             self.todo.extend(subsample(backlog, self._limit))
             self._done = backlog[-1].number

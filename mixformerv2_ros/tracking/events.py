@@ -90,7 +90,8 @@ class Event:
         request: The init box that it is about; None where it is about images.
         image: The image that it is about; None where it is about an init box.
         error: What the engine or the decoder raised; None elsewhere.
-        reason: Why an init box was refused, without its name; empty elsewhere.
+        reason: Why an init box was refused, without its name; the targets that a reset ended;
+            empty elsewhere.
     """
 
     kind: EventKind

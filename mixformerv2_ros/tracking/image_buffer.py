@@ -108,6 +108,11 @@ class ImageBuffer(Generic[ImageT]):
         found = [image for image in self._images if after < image.number < before]
         return sorted(found, key=lambda image: image.number)
 
+    def discard(self, image: ImageT) -> None:
+        """Let go of a buffered image."""
+        self._images.remove(image)
+        self.nbytes -= image.nbytes
+
     def clear(self, keep: Sequence[ImageT] = ()) -> None:
         """Let go of all images, then buffer those to keep."""
         self._images.clear()

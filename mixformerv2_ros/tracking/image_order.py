@@ -9,8 +9,13 @@ from mixformerv2_ros.tracking.events import Event, EventKind, StreamImage
 from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.image_buffer import BufferedImage
 
-FORWARD_STEP_NS = 3600 * NS
-"""A step forward that the next image must confirm: a clock that was set, or a broken stamp."""
+JUMP_NS = NS
+"""A step forward by so much more than the time between the arrivals must be confirmed by the next
+image: a clock that was set, a recording played from elsewhere, or a broken stamp."""
+
+LATE_RUN = 3
+"""Images in a row that are late, but in order among themselves, after which the clock of the stamps
+counts as set back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +38,8 @@ class ChangeKind(Enum):
     """A little older than the one before."""
     BACK = auto()
     """Much older: a recording that loops, or a stray."""
-    FORWARD = auto()
-    """Much newer: a clock that was set, or a broken stamp."""
+    JUMP = auto()
+    """Of a clock that was set: much newer, or a little older as those before; or a broken stamp."""
     SIZE = auto()
     """Of another size."""
 
@@ -78,6 +83,7 @@ class ImageOrder:
         """Begin before the first image; see `StreamRules.late_tolerance_ns`."""
         self._late_tolerance_ns = late_tolerance_ns
         self._held: tuple[DecodedImage, Change] | None = None
+        self._late: list[DecodedImage] = []
         self.last: DecodedImage | None = None
 
     @property
@@ -92,6 +98,10 @@ class ImageOrder:
         events: list[Event] = []
         if held is not None:
             after_held = self._change(held[0], new)
+            if _are(ChangeKind.JUMP, change, after_held) and after_held is not None:
+                # Forward again: the images are few and far between.
+                self.last, self._held = held[0], (new, after_held)
+                return Decision([held[0]], [], held[1])
             if self._follows(held[0], new, change, after_held):
                 accepted = [held[0]] if after_held is not None else [held[0], new]
                 if after_held is not None:
@@ -100,12 +110,22 @@ class ImageOrder:
                 return Decision(accepted, events, held[1])
             events.append(_stray(*held))
         if change is None:
-            self.last = new
+            self.last, self._late = new, []
             return Decision([new], events)
         if change.kind is ChangeKind.LATE:
-            return Decision([], [*events, _late(new, change)])
+            return self._take_late(new, change, events)
         self._held = (new, change)
         return Decision([], events)
+
+    def _take_late(self, new: DecodedImage, change: Change, events: list[Event]) -> Decision:
+        """Drop a late image, unless those before it show that the clock was set back a little."""
+        if self._late and new.frame.stamp_ns <= self._late[-1].frame.stamp_ns:
+            self._late.clear()
+        self._late.append(new)
+        if len(self._late) < LATE_RUN:
+            return Decision([], [*events, _late(new, change)])
+        self.last, self._late = new, []
+        return Decision([new], events, Change(ChangeKind.JUMP, change.text))
 
     def finish(self) -> list[Event]:
         """Drop an image that is still held: none confirmed it."""
@@ -126,7 +146,7 @@ class ImageOrder:
             return True
         # Late after the one, well after the other: as in a loop that is not much longer than the
         # tolerance. Stamps and arrivals are as far apart where images follow each other.
-        return _discord(held.image, new.image) < _discord(self.last.image, new.image)
+        return _discord(held.image, new.image) <= _discord(self.last.image, new.image)
 
     def _change(self, before: DecodedImage, after: DecodedImage) -> Change | None:
         """What keeps `after` from being the next image after `before`; None if nothing does."""
@@ -139,9 +159,13 @@ class ImageOrder:
             return Change(ChangeKind.LATE, text)
         if step < 0:
             return Change(ChangeKind.BACK, f"image time stepped back by {-step / NS:.3f} s")
-        if step > FORWARD_STEP_NS:
-            return Change(ChangeKind.FORWARD, f"image time stepped forward by {step / NS:.3f} s")
+        if step - (after.image.arrival_ns - before.image.arrival_ns) > JUMP_NS:
+            return Change(ChangeKind.JUMP, f"image time stepped forward by {step / NS:.3f} s")
         return None
+
+
+def _are(kind: ChangeKind, *changes: Change | None) -> bool:
+    return all(change is not None and change.kind is kind for change in changes)
 
 
 def _discord(before: BufferedImage, after: BufferedImage) -> int:

@@ -10,7 +10,9 @@ Order
     An image that is up to `StreamRules.late_tolerance_ns` older than the newest is late: it is
     dropped. A larger step back is held until the next image decides: if that one goes on where the
     step led to (a recording that loops), all targets are reset; else the held image was a stray and
-    is dropped. A step forward of more than an hour is held in the same way, and resets nothing.
+    is dropped. A step forward by a second more than the time between the arrivals is held in the
+    same way, but resets nothing; nor do late images that follow each other (a clock that was set
+    back a little), of which the third is taken.
 Size
     An image of another size is held likewise: two in a row reset the targets, one is dropped.
 Time
@@ -115,6 +117,7 @@ class Stream:
         self._order = ImageOrder(self.rules.late_tolerance_ns)
         self._last: DecodedImage | None = None
         self._clock = StreamClock()
+        self._reported_no_time = False
         self._encoding = ""
         self._bits = self.rules.image_bits or 8
         self._reported_bits = 8
@@ -226,10 +229,12 @@ class Stream:
         outputs: list[Output] = list(decision.events)
         if decision.confirmed is not None:
             outputs += self._confirm(decision.confirmed, decision.accepted[0])
+        jumped = decision.confirmed is not None and decision.confirmed.kind is ChangeKind.JUMP
         for accepted in decision.accepted:
             if accepted.image not in self._buffer:
                 self._buffer.add(accepted.image)
-            outputs += self._track(accepted)
+            outputs += self._track(accepted, jumped)
+            jumped = False
         return outputs
 
     def advance(self) -> list[Output]:
@@ -262,7 +267,7 @@ class Stream:
 
     def _confirm(self, change: Change, first: DecodedImage) -> list[Output]:
         """Begin anew with an image that was held, unless only the clock was set."""
-        if change.kind is ChangeKind.FORWARD:
+        if change.kind is ChangeKind.JUMP:
             return []
         # Images that were skipped unseen since the last accepted one may be of either side.
         last = 0 if self._last is None else self._last.image.number
@@ -281,8 +286,9 @@ class Stream:
 
     def _reset(self, reason: str, newest_before: int) -> list[Output]:
         """Reset the targets; init boxes that arrived after image `newest_before` go on waiting."""
-        names = ", ".join(map(printable, self.targets)) or "none"
-        events: list[Output] = [Event(EventKind.RESET, f"{reason}; targets reset: {names}")]
+        names = ", ".join(map(printable, self.targets))
+        text = f"{reason}; targets reset: {names or 'none'}"
+        events: list[Output] = [Event(EventKind.RESET, text, reason=names)]
         self.session.stop()
         ended = [*self._active.values(), *(c.pending for c in self._catching_up.values())]
         self._active.clear()
@@ -297,13 +303,13 @@ class Stream:
 
     # One image -------------------------------------------------------------------------------
 
-    def _track(self, accepted: DecodedImage) -> list[Output]:
+    def _track(self, accepted: DecodedImage, jumped: bool) -> list[Output]:
         """Catch up, search an accepted image, and start the targets whose box is drawn on it."""
         image, frame = accepted.image, accepted.frame
         outputs: list[Output] = []
-        usable = self._clock.usable
-        image.time_ns = self._clock.advance(frame.stamp_ns, image.arrival_ns)
-        if usable and not self._clock.usable:
+        image.time_ns = self._clock.advance(frame.stamp_ns, image.arrival_ns, jumped)
+        if not (self._clock.usable or self._reported_no_time):
+            self._reported_no_time = True
             what = "are zero" if frame.stamp_ns == 0 else "stand still"
             text = f"image stamps {what}; durations are taken from arrival times"
             outputs.append(Event(EventKind.NO_TIME, text, image=image))
@@ -396,16 +402,29 @@ class Stream:
             stamp = pending.request.stamp_ns
             if stamp is None:
                 continue
-            start = self._buffer.find(stamp)
+            start = self._decodable(stamp)
             if start is not None and start.number < before:
                 del self._pending[name]
-                outputs += self._begin_catch_up(pending, start)
+                outputs += self._begin_catch_up(pending, start, before)
             elif start is None and newest is not None:
                 ahead = stamp - newest.stamp_ns
                 if not 0 < ahead <= self.rules.buffer_age_ns:
                     del self._pending[name]
                     outputs.append(refused(pending.request, self._missing(ahead, newest)))
         return outputs
+
+    def _decodable(self, stamp_ns: int) -> StreamImage | None:
+        """The buffered image of a stamp. One that was skipped unseen may turn out to be broken."""
+        while (found := self._buffer.find(stamp_ns)) is not None:
+            if found.time_ns is not None:
+                return found
+            try:
+                found.decode()
+            except ImageError:
+                self._buffer.discard(found)
+            else:
+                return found
+        return None
 
     def _missing(self, ahead: int, newest: StreamImage) -> str:
         if ahead > 0:
@@ -417,7 +436,9 @@ class Stream:
             f"and the buffer holds the last {span:.3f} s"
         )
 
-    def _begin_catch_up(self, pending: PendingInit, start: StreamImage) -> list[Output]:
+    def _begin_catch_up(
+        self, pending: PendingInit, start: StreamImage, before: int
+    ) -> list[Output]:
         request = pending.request
         outputs: list[Output] = []
         if former := self._catching_up.pop(request.target_id, None):
@@ -433,10 +454,12 @@ class Stream:
         except EngineError as error:
             failed = Event(EventKind.ENGINE_FAILED, str(error), image=start, error=error)
             return [*outputs, refused(request, str(error)), failed]
-        self._catching_up[request.target_id] = CatchUp(
+        one = CatchUp(
             pending, session, start, DecodedImage(start, frame).size, time_ns,
             self.rules.catch_up_images,
         )  # fmt: skip
+        one.has_arrived(self._buffer, before)
+        self._catching_up[request.target_id] = one
         return outputs
 
     def _catch_up(self, before: int, searches: int) -> list[Output]:
@@ -457,6 +480,8 @@ class Stream:
                 break
             searches -= 1
             image = one.todo.popleft()
+            # The next search is another target's.
+            self._catching_up[name] = self._catching_up.pop(name)
             try:
                 self._search_past(one, image)
             except EngineError as error:

@@ -49,15 +49,17 @@ class EventLog:
             self._middleware.log(Level.WARN, text)
         elif kind is EventKind.UNDECODABLE:
             self._undecodable = text
-            self._throttle.once(Level.WARN, f"image cannot be decoded: {text}")
+            self._throttle.once(Level.WARN, f"image cannot be decoded: {text}", kind.name)
+        elif kind is EventKind.RESET and event.reason:
+            self._middleware.log(Level.WARN, text + self._publishers())
         elif kind in (EventKind.LATE, EventKind.STRAY, EventKind.RESET):
             self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
         elif kind is EventKind.NO_TIME:
-            self._throttle.once(Level.WARN, text)
+            self._throttle.once(Level.WARN, text, kind.name)
         elif kind in (EventKind.ENCODING, EventKind.BITS):
-            self._throttle.once(Level.OK, text)
+            self._throttle.once(Level.OK, text, kind.name)
         elif kind is EventKind.ENGINE_FAILED:
-            self._throttle.once(Level.ERROR, text)
+            self._throttle.once(Level.ERROR, text, kind.name)
 
     def _publishers(self) -> str:
         """The publishers of the images, where there are several: they explain most jumps."""

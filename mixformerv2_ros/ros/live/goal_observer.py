@@ -30,8 +30,8 @@ class GoalObserver(Protocol):
     The target belongs to the observer of its last init box.
     """
 
-    def on_track(self, track: Track, message: Any) -> None:
-        """The target's track in the newest image, and the message of it."""
+    def on_track(self, track: Track, message: Any, time_ns: int) -> None:
+        """The target's track in the newest image, its message, and the stream time of the image."""
 
     def on_stalled(self, seconds: float) -> None:
         """The camera is stalled: no image for that many seconds."""
@@ -74,13 +74,13 @@ class TrackGoal:
         self._lock = threading.Lock()
         self._ended = False
 
-    def on_track(self, track: Track, message: Any) -> None:
+    def on_track(self, track: Track, message: Any, time_ns: int) -> None:
         """Pass a track on as feedback; end the goal if it is time."""
         if self._ended:
             return
         self.last = message
         self._feedback(message)
-        now = track.stamp_ns
+        now = time_ns
         if self._started_ns is None:
             self._started_ns = now
         if track.state is not State.LOST:

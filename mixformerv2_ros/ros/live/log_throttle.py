@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from mixformerv2_ros.ros.messages import Level
 
-MAX_TEXTS = 100
-"""Number of different texts that `once` remembers; further texts are not logged."""
+MAX_TEXTS = 20
+"""Number of different texts of a kind that `once` logs; further ones are not logged."""
 
 THROTTLE_S = 5.0
 """Minimum time between two lines of one kind."""
@@ -28,16 +28,17 @@ class LogThrottle:
         """
         self._log = log
         self._clock = clock
-        self._logged: set[str] = set()
+        self._logged: dict[str, set[str]] = {}
         self._last: dict[str, float] = {}
 
-    def once(self, level: Level, text: str) -> None:
-        """Log a line unless it has been logged before."""
-        if text in self._logged or len(self._logged) > MAX_TEXTS:
+    def once(self, level: Level, text: str, kind: str = "") -> None:
+        """Log a line unless it has been logged before; of one kind `MAX_TEXTS` lines at most."""
+        logged = self._logged.setdefault(kind, set())
+        if text in logged or len(logged) >= MAX_TEXTS:
             return
-        self._logged.add(text)
-        if len(self._logged) > MAX_TEXTS:
-            text = f"{text} (further warnings are counted in /diagnostics only)"
+        logged.add(text)
+        if len(logged) >= MAX_TEXTS:
+            text = f"{text} (further lines like this are counted in /diagnostics only)"
         self._log(level, text)
 
     def throttle(self, level: Level, kind: str, text: str) -> None:

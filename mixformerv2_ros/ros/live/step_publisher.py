@@ -90,13 +90,14 @@ class StepPublisher:
             message = track_message(types, track, latency)
             middleware.publish(TRACK, message)
             if observer := observer_of(track.target_id):
-                observer.on_track(track, message)
+                observer.on_track(track, message, step.image.time_ns or 0)
         middleware.publish(
             DETECTIONS, detections_message(types, tracks, frame.stamp_ns, frame.frame_id)
         )
         with self._lock:
             self._counts = incremented(self._counts, processed=1)
-            self._timing.add(now, latency, max(0, now - frame.stamp_ns))
+            # An image without a stamp is as old as its arrival.
+            self._timing.add(now, latency, max(0, now - (frame.stamp_ns or arrival or now)))
         if middleware.has_subscribers(DEBUG_IMAGE):
             image = np.asarray(cv2.cvtColor(pixels.rgb(), cv2.COLOR_RGB2BGR), np.uint8)
             draw_tracks(image, step.tracks)
