@@ -192,7 +192,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
-        "time by which an image may be older than the newest and is dropped as late; beyond: reset",
+        "maximum lateness of an image that is dropped; a larger step back in time resets the targets",
         unit="s", low=0, high=3600, stream=True,
     ),
     Parameter(

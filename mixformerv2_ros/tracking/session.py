@@ -95,8 +95,8 @@ def _lasted(since: int | None, stamp_ns: int, seconds: float) -> bool:
 class Session:
     """Follows any number of targets through one stream of frames with one engine.
 
-    Template updates rest while a target is not TRACKING: what is learnt from a doubtful box
-    cannot be unlearnt. With both thresholds 0 a target is always TRACKING, and the
+    Templates are not updated while a target is not TRACKING: an update from a doubtful box
+    cannot be undone. With both thresholds 0 a target is always TRACKING, and the
     protocol is exactly the reference's.
 
     Attributes:

@@ -56,7 +56,7 @@ class OnePassTracker(Protocol):
     """Follows one target through one sequence."""
 
     def start(self, image: Image, box: Box) -> None:
-        """Learn the target from the first frame."""
+        """Start on the target in the first frame."""
 
     def update(self, image: Image) -> Estimate:
         """Find the target in the next frame."""
@@ -132,7 +132,7 @@ class OpenCVTracker:
         self._box = Box(0.0, 0.0, 0.0, 0.0)
 
     def start(self, image: Image, box: Box) -> None:
-        """Learn the target from the first frame.
+        """Start on the target in the first frame.
 
         Raises:
             EngineError: OpenCV refuses the box.

@@ -31,7 +31,7 @@ class MemoryView:
         initial: The initial template, (T, T, 3) uint8 RGB like all of them.
         online: The online templates by their places.
         candidate: What the next change would store, None while no frame was good enough.
-        score: The candidate's score, faded by `max_score_decay`; 0 without one.
+        score: The candidate's score, decayed by `max_score_decay`; 0 without one.
     """
 
     initial: Crop
