@@ -192,7 +192,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
-        "maximum lateness of an image that is dropped; a larger step back in time resets the targets",
+        "maximum lateness of a dropped image; a larger step back in time resets the targets",
         unit="s", low=0, high=3600, stream=True,
     ),
     Parameter(
