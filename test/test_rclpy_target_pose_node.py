@@ -120,6 +120,21 @@ def test_depth_gives_a_pose_and_silence_follows_a_loss(peer: Peer, qos: Any) -> 
         locator.close()
 
 
+def test_the_log_says_why_an_input_is_silent(peer: Peer) -> None:
+    wrong = peer.node.create_publisher(Header, "/depth", RELIABLE)
+    locator = Locator(peer)
+    try:
+        peer.wait_for_line("no message received on /track: no message from /peer")
+        peer.wait_for_line(
+            "no message received on /depth: type mismatch on /depth: it is published as "
+            "std_msgs/msg/Header, this node subscribes to sensor_msgs/msg/Image"
+        )
+        assert not any("received on /camera_info" in line for line in peer.lines)
+    finally:
+        locator.close()
+        peer.node.destroy_publisher(wrong)
+
+
 def test_a_cloud_of_sensor_msgs_py_gives_a_pose(peer: Peer) -> None:
     locator = Locator(peer, source="cloud")
     try:

@@ -92,10 +92,24 @@ def no_image_reason(
         found = [f"{name} ({kind})" for name, kind in sorted(image_topics.items())]
         known = f"image topics: {some(found, MAX_TOPICS)}" if found else "no image topics found"
         return f"no publisher on {topic}; {known}{_other_transport(topic, image_topics)}"
+    published = {each.msgtype for each in publications}
+    hint = "" if requested.msgtype in published else _remapping(topic, published)
+    return no_message_reason(requested, publications) + hint
+
+
+def no_message_reason(requested: Requested, publications: Collection[Publication]) -> str:
+    """Why a subscription receives nothing.
+
+    Args:
+        requested: The subscription.
+        publications: Publishers of its topic.
+    """
+    topic = requested.topic
+    if not publications:
+        return f"no publisher on {topic}"
     same_type = [each for each in publications if each.msgtype == requested.msgtype]
     if not same_type:
-        others = {each.msgtype for each in publications}
-        return type_mismatch(topic, others, requested.msgtype) + _remapping(topic, others)
+        return type_mismatch(topic, (each.msgtype for each in publications), requested.msgtype)
     if not any(compatible(each.qos, requested.qos) for each in same_type):
         return incompatible_publisher(topic, (each.qos for each in same_type), requested.qos)
     return f"no message from {some(sorted({each.node for each in same_type}))}"

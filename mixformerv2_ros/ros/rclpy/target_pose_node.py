@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,20 @@ from rclpy.time import Time
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from mixformerv2_ros.ros.live.live_target_pose import RANGE_TOPICS, LiveTargetPose
+from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value
 from mixformerv2_ros.ros.pose_messages import transform_matrix
-from mixformerv2_ros.ros.qos import AUTO
+from mixformerv2_ros.ros.qos import AUTO, QosProfile, Reliability
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
 from mixformerv2_ros.ros.rclpy.spin_thread import SpinThread
+from mixformerv2_ros.ros.rclpy.subscriptions import publications
+from mixformerv2_ros.ros.topic_checks import Requested, no_message_reason
 from mixformerv2_ros.ros.topics import CAMERA_INFO, OUTPUTS, POSE_OUTPUTS, TRACK
+
+_CHECK_S, _REPEAT_CHECKS = 3.0, 10
+"""Time until the inputs are checked, and number of these periods between two log lines."""
 
 _WAIT = Duration(seconds=0.1)
 """How long a transform may lag behind an image; odometry often does."""
@@ -37,6 +43,8 @@ class TargetPoseNode(ManagedNode):
         super().__init__("target_pose", **options)
         self._pose: LiveTargetPose | None = None
         self._frames: Buffer | None = None
+        self._received: set[str] = set()
+        self._checks = 0
 
     def configure(self, values: Mapping[str, Value]) -> None:
         """Create publishers and the transform buffer."""
@@ -53,15 +61,27 @@ class TargetPoseNode(ManagedNode):
         """
         self._pose = pose = LiveTargetPose(values, self)
         self.until_deactivate.callback(self._drop_pose)
-        self.create_reliable_subscription(TRACK, OUTPUTS[TRACK], pose.receive_track)
-        topic, msgtype = CAMERA_INFO
-        topic = self.resolve_topic_name(topic)
-        self.create_sensor_subscription(topic, msgtype, pose.receive_camera_info, AUTO)
+        self._received.clear()
+        self._checks = 0
+        track, reliably = str(self.resolve_topic_name(TRACK)), QosProfile(Reliability.RELIABLE)
+        self.create_reliable_subscription(
+            TRACK, OUTPUTS[TRACK], self._noted(track, pose.receive_track)
+        )
+        tracks = Requested(track, OUTPUTS[TRACK], reliably)
         source = str(values["source"])
+        inputs = [(CAMERA_INFO, pose.receive_camera_info, AUTO)]
         if source in RANGE_TOPICS:
-            topic, msgtype = RANGE_TOPICS[source]
-            topic, choice = self.resolve_topic_name(topic), str(values["range_qos"])
-            self.create_sensor_subscription(topic, msgtype, pose.receive_range, choice)
+            inputs.append((RANGE_TOPICS[source], pose.receive_range, str(values["range_qos"])))
+        sensors = []
+        for (name, msgtype), callback, choice in inputs:
+            topic = str(self.resolve_topic_name(name))
+            subscription = self.create_sensor_subscription(
+                topic, msgtype, self._noted(topic, callback), choice
+            )
+            sensors.append(subscription)
+        self.create_steady_timer(
+            _CHECK_S, lambda: self._check_inputs([tracks, *(each.requested for each in sensors)])
+        )
         self.get_logger().info(f"active: distance from {source}")
 
     def apply_parameters(self, changes: Mapping[str, Any]) -> None:
@@ -85,6 +105,26 @@ class TargetPoseNode(ManagedNode):
         except (TransformException, ValueError):
             return None
         return transform_matrix(found.transform)
+
+    def _noted(self, topic: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The callback of a subscription, which notes that a message has come."""
+
+        def receive(message: Any) -> None:
+            self._received.add(topic)
+            callback(message)
+
+        return receive
+
+    def _check_inputs(self, inputs: Iterable[Requested]) -> None:
+        """Log why nothing has come on an input, a moment after activation and now and then."""
+        self._checks += 1
+        if self._checks % _REPEAT_CHECKS != 1:
+            return
+        for requested in inputs:
+            if requested.topic not in self._received:
+                found = publications(self, requested.topic)
+                reason = no_message_reason(requested, found)
+                self.log(Level.WARN, f"no message received on {requested.topic}: {reason}")
 
     def _drop_pose(self) -> None:
         self._pose = None
