@@ -57,8 +57,9 @@ class StreamLog:
     def no_image(self, text: str) -> SourceError:
         """The error of a source none of whose images can be used, with the reason of the first."""
         first = self._first.pop(EventKind.UNDECODABLE, "")
+        skipped = self.skipped
         self._counts.pop(EventKind.UNDECODABLE, None)
-        return SourceError(f"{text}; first: {first}" if first else text)
+        return SourceError(f"{text}; {skipped}; first: {first}" if first else text)
 
     def finish(self) -> int:
         """Print what there is to tell on stderr.

@@ -248,7 +248,7 @@ def _attention(args: argparse.Namespace) -> int:
             if stopped() or moment.index == selection.last:
                 break
         if not output.count:
-            raise SourceError(f"{args.source} has none of the frames to draw")
+            raise log.no_image(f"{args.source} has none of the frames to draw")
         interrupted = stopped()
     print(f"{args.output}: {args.kind} of {output.count} frame{'s' * (output.count > 1)}")
     code = log.finish()
@@ -357,7 +357,7 @@ def _templates(args: argparse.Namespace) -> int:
             if stopped():
                 break
         if not history.points:
-            raise SourceError(f"{args.source} has no frame after the start frame")
+            raise log.no_image(f"{args.source} has no frame after the start frame")
         if not output.is_video:
             output.write(history.sheet(settings, title))
         interrupted = stopped()
