@@ -38,6 +38,7 @@ from recordings import (
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.model.engine import Prediction
+from mixformerv2_ros.ros.live.log_throttle import BURST
 from mixformerv2_ros.ros.live.statistics import Timing
 from mixformerv2_ros.ros.messages import (
     Level,
@@ -389,6 +390,19 @@ def test_no_init_box_ends_the_worker() -> None:
         assert node.counts.processed == len(boxes)
         assert node.counts.refused > len(boxes) // 2
         assert all(len(text) < 300 for text in node.desk.texts)
+
+
+def test_a_flood_of_init_boxes_does_not_flood_the_log() -> None:
+    with Node() as node:
+        for index in range(100):
+            node.tracker.receive_init(init_box(red_box(index), target_id=str(index)))
+            node.feed(image(index))
+        assert node.counts.refused > 50
+        texts = node.desk.texts
+        # Four targets can be tracked.
+        assert texts[:4] == [f"tracking {index}" for index in range(4)]
+        assert len(texts) == 4 + BURST
+        assert texts[-1].endswith("(further rejections are not logged for now)")
 
 
 @pytest.mark.parametrize("seconds", [-(2**31), -1, 0, 1, 2**31 - 1])

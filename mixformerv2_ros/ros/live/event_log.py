@@ -20,7 +20,7 @@ _COUNTED = {
 
 
 class EventLog:
-    """Log lines of a node about its images and init boxes, throttled where images cause them."""
+    """Log lines of a node about its images and init boxes, throttled: anybody may send many."""
 
     def __init__(self, middleware: ImageMiddleware, publisher: StepPublisher) -> None:
         """Log through `middleware`, count in the statistics of `publisher`."""
@@ -44,9 +44,9 @@ class EventLog:
         if name := _COUNTED.get(kind):
             self._publisher.count(**{name: 1})
         if kind is EventKind.STARTED:
-            self._middleware.log(Level.OK, text)
+            self._throttle.burst(Level.OK, "starts", text)
         elif kind is EventKind.REFUSED:
-            self._middleware.log(Level.WARN, text)
+            self._throttle.burst(Level.WARN, "rejections", text)
         elif kind is EventKind.UNDECODABLE:
             self._undecodable = text
             self._throttle.once(Level.WARN, f"image cannot be decoded: {text}", kind.name)

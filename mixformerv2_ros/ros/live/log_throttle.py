@@ -1,8 +1,9 @@
-"""Limits log lines that every image could cause."""
+"""Limits log lines that every image or init box could cause."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from mixformerv2_ros.ros.messages import Level
@@ -12,6 +13,9 @@ MAX_TEXTS = 20
 
 THROTTLE_S = 5.0
 """Minimum time between two lines of one kind."""
+
+BURST = 20
+"""Number of lines of one kind that `burst` logs in `THROTTLE_S`."""
 
 
 class LogThrottle:
@@ -30,6 +34,7 @@ class LogThrottle:
         self._clock = clock
         self._logged: dict[str, set[str]] = {}
         self._last: dict[str, float] = {}
+        self._bursts: dict[str, deque[float]] = {}
 
     def once(self, level: Level, text: str, kind: str = "") -> None:
         """Log a line unless it has been logged before; of one kind `MAX_TEXTS` lines at most."""
@@ -48,7 +53,21 @@ class LogThrottle:
             self._last[kind] = now
             self._log(level, text)
 
+    def burst(self, level: Level, kind: str, text: str) -> None:
+        """Log a line unless `BURST` of its kind were logged in the last `THROTTLE_S`.
+
+        The last one of those says that more are not logged.
+        """
+        now, times = self._clock(), self._bursts.setdefault(kind, deque(maxlen=BURST))
+        while times and now - times[0] >= THROTTLE_S:
+            times.popleft()
+        if len(times) < BURST:
+            times.append(now)
+            more = len(times) == BURST
+            self._log(level, f"{text} (further {kind} are not logged for now)" if more else text)
+
     def reset(self) -> None:
         """Forget what was logged."""
         self._logged.clear()
         self._last.clear()
+        self._bursts.clear()
