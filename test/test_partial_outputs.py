@@ -17,7 +17,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from recordings import RedEngine, run_command, storage_file, write_bag, write_images
+from recordings import (
+    RedEngine,
+    run_command,
+    storage_file,
+    write_bag,
+    write_images,
+    write_video,
+)
 
 from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.errors import EngineError, SourceError
@@ -278,6 +285,36 @@ def write(path: Path, data: bytes) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def test_names_that_are_no_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Folders of old machines: bytes that are not UTF-8."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 1"))
+    write_video(tmp_path / "clip.avi", 3)
+    source = write_images(tmp_path / "images", 3)
+    folder.mkdir()
+    source = source.rename(folder / "images")
+    clip = (tmp_path / "clip.avi").rename(folder / "clip.avi")
+    assert main(["video2bag", str(source), "-o", str(folder / "bag")]) == 0
+    outputs = ["-o", str(folder / "out"), "--csv", str(folder / "t.csv")]
+    outputs += ["--json", str(folder / "t.json")]
+    assert main(["replay", str(folder / "bag"), "--box", BOX, *outputs]) == 0
+    assert json.loads((folder / "t.json").read_text())["complete"] is True
+    assert capfd.readouterr().err == ""
+    # OpenCV would end the process.
+    for arguments in ([str(source), "--video", str(folder / "t.mp4")], [str(clip)]):
+        assert main(["track", *arguments, "--box", BOX]) == 2
+        assert "name of a video must be UTF-8" in capfd.readouterr().err
+
+
+def test_stamp_beyond_its_message_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_images(tmp_path / "images", 3)
+    options = ["--fps", "0.001", "--start-stamp", str(2**31 - 1), "-o", str(tmp_path / "bag")]
+    assert main(["video2bag", str(source), *options]) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+    assert partial_names(tmp_path) == {"bag.partial"}
 
 
 @pytest.mark.parametrize("number", ["9" * 25, "9" * 400, "9" * 5000, "1e400", "-" + "9" * 30])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,9 @@ NAMES = tuple(name for group in COMMANDS.values() for name in group)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command; return 0, 2 for bad input, or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text; stderr escapes what is not, as it is.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else BAD_INPUT

@@ -122,7 +122,10 @@ def run(args: argparse.Namespace) -> int:
             ended_early = True
             raise
         finally:
-            place = output.keep_partial() if ended_early else output.publish()
+            if not written:
+                output.discard()
+            else:
+                place = output.keep_partial() if ended_early else output.publish()
     if source.warning:
         print(f"mixformerv2 video2bag: {source.warning}", file=sys.stderr)
     print(f"{written} images recorded on {topic}: {place}")

@@ -109,7 +109,8 @@ class BagWriter:
                     topic, msgtype, typestore=self._store, offered_qos_profiles=[RELIABLE_QOS]
                 )
             )
-        data = self._store.serialize_cdr(message, msgtype)
+        # A stamp that does not fit its message, a name that is not Unicode.
+        data = self._try(lambda: self._store.serialize_cdr(message, msgtype))
         self._try(lambda: self._writer.write(connection, record_ns, data))
 
     def copy(self, message: BagMessage) -> None:
@@ -140,4 +141,5 @@ class BagWriter:
         except SourceError:
             raise
         except Exception as error:  # OSError, and what the storages make of it
-            raise SourceError(f"recording {self.path} cannot be written: {error}") from error
+            reason = printable(error, 300)
+            raise SourceError(f"recording {self.path} cannot be written: {reason}") from error

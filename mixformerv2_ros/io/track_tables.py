@@ -71,8 +71,15 @@ class CsvFile:
             raise SourceError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.
+
+        Raises:
+            SourceError: the file cannot be written, such as on a full disk.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise SourceError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
 class JsonFile:

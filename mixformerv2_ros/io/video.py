@@ -90,6 +90,7 @@ class VideoSource:
         if self.is_live and len(source.lstrip("0")) > len(str(MAX_CAMERA)):
             got = printable(source)
             raise SourceError(f"camera number must be at most {MAX_CAMERA}, got {got}")
+        _check_name(source)
         try:
             with _silent_libraries():
                 capture = cv2.VideoCapture(int(source) if self.is_live else source)
@@ -197,6 +198,7 @@ class VideoFile:
         Raises:
             SourceError: the suffix is not known.
         """
+        _check_name(path)
         if path.suffix.lower() not in CODECS:
             raise SourceError(f"video must end in {', '.join(CODECS)}, got {path}")
         self.path = path
@@ -254,6 +256,18 @@ class VideoFile:
                     f"video {self.path} cannot be written: {count:.0f} of {self._written} frames "
                     "can be read back; is the disk full?"
                 )
+
+
+def _check_name(path: object) -> None:
+    """Refuse names that end the process inside of OpenCV.
+
+    Raises:
+        SourceError: the name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"name of a video must be UTF-8, got {printable(path, 200)}") from None
 
 
 def _writable_fps(fps: float) -> float:
