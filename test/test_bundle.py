@@ -439,7 +439,8 @@ def test_info_in_words(tmp_path, capsys):
     spec = T
     write(
         tmp_path / "t", spec=spec, weights=random_weights(spec), name="My T", precision="fp16",
-        training={"steps": 500, "config": {"batch": 48}, "list": [1]}, notes={"limits": "small"},
+        training={"step": 500, "config": {"batch": 48, "seed": 7, "data.folder": "mine",
+        "init_from": "a.pth"}, "list": [1]}, notes={"limits": "small"},
     )  # fmt: skip
     assert main(["info", str(tmp_path / "t")]) == 0
     said = capsys.readouterr().out
@@ -447,9 +448,11 @@ def test_info_in_words(tmp_path, capsys):
         "My T (preset T)", "width 192, depth 4, 6 heads", "64 px, 16 tokens, factor 2",
         "128 px, 64 tokens, factor 4.5", "1,439,809", "fp16, SHA-256 ", "model.safetensors 2.8",
         "tiny.pth.tar (made by a test), SHA-256 0123", "Apache-2.0", "mixformerv2 export",
-        "steps 500, config.batch 48, list list", "limits small", "mixformerv2_ros ",
+        "step 500; data mine; start a.pth; seed 7 (all settings: --json)", "limits small",
+        "mixformerv2_ros ",
     ):  # fmt: skip
         assert part in said
+    assert "48" not in said.partition("training  ")[2].splitlines()[0]
 
 
 def test_info_in_json(sound, capsys):

@@ -110,12 +110,34 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         + (f", SHA-256 {source['sha256']}" if source.get("sha256") else ""),
         "licence": facts["licence"],
         "created by": facts["created_by"],
-        "training": ", ".join(_flat(facts["training"])),
+        "training": _training(facts["training"]),
         "notes": ", ".join(_flat(facts["notes"])),
     }
     for title, text in rows.items():
         if text:
             yield f"  {title:<14} {text}"
+
+
+def _training(facts: Mapping[str, Any]) -> str:
+    """Step, data, start and seed of a training; the rest is in `--json`."""
+    config = facts.get("config")
+    config = config if isinstance(config, dict) else {}
+    # Settings as they are now called, and as up to version 0.1.
+    data = config.get("data.folder") or config.get("data")
+    sets = [
+        f"{kind} {config.get(name.replace('.kind', '.split'), '')}".strip()
+        for name, kind in config.items()
+        if name.startswith("data.sets[") and name.endswith(".kind")
+    ]
+    shown = {
+        **{name: one for name, one in facts.items() if isinstance(one, int | float | str)},
+        "stage": config.get("stage"),
+        "data": ", ".join(sets) if sets else data,
+        "start": config.get("init_from") or config.get("start"),
+        "seed": config.get("seed"),
+    }
+    texts = [f"{name} {printable(one)}" for name, one in shown.items() if one not in (None, "")]
+    return "; ".join(texts) + (" (all settings: --json)" if config else "")
 
 
 def _flat(facts: Mapping[str, Any]) -> Iterator[str]:

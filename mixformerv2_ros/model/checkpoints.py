@@ -28,7 +28,7 @@ Scalar = str | int | float | None
 MAX_VALUES = 500_000_000
 """Most numbers read from one checkpoint; preset B has 59 million."""
 
-MAX_FACTS, MAX_FACT = 100, 200
+MAX_FACTS, MAX_FACT = 200, 200
 """Most settings, and most characters of one, that are taken over from beside the weights."""
 
 _TRAINING_KEY = "net"
@@ -152,6 +152,9 @@ def _flat(value: object, prefix: str = "", depth: int = 3) -> dict[str, object]:
     for name, entry in islice(value.items(), MAX_FACTS) if isinstance(value, dict) else ():
         if isinstance(entry, dict) and depth > 1:
             found |= _flat(entry, f"{prefix}{name}.", depth - 1)
+        elif isinstance(entry, list | tuple) and depth > 1:
+            for number, one in enumerate(entry[:MAX_FACTS]):
+                found |= _flat(one, f"{prefix}{name}[{number}].", depth - 1)
         else:
             found[f"{prefix}{name}"] = entry
     return found

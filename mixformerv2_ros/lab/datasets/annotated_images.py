@@ -44,7 +44,7 @@ class Still:
     masks: tuple[Image | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DecodedClip:
     """One annotated video, frames without the target left out.
 

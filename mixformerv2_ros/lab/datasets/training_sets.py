@@ -11,6 +11,7 @@ from mixformerv2_ros.lab.datasets.coco import read_coco
 from mixformerv2_ros.lab.datasets.folder import read_folder
 from mixformerv2_ros.lab.datasets.got10k import read_got10k
 from mixformerv2_ros.lab.datasets.lasot import read_lasot
+from mixformerv2_ros.lab.datasets.package_paths import settings_path
 from mixformerv2_ros.lab.datasets.sequences import read_names
 from mixformerv2_ros.lab.datasets.source import ClipDataset
 from mixformerv2_ros.lab.datasets.trackingnet import read_trackingnet
@@ -35,7 +36,8 @@ class SetConfig:
         split: The part to use: lasot train; got10k vottrain, votval, train; trackingnet train or
             TRAIN_0,TRAIN_1..; coco train, val; folder sequences, stills, stills_train, stills_val.
         weight: Sampling weight relative to the other data sets.
-        exclude: File with names of sequences (stills: of images) to leave out.
+        exclude: File with names of sequences (stills: of images) to leave out; `package:NAME` is
+            one of the package.
         cache: Folder for index files, which several data sets may share; empty reads the
             annotations in every run.
     """
@@ -86,7 +88,16 @@ def read_sets(configs: Sequence[SetConfig]) -> list[tuple[ClipDataset, float]]:
     return [(_read_one(config), config.weight) for config in configs]
 
 
+def read_exclusions(setting: str) -> list[str]:
+    """Names in the file that a setting `exclude` names; none if it is empty.
+
+    Raises:
+        SourceError: the file cannot be read or holds no name.
+    """
+    return read_names(settings_path(setting)) if setting else []
+
+
 def _read_one(config: SetConfig) -> ClipDataset:
-    exclude = read_names(Path(config.exclude)) if config.exclude else ()
+    exclude = read_exclusions(config.exclude)
     cache = Path(config.cache) if config.cache else None
     return read_set(config.kind, Path(config.root), config.split, cache, exclude)

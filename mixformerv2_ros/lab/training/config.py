@@ -41,7 +41,8 @@ class DataConfig:
 
     Attributes:
         folder: Folder with `stills/` and `sequences/`, or `generated` for generated images.
-        exclude: File with names of sequences in `folder` that must not be trained on.
+        exclude: File with names of sequences in `folder` that must not be trained on;
+            `package:NAME` is one of the package.
         synthetic: Sampling of the synthetic dataset, which `folder` feeds.
         sets: Published data sets to train on.
         validation_sets: Data sets to validate on; required with `sets`.
@@ -228,7 +229,9 @@ class TrainConfig:
         output: Folder of checkpoints and logs.
         stage: Kind of training, a name in `stages.STAGES`.
         seed: Random seed of weights and samples.
-        init_from: Checkpoint with the initial weights; empty initialises at random.
+        init_from: Checkpoint or bundle with the initial weights; empty initialises at random. The
+            crops of a bundle must be those of the settings. `package:models/default` is the bundle
+            of the package.
         init_stage: Stage that must have written `init_from`, or `mae` for the weights of a masked
             autoencoder; empty accepts any stage.
     """

@@ -21,7 +21,12 @@ from mixformerv2_ros.lab.datasets.index import video_rows
 from mixformerv2_ros.lab.datasets.sequence_files import Reader
 from mixformerv2_ros.lab.datasets.sequences import AnnotationError, read_names
 from mixformerv2_ros.lab.datasets.source import Clip, ClipDataset
-from mixformerv2_ros.lab.datasets.training_sets import SetConfig, read_set, read_sets
+from mixformerv2_ros.lab.datasets.training_sets import (
+    SetConfig,
+    read_exclusions,
+    read_set,
+    read_sets,
+)
 from mixformerv2_ros.lab.training.config import ClipsConfig, TrainConfig
 from mixformerv2_ros.lab.training.data_loaders import GENERATED
 from mixformerv2_ros.lab.training.validation import load_clips
@@ -150,7 +155,7 @@ def _collected(problems: list[str]) -> Iterator[None]:
 
 
 def _check_folder(root: Path, exclude: str) -> None:
-    names = read_names(Path(exclude)) if exclude else ()
+    names = read_exclusions(exclude)
     found = read_sequences(root, names)
     listing = root / "stills" / "boxes.csv"
     if listing.parent.is_dir():
@@ -161,7 +166,7 @@ def _check_folder(root: Path, exclude: str) -> None:
 
 def _set_part(config: SetConfig, use: str) -> DataPart:
     def clips() -> list[Callable[[], Clip]]:
-        exclude = read_names(Path(config.exclude)) if config.exclude else ()
+        exclude = read_exclusions(config.exclude)
         cache = Path(config.cache) if config.cache else None
         return _clips_of(read_set(config.kind, Path(config.root), config.split, cache, exclude))
 
@@ -170,7 +175,7 @@ def _set_part(config: SetConfig, use: str) -> DataPart:
 
 def _folder_parts(root: Path, exclude: str) -> list[DataPart]:
     def clips(split: str) -> list[Callable[[], Clip]]:
-        names = read_names(Path(exclude)) if exclude else ()
+        names = read_exclusions(exclude)
         return _clips_of(read_folder(root, split, None, names))
 
     splits = [split for split in ("stills", "sequences") if (root / split).is_dir()]

@@ -29,8 +29,7 @@ from mixformerv2_ros.lab.datasets.annotated_images import (
     too_many_unreadable,
 )
 from mixformerv2_ros.lab.datasets.folder import read_sequences
-from mixformerv2_ros.lab.datasets.sequences import read_names
-from mixformerv2_ros.lab.datasets.training_sets import read_sets
+from mixformerv2_ros.lab.datasets.training_sets import read_exclusions, read_sets
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.distributed import DistributedContext
 from mixformerv2_ros.lab.training.generated_images import generate_stills
@@ -122,16 +121,27 @@ def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
 
 
 def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticDataset]:
-    """Read or generate the images and split them: every twentieth still is for validation."""
+    """Read or generate the images and split them.
+
+    Every twentieth still is for validation; without stills, every twentieth sequence.
+    """
     _disable_opencv_threads()
     spec = student_spec(config)
     stills, clips = _read_images(
         config.data.folder, config.data.exclude, config.data.max_unreadable
     )
     kept = [still for i, still in enumerate(stills) if i % VALIDATION_STEP]
-    held = [still for i, still in enumerate(stills) if i % VALIDATION_STEP == 0]
-    return SyntheticDataset(kept, clips, spec, config.data.synthetic), SyntheticDataset(
-        held, [], spec, config.data.synthetic
+    held_clips = [] if stills else clips[::VALIDATION_STEP]
+    kept_clips = [clip for clip in clips if clip not in held_clips]
+    if not kept and not any(len(clip.images) > 1 for clip in kept_clips):
+        raise SourceError(
+            f"{config.data.folder}: expected at least two stills or two sequences with two visible "
+            f"targets each, got {len(stills)} stills and {len(clips)} sequences"
+        )
+    held = stills[::VALIDATION_STEP]
+    return (
+        SyntheticDataset(kept, kept_clips, spec, config.data.synthetic),
+        SyntheticDataset(held, held_clips, spec, config.data.synthetic),
     )
 
 
@@ -142,7 +152,7 @@ def _read_images(
     """Images of `data.folder`; the stages of a recipe share them."""
     if data == GENERATED:
         return generate_stills(GENERATED_STILLS), []
-    root, names = Path(data), read_names(Path(exclude)) if exclude else []
+    root, names = Path(data), read_exclusions(exclude)
     stills = read_stills(root / "stills", max_unreadable) if (root / "stills").is_dir() else []
     clips = decode_clips(read_sequences(root, names), max_unreadable)
     if not stills and not clips:

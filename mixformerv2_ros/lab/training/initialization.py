@@ -5,6 +5,8 @@ What can be checked before an earlier stage has run is checked by `check_init` a
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mixformerv2_ros.errors import CheckpointError, ParameterError
+from mixformerv2_ros.lab.datasets.package_paths import settings_path
 from mixformerv2_ros.lab.training import pruning
 from mixformerv2_ros.lab.training.checkpoint_files import read_if_own, stage_of
 from mixformerv2_ros.lab.training.config import TrainConfig
@@ -27,8 +30,15 @@ from mixformerv2_ros.lab.training.training_model import (
     new_training_model,
 )
 from mixformerv2_ros.model.architecture import describe
+from mixformerv2_ros.model.bundle import WEIGHTS, open_bundle, read_weights
+from mixformerv2_ros.model.checkpoints import load_checkpoint
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.model import MixFormerV2, normalize
+
+log = logging.getLogger(__name__)
+
+CROPS = ("search_factor", "template_factor", "template_background_contrast")
+"""Settings of `data.sampling` and `data.synthetic` that the weights depend on."""
 
 CALIBRATION_SAMPLES = 64
 """Samples on which the MLP reduction measures the importance of hidden units."""
@@ -46,12 +56,14 @@ class TrainedNetwork:
         stage: The stage that wrote it; empty if unknown.
         pruned: Layers whose gamma was decayed to 0.
         foreground: Weights of the foreground classifier; empty if there is none.
+        crops: How its training cut its crops, by the names of `CROPS`; empty if unknown.
     """
 
     network: MixFormerV2
     stage: str = ""
     pruned: tuple[int, ...] = ()
     foreground: Mapping[str, Tensor] = field(default_factory=dict)
+    crops: Mapping[str, float] = field(default_factory=dict)
 
 
 def build_training_model(
@@ -97,11 +109,14 @@ def _freeze(model: TrainingModel, config: TrainConfig) -> None:
 
 
 def read_network(path: Path) -> TrainedNetwork:
-    """Read a MixFormerV2 from a checkpoint of this trainer, of the release, or a state_dict.
+    """Read a MixFormerV2 from a bundle, a checkpoint of this trainer or of the release, or weights.
 
     Raises:
         CheckpointError: the file cannot be read or holds another network.
+        BundleError: the bundle is damaged.
     """
+    if path.is_dir():
+        return _read_bundle(path)
     state = read_if_own(path)
     if state is None:
         return TrainedNetwork(load_network(path).eval())
@@ -118,11 +133,18 @@ def read_network(path: Path) -> TrainedNetwork:
             for name, value in state["averaged"].items()
             if name.startswith(prefix)
         },
+        crops=load_checkpoint(path).crops,
     )
 
 
+def _read_bundle(folder: Path) -> TrainedNetwork:
+    bundle = open_bundle(folder)
+    network = MixFormerV2.from_weights(bundle.spec, read_weights(bundle)).eval()
+    return TrainedNetwork(network, crops={name: getattr(bundle, name) for name in CROPS})
+
+
 def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawBatch) -> None:
-    path = Path(config.init_from)
+    path = settings_path(config.init_from)
     if config.init_stage == MAE:
         init_from_mae(model.network, load_mae(path))
         return
@@ -132,6 +154,7 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
     found = read_network(path)
     if found.stage:
         _check_stage_name(config, found.stage, str(path))
+    _check_crops(config, found.crops, path)
     _check_kept(config, found.network.spec.depth, found.pruned, str(path))
     network = found.network
     if config.pruning.keep_layers:
@@ -155,6 +178,29 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
     model.network.load_state_dict(weights)
     if found.foreground:
         model.foreground.load_state_dict(dict(found.foreground))
+
+
+def _check_crops(config: TrainConfig, crops: Mapping[str, float], path: Path) -> None:
+    """Refuse crops that differ from those of a bundle; of a checkpoint, log the differences.
+
+    Stages may change the crops of the one before; who fine-tunes a bundle hardly means to.
+    """
+    group = "sampling" if config.data.sets else "synthetic"
+    now = getattr(config.data, group)
+    different = {
+        f"data.{group}.{name}": (value, getattr(now, name))
+        for name, value in crops.items()
+        if not math.isclose(value, getattr(now, name))
+    }
+    if not different:
+        return
+    texts = [f"{name} {old:g}, got {new:g}" for name, (old, new) in different.items()]
+    if path.is_dir():
+        raise ParameterError(
+            f"{path}: expected the crops of this bundle: {'; '.join(texts)} (to change them, start "
+            f"from {path / WEIGHTS})"
+        )
+    log.warning("crops differ from those of %s: %s", path, "; ".join(texts))
 
 
 def _init_from_teacher(model: TrainingModel, path: Path) -> None:

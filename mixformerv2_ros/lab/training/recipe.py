@@ -17,6 +17,7 @@ from typing import Any
 
 from mixformerv2_ros.errors import CheckpointError, MixFormerError, ParameterError
 from mixformerv2_ros.files import write_file, write_json
+from mixformerv2_ros.lab.datasets.package_paths import settings_path
 from mixformerv2_ros.lab.training.checkpoint_files import LAST
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.config_files import (
@@ -260,7 +261,7 @@ def _stage_run(
 def _check_files(run: StageRun) -> None:
     config = run.config
     for setting, file in ((INIT, config.init_from), (TEACHER, config.distillation.teacher)):
-        if file and setting not in run.needs and not Path(file).exists():
+        if file and setting not in run.needs and not settings_path(file).exists():
             raise CheckpointError(f"{setting}: expected a checkpoint file, found none at {file}")
 
 

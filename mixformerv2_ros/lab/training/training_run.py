@@ -252,7 +252,7 @@ class TrainingRun:
             if state["spec"].get(name) != value
         ]
         if differences:
-            raise CheckpointError(f"{path}: expected {'; '.join(differences)}")
+            raise CheckpointError(f"{path}: expected architecture {'; '.join(differences)}")
         groups = [len(scheduled.base_rates) for scheduled in self.optimizers]
         saved = [len(one["param_groups"]) for one in state["optimizers"]]
         if groups != saved:
