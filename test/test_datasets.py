@@ -159,6 +159,15 @@ def test_lasot_trains_on_what_its_lists_say(tmp_path):
     assert names(read_set("lasot", tmp_path, "train", None, ["fox-3"])) == ["airplane-2"]
 
 
+def test_got10k_is_read_where_it_was_unpacked(tmp_path):
+    got10k(tmp_path / "train")
+    found, same = (
+        read_set("got10k", root, "train", None) for root in (tmp_path, tmp_path / "train")
+    )
+    assert names(found) == names(same)
+    assert found.clip(0).frames[0].is_file()
+
+
 def test_got10k_hides_absent_and_covered_targets(tmp_path):
     got10k(tmp_path)
     found = read_set("got10k", tmp_path, "train", None)

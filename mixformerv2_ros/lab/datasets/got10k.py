@@ -49,7 +49,7 @@ def read_got10k(
     """Open GOT-10k's training part.
 
     Args:
-        root: The folder `train`, with `list.txt`.
+        root: The folder `train`, with `list.txt`, or the one above it.
         split: `train` for all sequences of `list.txt`, `vottrain` or `votval`, see `vot_names`.
         cache: Folder of all index files.
         exclude: Names of sequences to leave out.
@@ -63,6 +63,8 @@ def read_got10k(
     """
     if split not in SPLITS:
         raise ParameterError(f"split of got10k must be one of {', '.join(SPLITS)}, got {split!r}")
+    if (root / "train" / "list.txt").is_file():
+        root = root / "train"
     names = read_names(root / "list.txt")
     if split != "train":
         names = vot_names(root, split, names)
