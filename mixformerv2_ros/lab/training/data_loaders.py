@@ -127,9 +127,10 @@ def load_synthetic(config: TrainConfig) -> tuple[SyntheticDataset, SyntheticData
     """
     _disable_opencv_threads()
     spec = student_spec(config)
-    stills, clips = _read_images(
-        config.data.folder, config.data.exclude, config.data.max_unreadable
-    )
+    data = config.data
+    # Resolved, because it is the key of a cache.
+    folder = data.folder if data.folder == GENERATED else str(Path(data.folder).resolve())
+    stills, clips = _read_images(folder, data.exclude, data.max_unreadable)
     kept = [still for i, still in enumerate(stills) if i % VALIDATION_STEP]
     held_clips = [] if stills else clips[::VALIDATION_STEP]
     kept_clips = [clip for clip in clips if clip not in held_clips]
