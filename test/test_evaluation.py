@@ -679,6 +679,13 @@ def test_command_refuses_results_of_another_run(tmp_path: Path, root: Path) -> N
         command(*arguments, "--num-threads", 2)
 
 
+def test_of_nested_settings_the_one_that_differs_is_named(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "out", {"options": {"a": 1, "b": 2}})
+    words = "holds results with options.b 2, this run has 3: choose another"
+    with pytest.raises(ParameterError, match=words):
+        claim_folder(tmp_path / "out", {"options": {"a": 1, "b": 3}})
+
+
 def test_command_takes_every_other_frame(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

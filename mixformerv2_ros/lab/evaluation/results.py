@@ -118,11 +118,12 @@ def claim_folder(folder: Path, config: Mapping[str, Any]) -> None:
             raise SourceError(f"{path}: expected a configuration in JSON ({error})") from None
         if not isinstance(stored, dict):
             raise SourceError(f"{path}: expected a configuration in JSON, got {stored!r}")
-        for key in sorted({*stored, *config}):
-            if stored.get(key) != config.get(key):
+        before, now = _flat(stored), _flat(config)
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
                 raise ParameterError(
-                    f"{folder} holds results with {key} {stored.get(key)!r}, this run has "
-                    f"{config.get(key)!r}: choose another output folder or remove this one"
+                    f"{folder} holds results with {key} {before.get(key)!r}, this run has "
+                    f"{now.get(key)!r}: choose another output folder or remove this one"
                 )
         return
     try:
@@ -135,6 +136,17 @@ def claim_folder(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder} holds {found[0]} but no config.json: choose another output folder"
         )
     write_json(path, config)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values of nested tables."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _read_frames(path: Path, frames: int) -> npt.NDArray[np.float64]:
