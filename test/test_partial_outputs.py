@@ -243,9 +243,9 @@ def test_frame_rates_of_overlay_videos(
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """OpenCV as the command loads it; here it has been loaded before."""
-    logging = cv2.utils.logging
+    logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # until 4.6, and since
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    logging.setLogLevel(0)  # LOG_LEVEL_SILENT
     yield
     logging.setLogLevel(level)
 
@@ -266,7 +266,13 @@ def quiet() -> Iterator[None]:
         lambda folder: write(folder / "images" / "0.png", b"\x89PNG\r\n\x1a\n" + bytes(90)).parent,
         lambda folder: write(folder / "images" / "0.tif", b"II*\0" + bytes(90)).parent,
         lambda folder: write(folder / "images" / "0.webp", b"RIFF    WEBPVP8 ").parent,
-        lambda folder: write(folder / "images" / "0.bmp", b"BM" + b"\xff" * 90).parent,
+        pytest.param(
+            lambda folder: write(folder / "images" / "0.bmp", b"BM" + b"\xff" * 90).parent,
+            marks=pytest.mark.skipif(
+                cv2.__version__.startswith("4.6."),
+                reason="OpenCV 4.6 prints a line of its own about this file",
+            ),
+        ),
         lambda folder: write(folder / "images" / "0.ppm", b"P6 99999999 99999999 255\n").parent,
     ],
 )
