@@ -1,0 +1,278 @@
+"""Collecting training data: every form of annotation, from repositories made here."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from mixformerv2_ros.lab.datasets.sequences import plain_sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def collect():
+    spec = importlib.util.spec_from_file_location("collect", ROOT / "training_data" / "collect.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["collect"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Copies:
+    """Fetched repositories: git directories named OWNER+NAME."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, repository: str, files: dict[str, bytes | str | np.ndarray]) -> None:
+        work = self.folder / repository.replace("/", "+") / "repo"
+        for name, content in files.items():
+            path = work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, np.ndarray):
+                assert cv2.imwrite(str(path), content)
+            elif isinstance(content, str):
+                path.write_text(content)
+            else:
+                path.write_bytes(content)
+        who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "t"]):
+            subprocess.run(["git", "-C", str(work), *command], check=True)
+
+
+@pytest.fixture
+def copies(tmp_path):
+    return Copies(tmp_path / "copies")
+
+
+def picture(width=200, height=100, box=None):
+    image = np.full((height, width, 3), 90, np.uint8)
+    if box is not None:
+        x, y, w, h = box
+        image[y : y + h, x : x + w] = 250
+    return image
+
+
+def source(collect, form, **options):
+    return collect.Source("some/where", form, "things", "MIT", options=options)
+
+
+def stills(output):
+    with (output / "stills" / "boxes.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def box_of(row):
+    return [float(row[key]) for key in "xywh"]
+
+
+BOX = (40, 20, 60, 30)
+
+
+def test_boxes_of_all_forms_lie_on_their_things(collect, copies, tmp_path):
+    coco = {
+        "images": [{"id": 3, "file_name": "a.png"}],
+        "categories": [{"id": 9, "name": "brick"}],
+        "annotations": [
+            {"image_id": 3, "category_id": 9, "bbox": list(BOX), "iscrowd": 0,
+             "segmentation": [[40, 20, 100, 20, 100, 50, 99, 50]]},
+            {"image_id": 3, "category_id": 9, "bbox": [0, 0, 50, 50], "iscrowd": 1},
+        ],
+    }  # fmt: skip
+    voc = (
+        "<annotation><object><name>brick</name><bndbox><xmin>40</xmin><ymin>20</ymin>"
+        "<xmax>100</xmax><ymax>50</ymax></bndbox></object></annotation>"
+    )
+    copies.add(
+        "some/where",
+        {
+            "coco/a.png": picture(box=BOX), "coco.json": json.dumps(coco),
+            "voc/b.png": picture(box=BOX), "voc/b.xml": voc,
+            "yolo/c.png": picture(box=BOX), "yolo/c.txt": "1 0.35 0.35 0.3 0.3\n",
+            "yolo/d.png": picture(box=BOX), "yolo/d.txt": "1 0.2 0.2 0.5 0.2 0.5 0.5 0.2 0.5\n",
+        },
+    )  # fmt: skip
+    sources = [
+        source(collect, "coco", name="coco",
+               sets=[{"annotations": "coco.json", "pictures": "coco"}]),
+        source(collect, "voc", name="voc", sets=[{"annotations": "voc", "pictures": "voc"}]),
+        source(collect, "yolo", name="yolo", labels=["x", "brick"],
+               sets=[{"annotations": "yolo", "pictures": "yolo"}]),
+    ]  # fmt: skip
+    collect.collect(sources, copies.folder, tmp_path / "out")
+    rows = stills(tmp_path / "out")
+    assert len(rows) == 4
+    for row in rows:
+        assert row["label"] == "brick"
+        assert box_of(row) == pytest.approx(BOX, abs=0.06)
+    masks = sorted(path.name for path in (tmp_path / "out" / "stills" / "masks").iterdir())
+    assert len(masks) == 2  # a triangle, and a polygon that fills its box
+    triangle = cv2.imread(str(tmp_path / "out/stills/masks" / masks[0]), cv2.IMREAD_GRAYSCALE)
+    assert triangle.shape == (48, 96)
+    assert triangle[5, 80] == 255
+    assert triangle[40, 10] == 0
+
+
+def test_pictures_and_boxes_shrink_together(collect, copies, tmp_path):
+    large = picture(1600, 800, tuple(8 * v for v in BOX))
+    copies.add("some/where", {"c.png": large, "c.txt": "0 0.35 0.35 0.3 0.3\n"})
+    one = source(collect, "yolo", sets=[{"annotations": ".", "pictures": "."}])
+    for scale, side in ((1.0, 400), (0.5, 200)):
+        output = tmp_path / str(scale)
+        collect.collect([one], copies.folder, output, form=collect.Form(scale, 90))
+        (row,) = stills(output)
+        image = cv2.imread(str(output / "stills" / "images" / row["image"]))
+        assert image.shape[1] == side
+        assert box_of(row) == pytest.approx([v * side / 200 for v in BOX], abs=0.06)
+
+
+def test_pictures_of_coco_are_taken_once_whatever_the_repository(collect, copies, tmp_path):
+    for owner in ("a", "b"):
+        copies.add(
+            f"{owner}/coco",
+            {"000000000139.png": picture(box=BOX), "000000000139.txt": "0 0.35 0.35 0.3 0.3\n"},
+        )
+    sources = [
+        collect.Source(f"{owner}/coco", "yolo", "things", "MIT",
+                       options={"sets": [{"annotations": ".", "pictures": "."}]})
+        for owner in ("a", "b")
+    ]  # fmt: skip
+    collect.collect(sources, copies.folder, tmp_path / "out")
+    assert len(stills(tmp_path / "out")) == 1
+
+
+def test_boxes_that_are_tiny_or_the_whole_picture_are_left_out(collect, copies, tmp_path):
+    lines = "0 0.5 0.5 0.98 0.98\n0 0.35 0.35 0.3 0.3\n0 0.5 0.5 0.02 0.02\n"
+    copies.add("some/where", {"c.png": picture(box=BOX), "c.txt": lines})
+    one = source(collect, "yolo", sets=[{"annotations": ".", "pictures": "."}])
+    collect.collect([one], copies.folder, tmp_path / "out")
+    (row,) = stills(tmp_path / "out")
+    assert box_of(row) == pytest.approx(BOX, abs=0.06)
+
+
+def test_other_stills_are_linked(collect, miniature_data, tmp_path):
+    collect.collect([], tmp_path, tmp_path / "out", also=[miniature_data / "stills"])
+    rows = stills(tmp_path / "out")
+    assert len(rows) == 48
+    assert all((tmp_path / "out/stills/images" / row["image"]).is_file() for row in rows)
+
+
+def mot_files(frames=24):
+    files, lines = {}, []
+    for n in range(frames):
+        files[f"train/V-1/img1/{n + 1:06}.png"] = picture(400, 200, (10 + 4 * n, 50, 40, 80))
+        lines.append(f"{n + 1},1,{10 + 4 * n},50,40,80,1,1,1")
+        lines.append(f"{n + 1},2,{300 - 4 * n},60,40,80,1,1,{0.1 if n % 4 == 1 else 0.9}")
+        lines.append(f"{n + 1},3,5,5,40,80,0,8,1")
+    files["train/V-1/gt/gt.txt"] = "\n".join(lines) + "\n"
+    return files
+
+
+def test_tracks_of_mot_share_their_frames_and_hidden_ones_are_left_out(collect, copies, tmp_path):
+    copies.add("some/where", mot_files())
+    one = source(collect, "mot", name="mot", grid=2)
+    collect.collect([one], copies.folder, tmp_path / "out")
+    sequences = tmp_path / "out" / "sequences"
+    assert sorted(path.name for path in sequences.iterdir()) == ["mot_V1_001", "mot_V1_002"]
+    first, second = (plain_sequence(sequences / f"mot_V1_00{n}") for n in (1, 2))
+    assert len(first) == 12
+    assert len(second) == 6
+    stored = {path.resolve() for one in (first, second) for path in one.frames}
+    assert len(stored) == 12
+    for path, (x, y, w, h) in zip(first.frames, first.boxes, strict=True):
+        image = cv2.imread(str(path))
+        bright = image[:, :, 0] > 200
+        columns = np.flatnonzero(bright.any(axis=0))
+        assert columns[0] == pytest.approx(x, abs=1)
+        assert columns[-1] + 1 == pytest.approx(x + w, abs=1)
+        assert (y, h) == (50, 80)
+
+
+def test_a_window_around_a_small_target_is_all_that_is_stored(collect, copies, tmp_path):
+    copies.add("some/where", mot_files())
+    one = source(collect, "mot", name="mot", grid=2, window=3)
+    collect.collect([one], copies.folder, tmp_path / "out")
+    sequence = plain_sequence(tmp_path / "out" / "sequences" / "mot_V1_001")
+    for path, (x, _, w, _) in zip(sequence.frames, sequence.boxes, strict=True):
+        image = cv2.imread(str(path))
+        assert image.shape[1] <= 170
+        columns = np.flatnonzero((image[:, :, 0] > 200).any(axis=0))
+        assert columns[0] == pytest.approx(x, abs=1)
+        assert columns[-1] + 1 == pytest.approx(x + w, abs=1)
+
+
+def test_rows_of_zeros_are_frames_without_the_target(collect, copies, tmp_path):
+    files = {f"img/{n:04}.png": picture(box=BOX) for n in range(20)}
+    rows = ["0 0 0 0" if n < 5 else "40 20 60 30" for n in range(20)]
+    copies.add("some/where", {**files, "gt.txt": "\n".join(rows) + "\n"})
+    one = source(collect, "rows", name="hall", sets=[
+        {"video": "cam1", "annotations": "gt.txt", "pictures": "img", "part": 100}])  # fmt: skip
+    collect.collect([one], copies.folder, tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "sequences").iterdir()
+    assert folder.name == "hall_cam1_00000"
+    assert len(plain_sequence(folder)) == 15
+
+
+def test_regions_that_move_are_followed_until_they_meet_or_leave(collect, copies, tmp_path):
+    files = {}
+    for n in range(30):
+        mask = np.zeros((100, 200), np.uint8)
+        mask[20:50, 10 + 4 * n : 50 + 4 * n] = 255
+        if n < 20:
+            mask[60:90, 150 - 6 * n : max(0, 190 - 6 * n)] = 255
+        files[f"in/in{n:03}.jpg"] = picture()
+        files[f"gt/gt{n:03}.png"] = mask
+    copies.add("some/where", files)
+    one = source(collect, "motion", name="road", sets=[
+        {"video": "a", "annotations": "gt", "pictures": "in", "shortest": 20}])  # fmt: skip
+    collect.collect([one], copies.folder, tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out" / "sequences").iterdir())
+    assert names == ["road_a000_0", "road_a001_0"]
+    sequence = plain_sequence(tmp_path / "out" / "sequences" / "road_a001_0")
+    assert sequence.boxes[0].tolist() == [10, 20, 40, 30]
+    assert sequence.boxes[-1].tolist() == [126, 20, 40, 30]
+
+
+def test_what_is_missing_or_unknown_is_named(collect, copies, tmp_path, monkeypatch, capsys):
+    listing = tmp_path / "sources.yaml"
+    monkeypatch.setattr(collect, "__file__", str(tmp_path / "collect.py"))
+    for entry, expected in (
+        ({"repository": "a/b", "form": "coco", "kind": "x"}, "a/b: missing 'licence'"),
+        ({"repository": "a/b", "form": "paper", "kind": "x", "licence": "MIT"},
+         "a/b: form must be one of coco, voc, yolo, mot"),
+        ({"repository": "a/b", "form": "coco", "kind": "x", "licence": "MIT"},
+         "a/b: expected a copy in"),
+    ):  # fmt: skip
+        listing.write_text(yaml.safe_dump([entry]))
+        assert collect.main([str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_files_that_the_copy_lacks_are_passed_over(collect, copies, tmp_path):
+    """A snapshot lists its largest files without having them."""
+    copies.add("some/where", {"c.png": picture(box=BOX), "c.txt": "0 0.35 0.35 0.3 0.3\n",
+                              "big.bin": bytes(range(256)) * 40})  # fmt: skip
+    work = copies.folder / "some+where" / "repo"
+    blob = subprocess.run(["git", "-C", str(work), "rev-parse", "HEAD:big.bin"], check=True,
+                          capture_output=True, text=True).stdout.strip()  # fmt: skip
+    (work / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    one = source(collect, "yolo", sets=[{"annotations": ".", "pictures": "."}])
+    collect.collect([one], copies.folder, tmp_path / "out")
+    assert len(stills(tmp_path / "out")) == 1
+
+
+def test_the_list_is_complete_and_names_no_benchmark_that_judges(collect):
+    sources = collect.read_list(ROOT / "training_data" / "sources.yaml")
+    assert len(sources) > 15
+    assert all(len(one.commit) == 40 and one.licence and one.kind for one in sources)
+    assert len({one.name for one in sources}) == len(sources)

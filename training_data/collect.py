@@ -1,0 +1,693 @@
+"""Turns fetched copies of public repositories into a folder to train on.
+
+`sources.yaml`, beside this file, lists the repositories, which of their files hold pictures and
+boxes, in which form, and under what licence. The copies must lie in one folder as git directories
+named `OWNER+NAME`; their files are read with git, nothing in them is executed.
+
+    python training_data/collect.py COPIES OUTPUT [--only NAME ...]
+
+`OUTPUT` then holds `stills/` (`images/`, `masks/`, `boxes.csv`) and `sequences/SOURCE_VIDEO_REST/`
+(`img/`, `groundtruth_rect.txt`), as `data` of a training takes them. Frames that several targets
+share are stored once, in `frames/`, and linked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.io.images import read_bgr
+
+Box = tuple[float, float, float, float]
+Image = npt.NDArray[np.uint8]
+
+STILL_SIDE = 400
+"""Longest side of a stored photograph in pixels."""
+
+LEAST_SIDE = 14.0
+"""Shortest side of a box in a stored photograph in pixels; smaller ones teach nothing."""
+
+LARGEST_SHARE = 0.85
+"""Largest share of its photograph that a box may cover: beyond, there is no surrounding."""
+
+LEAST_WINDOW = 160.0
+"""Least side of what is stored around a small target, in pixels of the original frame."""
+
+OUTLINE_SIDE = 96
+"""Longest side of a stored outline in pixels."""
+
+
+class CollectError(Exception):
+    """A source is missing or is not what the list says."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object in a photograph.
+
+    Attributes:
+        box: x, y, w, h in pixels of the original picture.
+        label: Its category.
+        outline: Polygons of (N, 2) points in pixels of the original picture; empty where unknown.
+    """
+
+    box: Box
+    label: str
+    outline: tuple[npt.NDArray[np.float64], ...] = ()
+
+
+@dataclass(frozen=True)
+class Track:
+    """One target's video.
+
+    Attributes:
+        name: SOURCE_VIDEO_REST.
+        boxes: Box by frame file.
+    """
+
+    name: str
+    boxes: Mapping[Path, Box]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the list.
+
+    Attributes:
+        repository: OWNER/NAME.
+        commit: What was looked at; empty takes the newest.
+        form: How boxes are written, a name in `STILLS` or `CLIPS`.
+        kind: What the pictures show.
+        licence: What was found there.
+        options: What the form wants to know.
+    """
+
+    repository: str
+    form: str
+    kind: str
+    licence: str
+    commit: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A short name without separators, for files and sequences."""
+        return str(self.options.get("name") or re.sub(r"[^A-Za-z0-9]", "", self.repository))
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def read_list(path: Path) -> list[Source]:
+    """Read the list of sources.
+
+    Raises:
+        CollectError: an entry lacks something or has an unknown form; names its repository.
+    """
+    sources = []
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+        entry = dict(entry)
+        repository = entry.get("repository", "?")
+        try:
+            source = Source(
+                *(entry.pop(key) for key in ("repository", "form", "kind", "licence")),
+                commit=str(entry.pop("commit", "")),
+                options=entry,
+            )
+        except KeyError as error:
+            raise CollectError(f"{path}: {repository}: missing {error}") from None
+        if source.form not in STILLS and source.form not in CLIPS:
+            known = ", ".join([*STILLS, *CLIPS])
+            raise CollectError(f"{path}: {repository}: form must be one of {known}")
+        sources.append(source)
+    return sources
+
+
+def check_out(source: Source, copies: Path, target: Path) -> None:
+    """Write the files that a source uses below `target`.
+
+    Raises:
+        CollectError: there is no copy, or git cannot read it.
+    """
+    copy = copies / source.repository.replace("/", "+") / "repo"
+    git = copy / ".git" if (copy / ".git").is_dir() else copy
+    if not git.is_dir():
+        raise CollectError(f"{source.repository}: expected a copy in {copy}, fetch it first")
+    paths = source.options.get("files", [])
+    listing = _git(source, git, ["ls-tree", "-r", "-l", "-z", source.commit or "HEAD", *paths])
+    blobs: dict[str, str] = {}
+    for entry in listing.decode(errors="surrogateescape").split("\0"):
+        head, _, name = entry.partition("\t")
+        # A size that is no number: a link to another repository, or a file that the copy lacks.
+        mode, _, blob, size = head.split() if head else ("", "", "", "")
+        if size.isdigit() and mode != "120000":
+            blobs[name] = blob
+    data = io.BytesIO(_git(source, git, ["cat-file", "--batch"], "\n".join(blobs.values())))
+    for name in blobs:
+        size = int(data.readline().split()[-1])
+        path = (target / name).resolve()
+        if not path.is_relative_to(target.resolve()):
+            raise CollectError(f"{source.repository}: {name} lies outside of its repository")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.read(size))
+        data.read(1)
+
+
+def _git(source: Source, folder: Path, command: list[str], given: str = "") -> bytes:
+    made = subprocess.run(
+        ["git", f"--git-dir={folder}", *command],
+        input=given.encode(),
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        reason = made.stderr.decode(errors="replace").strip()
+        raise CollectError(f"{source.repository}: git {command[0]}: {reason}")
+    return made.stdout
+
+
+def read_image(path: Path) -> Image | None:
+    """Decode a picture to BGR; None if it is none."""
+    try:
+        return read_bgr(path)
+    except (ImageError, SourceError):
+        return None
+
+
+# Photographs -------------------------------------------------------------------------------------
+
+Photographs = Iterator[tuple[Path, list[Thing]]]
+
+
+def coco_stills(root: Path, source: Source) -> Photographs:
+    """Annotations as COCO has them; outlines where they are polygons."""
+    for entry in source.options["sets"]:
+        listing = json.loads((root / entry["annotations"]).read_text(encoding="utf-8"))
+        labels = {c["id"]: c["name"] for c in listing["categories"]}
+        things = defaultdict(list)
+        for one in listing["annotations"]:
+            if one.get("iscrowd"):
+                continue
+            outline = one.get("segmentation") or []
+            polygons = tuple(
+                np.array(p, np.float64).reshape(-1, 2)
+                for p in (outline if isinstance(outline, list) else [])
+                if len(p) >= 8 and len(p) % 2 == 0
+            )
+            if len(polygons) == 1 and len(polygons[0]) <= 5 and _upright(polygons[0]):
+                polygons = ()  # a box written as a polygon
+            box = tuple(float(v) for v in one["bbox"])
+            things[one["image_id"]].append(Thing(box, labels[one["category_id"]], polygons))
+        for image in listing["images"]:
+            yield root / entry["pictures"] / Path(image["file_name"]).name, things[image["id"]]
+
+
+def _upright(polygon: npt.NDArray[np.float64]) -> bool:
+    return all(len(np.unique(np.round(polygon[:, axis]))) <= 2 for axis in (0, 1))
+
+
+def voc_stills(root: Path, source: Source) -> Photographs:
+    """One XML file per picture as PASCAL VOC has them, beside the pictures or in another folder."""
+    for entry in source.options["sets"]:
+        for path in sorted((root / entry["annotations"]).glob("*.xml")):
+            things = []
+            try:
+                tree = ElementTree.parse(path)
+                for one in tree.iter("object"):
+                    corner = [
+                        float(one.findtext(f"bndbox/{name}", "nan"))
+                        for name in ("xmin", "ymin", "xmax", "ymax")
+                    ]
+                    box = (corner[0], corner[1], corner[2] - corner[0], corner[3] - corner[1])
+                    things.append(Thing(box, one.findtext("name", "")))
+            except (ElementTree.ParseError, ValueError):
+                continue
+            yield _picture(root / entry["pictures"], path.stem), things
+
+
+def yolo_stills(root: Path, source: Source) -> Photographs:
+    """One text file per picture: class and box, or class and polygon, as shares of the picture."""
+    labels = source.options.get("labels", [])
+    for entry in source.options["sets"]:
+        for path in sorted((root / entry["annotations"]).glob("*.txt")):
+            picture = _picture(root / entry["pictures"], path.stem)
+            image = read_image(picture)
+            if image is None:
+                continue
+            size = np.array([image.shape[1], image.shape[0]], np.float64)
+            things = []
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    number, *values = [float(v) for v in line.split()]
+                except ValueError:
+                    continue
+                label = labels[int(number)] if int(number) < len(labels) else source.kind
+                if len(values) == 4:
+                    middle, extent = np.array(values[:2]) * size, np.array(values[2:]) * size
+                    x, y = middle - extent / 2
+                    things.append(Thing((x, y, *extent), label))
+                elif len(values) >= 8 and len(values) % 2 == 0:
+                    polygon = np.array(values).reshape(-1, 2) * size
+                    low, high = polygon.min(axis=0), polygon.max(axis=0)
+                    things.append(Thing((*low, *(high - low)), label, (polygon,)))
+            yield picture, things
+
+
+def _picture(folder: Path, stem: str) -> Path:
+    for suffix in (".jpg", ".jpeg", ".png", ".JPG", ".JPEG"):
+        if (folder / f"{stem}{suffix}").is_file():
+            return folder / f"{stem}{suffix}"
+    return folder / f"{stem}.jpg"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How pictures are stored.
+
+    Attributes:
+        scale: Factor of all longest sides; below 1 for a set that must travel.
+        quality: Of the JPEG files, 0 to 100.
+    """
+
+    scale: float = 1.0
+    quality: int = 92
+
+    def write(self, path: Path, image: Image, side: float) -> float:
+        """Store a picture with its longest side at most `side` * scale pixels.
+
+        Returns:
+            Size of the stored picture over that of `image`.
+        """
+        factor = min(1.0, self.scale * side / max(image.shape[:2]))
+        small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(path), small, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+        return factor
+
+
+class StillWriter:
+    """Writes photographs, each once, and the list of their boxes."""
+
+    def __init__(self, folder: Path, form: Form) -> None:
+        self.folder, self.form = folder, form
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.rows: list[list[str]] = []
+        self._seen: set[str] = set()
+
+    def add(self, source: Source, path: Path, things: Sequence[Thing]) -> bool:
+        """Store a photograph; False if it has no usable box, is no picture, or was there before."""
+        # Subsets of COCO share pictures, which are known by their twelve digits.
+        number = re.search(r"\d{12}", path.stem)
+        key = number.group() if number else f"{source.name}/{path.name}"
+        if not things or key in self._seen:
+            return False
+        image = read_image(path)
+        if image is None:
+            return False
+        height, width = image.shape[:2]
+        scale = min(1.0, STILL_SIDE / max(height, width))
+        # Which boxes are usable does not depend on how the pictures are stored.
+        kept = [(thing, box) for thing in things if (box := _usable(thing, width, height, scale))]
+        if not kept:
+            return False
+        self._seen.add(key)
+        stem = f"{source.name}_{len(self._seen):05d}"
+        factor = self.form.write(self.folder / "images" / f"{stem}.jpg", image, STILL_SIDE)
+        for count, (thing, box) in enumerate(kept):
+            box = tuple(v * factor / scale for v in box)
+            self.rows.append([f"{stem}.jpg", *(f"{v:.1f}" for v in box), thing.label])
+            if thing.outline:
+                mask = draw_outline([polygon * factor for polygon in thing.outline], box)
+                cv2.imwrite(str(self.folder / "masks" / f"{stem}_{count}.png"), mask)
+        return True
+
+    def link(self, folder: Path) -> int:
+        """Take over the photographs of another folder of stills, without copying them."""
+        with (folder / "boxes.csv").open(newline="", encoding="utf-8") as file:
+            rows = [
+                [row[key] for key in ("image", *"xywh", "label")] for row in csv.DictReader(file)
+            ]
+        names = {row[0] for row in rows}
+        for name in names:
+            link = self.folder / "images" / name
+            link.unlink(missing_ok=True)
+            link.symlink_to((folder / "images" / name).resolve())
+        self.rows += rows
+        return len(names)
+
+    def close(self) -> None:
+        """Write the list of boxes."""
+        with (self.folder / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "x", "y", "w", "h", "label"])
+            writer.writerows(self.rows)
+
+
+def _usable(thing: Thing, width: int, height: int, scale: float) -> Box | None:
+    """The box inside of the stored picture, or None if it is too small, too large or no box."""
+    x, y, w, h = thing.box
+    if not np.isfinite(thing.box).all():
+        return None
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + w, width), min(y + h, height)
+    box = (left * scale, top * scale, (right - left) * scale, (bottom - top) * scale)
+    if (
+        min(box[2:]) < LEAST_SIDE
+        or (right - left) * (bottom - top) > LARGEST_SHARE * width * height
+    ):
+        return None
+    return box
+
+
+def draw_outline(polygons: Sequence[npt.NDArray[np.float64]], box: Box) -> Image:
+    """Fill polygons, in pixels of the picture that `box` is in; the mask spans the box."""
+    x, y, w, h = box
+    scale = OUTLINE_SIDE / max(w, h)
+    mask = np.zeros((max(2, round(h * scale)), max(2, round(w * scale))), np.uint8)
+    for polygon in polygons:
+        points = np.round((polygon - (x, y)) * scale).astype(np.int32)
+        cv2.fillPoly(mask, [points], (255,))
+    return mask
+
+
+# Clips -------------------------------------------------------------------------------------------
+
+
+def mot_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Sequences as MOTChallenge has them: frame, identity, x, y, w, h, ... one line per box."""
+    least = float(source.options.get("least_visibility", 0.3))
+    for folder in sorted(path.parent.parent for path in root.rglob("gt/gt.txt")):
+        frames = sorted((folder / "img1").iterdir())
+        tracks: dict[int, dict[Path, Box]] = defaultdict(dict)
+        for line in (folder / "gt" / "gt.txt").read_text(encoding="utf-8").splitlines():
+            fields = [float(v) for v in line.split(",")]
+            frame, identity = int(fields[0]), int(fields[1])
+            # Nine columns (MOT16): whether it counts, its class, and the share that is visible.
+            if len(fields) == 9 and (fields[6] != 1 or fields[7] != 1 or fields[8] < least):
+                continue
+            if 1 <= frame <= len(frames):
+                box = (fields[2], fields[3], fields[4], fields[5])
+                tracks[identity][frames[frame - 1]] = box
+        video = re.sub(r"[^A-Za-z0-9]", "", folder.name)
+        for identity, boxes in sorted(tracks.items()):
+            yield Track(f"{source.name}_{video}_{identity:03d}", boxes)
+
+
+def row_clips(root: Path, source: Source) -> Iterator[Track]:
+    """One line x y w h per frame; zeros where the target is absent."""
+    for entry in source.options["sets"]:
+        frames = sorted((root / entry["pictures"]).iterdir())
+        rows = (root / entry["annotations"]).read_text(encoding="utf-8").splitlines()
+        boxes: dict[Path, Box] = {}
+        for frame, row in zip(frames, rows, strict=False):
+            x, y, w, h = (float(v) for v in re.split(r"[\s,]+", row.strip())[:4])
+            if w > 0 and h > 0:
+                boxes[frame] = (x, y, w, h)
+        length = int(entry.get("part", len(frames)))
+        named = list(boxes.items())
+        for start in range(0, len(named), length):
+            name = f"{source.name}_{entry['video']}_{start:05d}"
+            yield Track(name, dict(named[start : start + length]))
+
+
+def motion_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Masks of what moves, as CDnet has them: regions that overlap from frame to frame are one.
+
+    A region that touches the picture's border, or that splits or merges, ends its track.
+    """
+    for entry in source.options["sets"]:
+        pictures = sorted((root / entry["pictures"]).glob("*.jpg"))
+        masks = sorted((root / entry["annotations"]).glob("*.png"))
+        open_tracks: dict[int, tuple[Box, dict[Path, Box]]] = {}
+        done: list[dict[Path, Box]] = []
+        count = 0
+        for picture, mask_path in zip(pictures, masks, strict=False):
+            boxes = _regions(mask_path, float(entry.get("least", 24)))
+            going: dict[int, tuple[Box, dict[Path, Box]]] = {}
+            for number, (last, boxes_so_far) in open_tracks.items():
+                near = [box for box in boxes if _overlap(box, last) > 0.3]
+                rivals = [
+                    n
+                    for n, (other, _) in open_tracks.items()
+                    if n != number and near and _overlap(near[0], other) > 0.1
+                ]
+                if len(near) == 1 and not rivals:
+                    going[number] = (near[0], {**boxes_so_far, picture: near[0]})
+                    boxes.remove(near[0])
+                else:
+                    done.append(boxes_so_far)
+            for box in boxes:
+                going[count] = (box, {picture: box})
+                count += 1
+            open_tracks = going
+        done += [boxes for _, boxes in open_tracks.values()]
+        for number, boxes in enumerate(b for b in done if len(b) >= int(entry.get("shortest", 20))):
+            yield Track(f"{source.name}_{entry['video']}{number:03d}_0", boxes)
+
+
+def matlab_clips(root: Path, source: Source) -> Iterator[Track]:
+    """A video and a MATLAB `groundTruth` object of one target beside it, `NAME_LABELS.mat`.
+
+    Raises:
+        CollectError: the package `mcos-decoder`, which reads these objects, is not installed.
+    """
+    try:
+        from mcos_decoder import load_groundtruth
+    except ImportError:
+        raise CollectError(f"{source.repository}: needs pip install mcos-decoder scipy") from None
+    for entry in source.options["sets"]:
+        videos = sorted(root.glob(entry["videos"]))
+        for video in videos[:: int(entry.get("every", 1))]:
+            labels = load_groundtruth(str(video.with_name(f"{video.stem}_LABELS.mat")))
+            step = max(1, len(labels) // int(source.options.get("frames", 45)))
+            wanted = {place for place in range(0, len(labels), step) if labels[place]}
+            frames = save_frames(video, wanted, root / "frames" / video.stem)
+            boxes = {path: tuple(map(float, labels[place])) for place, path in frames.items()}
+            name = re.sub(r"[^A-Za-z0-9]", "", video.stem)
+            yield Track(f"{source.name}_{name}_0", boxes)
+
+
+def save_frames(video: Path, wanted: set[int], folder: Path) -> dict[int, Path]:
+    """Write some frames of a video, losslessly; return their files by number, from 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    capture, files = cv2.VideoCapture(str(video)), {}
+    for number in range(max(wanted, default=-1) + 1):
+        if not capture.grab():
+            break
+        if number in wanted:
+            files[number] = folder / f"{number:05d}.png"
+            cv2.imwrite(str(files[number]), capture.retrieve()[1])
+    capture.release()
+    return files
+
+
+def _regions(path: Path, least: float) -> list[Box]:
+    mask = read_image(path)
+    if mask is None:
+        return []
+    moving = (mask[:, :, 0] == 255).astype(np.uint8)
+    height, width = moving.shape
+    statistics = cv2.connectedComponentsWithStats(moving)[2][1:]
+    found = []
+    for x, y, w, h, area in statistics:
+        inside = x > 1 and y > 1 and x + w < width - 1 and y + h < height - 1
+        if inside and min(w, h) >= least and area > 0.4 * w * h:
+            found.append((float(x), float(y), float(w), float(h)))
+    return found
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes x, y, w, h."""
+    w = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    h = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    return w * h / (one[2] * one[3] + other[2] * other[3] - w * h)
+
+
+class ClipWriter:
+    """Writes clips; a frame that several targets share is stored once."""
+
+    def __init__(self, folder: Path, form: Form) -> None:
+        self.folder, self.form = folder, form
+        self._stored: dict[Path, tuple[Path, float]] = {}
+        self.count = 0
+
+    def add(self, source: Source, track: Track, root: Path) -> bool:
+        """Store a clip; False if too little of it is left.
+
+        Frames in which the box is small are left out. Of the others, `frames` spread evenly stay.
+        """
+        most, side = int(source.options.get("frames", 45)), int(source.options.get("side", 480))
+        least = float(source.options.get("least_size", 12))
+        items = sorted(track.boxes.items())
+        if len(items) < int(source.options.get("shortest", 8)):
+            return False
+        rows = []
+        grid = int(source.options.get("grid", 1))
+        step = 1 if grid > 1 else -(-len(items) // most)
+        for place, (path, box) in enumerate(items):
+            # Targets of one video share a grid of frames, so that few have to be stored.
+            number = int(re.findall(r"\d+", path.stem)[-1]) if grid > 1 else place
+            if number % max(grid, step):
+                continue
+            corner = (0, 0)
+            if "window" in source.options:
+                stored, corner = self._store_window(path, box, track.name, source, root)
+            else:
+                stored = self._store(path, side, source, root)
+            if stored is None:
+                continue
+            file, scale = stored
+            if (box[2] * box[3]) ** 0.5 * scale >= least * self.form.scale:
+                x, y, w, h = box[0] - corner[0], box[1] - corner[1], box[2], box[3]
+                rows.append((file, (x * scale, y * scale, w * scale, h * scale)))
+        if len(rows) > most:
+            chosen = np.linspace(0, len(rows) - 1, most).round().astype(int)
+            rows = [rows[place] for place in chosen]
+        if len(rows) < 4:
+            return False
+        folder = self.folder / "sequences" / track.name
+        (folder / "img").mkdir(parents=True, exist_ok=True)
+        for number, (file, _) in enumerate(rows, start=1):
+            link = folder / "img" / f"{number:04d}.jpg"
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("../../../") / file.relative_to(self.folder))
+        text = "".join(",".join(f"{v:.2f}" for v in box) + "\n" for _, box in rows)
+        (folder / "groundtruth_rect.txt").write_text(text, encoding="utf-8")
+        self.count += 1
+        return True
+
+    def _store_window(
+        self, path: Path, box: Box, track: str, source: Source, root: Path
+    ) -> tuple[tuple[Path, float] | None, tuple[int, int]]:
+        """Store what lies around a small target, not the whole frame; also return its corner."""
+        image = read_image(path)
+        if image is None:
+            return None, (0, 0)
+        half = max(float(source.options["window"]) * (box[2] * box[3]) ** 0.5, LEAST_WINDOW) / 2
+        x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
+        left, top = max(0, round(x - half)), max(0, round(y - half))
+        window = image[top : round(y + half), left : round(x + half)]
+        if not window.size:
+            return None, (0, 0)
+        name = re.sub(r"[^A-Za-z0-9]+", "_", str(path.relative_to(root).with_suffix("")))
+        file = self.folder / "frames" / source.name / f"{track}_{name}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return (file, self.form.write(file, window, int(source.options.get("side", 480)))), (
+            left,
+            top,
+        )
+
+    def _store(
+        self, path: Path, side: int, source: Source, root: Path
+    ) -> tuple[Path, float] | None:
+        if path not in self._stored:
+            image = read_image(path)
+            if image is None:
+                return None
+            name = re.sub(r"[^A-Za-z0-9]+", "_", str(path.relative_to(root).with_suffix("")))
+            file = self.folder / "frames" / source.name / f"{name}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._stored[path] = (file, self.form.write(file, image, side))
+        return self._stored[path]
+
+
+STILLS: dict[str, Callable[[Path, Source], Photographs]] = {
+    "coco": coco_stills,
+    "voc": voc_stills,
+    "yolo": yolo_stills,
+}
+CLIPS: dict[str, Callable[[Path, Source], Iterator[Track]]] = {
+    "mot": mot_clips,
+    "rows": row_clips,
+    "motion": motion_clips,
+    "matlab": matlab_clips,
+}
+
+
+def collect(
+    sources: Sequence[Source],
+    copies: Path,
+    output: Path,
+    also: Sequence[Path] = (),
+    form: Form = Form(),
+) -> None:
+    """Convert all sources; one line for each says what came of it.
+
+    Args:
+        sources: What to convert.
+        copies: Folder of the fetched repositories.
+        output: Folder to write.
+        also: Folders of stills to link.
+        form: How pictures are stored.
+    """
+    stills, clips = StillWriter(output / "stills", form), ClipWriter(output, form)
+    (output / "sequences").mkdir(parents=True, exist_ok=True)
+    for folder in also:
+        print(f"{folder}: {stills.link(folder)} stills")
+    for source in sources:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            check_out(source, copies, root)
+            most, count = int(source.options.get("most", 1000)), 0
+            if source.form in STILLS:
+                found = list(STILLS[source.form](root, source))
+                # Spread evenly: neighbours in a list often show one scene.
+                order = np.random.default_rng(0).permutation(len(found))
+                for index in order:
+                    count += stills.add(source, *found[index])
+                    if count >= most:
+                        break
+            else:
+                for track in CLIPS[source.form](root, source):
+                    count += clips.add(source, track, root)
+                    if count >= most:
+                        break
+        print(f"{source.repository}: {count} {'stills' if source.form in STILLS else 'clips'}")
+    stills.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Turn fetched repositories into training data.")
+    parser.add_argument("copies", type=Path, help="folder of fetched copies, OWNER+NAME/repo")
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--only", nargs="*", default=[], help="names of sources; default: all")
+    parser.add_argument(
+        "--also", nargs="*", type=Path, default=[], help="folders of stills to link"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of all picture sizes")
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEG files (default: 92)")
+    options = parser.parse_args(arguments)
+    try:
+        sources = read_list(Path(__file__).with_name("sources.yaml"))
+        chosen = [s for s in sources if not options.only or s.name in options.only]
+        form = Form(options.scale, options.quality)
+        collect(chosen, options.copies, options.output, options.also, form)
+    except CollectError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
