@@ -97,7 +97,7 @@ train: $(DEV)/ready
 DATA ?=
 distill-demo: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 train config/training/demo/recipe.yaml $(if $(DATA),output=runs/distill_demo_data \
-	  common.data.folder="$(DATA)" common.data.exclude=mixformerv2_ros/lab/evaluation/held_out.txt)
+	  common.data.folder="$(DATA)" common.data.exclude=mixformerv2_ros/lab/datasets/validation.txt)
 
 # Environments. A fresh Debian has no ensurepip until python3-venv is installed.
 define make_environment

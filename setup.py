@@ -59,6 +59,7 @@ setup(
         "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
         "mixformerv2_ros.interfaces.mixformerv2_ros": ["*.msg"],
         "mixformerv2_ros.models": ["default/*"],
+        "mixformerv2_ros.lab.datasets": ["*.txt"],
         "mixformerv2_ros.lab.evaluation": ["*.txt"],
         "mixformerv2_ros.lab.reports": ["templates/*"],
     },

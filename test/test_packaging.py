@@ -118,6 +118,8 @@ def test_a_wheel_carries_interfaces_model_and_pages(built):
         "models/default/template_encoder.onnx",
         "models/default/README.md",
         "lab/evaluation/held_out.txt",
+        "lab/datasets/validation.txt",
+        "lab/datasets/same_videos.txt",
         "lab/reports/templates/run.html.j2",
         "lab/reports/templates/page.js",
         "py.typed",

@@ -34,6 +34,7 @@ from mixformerv2_ros.lab.evaluation.summary import (
     confidence_table,
     overall_table,
     sequence_table,
+    spread_table,
     toolkit_table,
 )
 from mixformerv2_ros.lab.evaluation.trackers import OPENCV_TRACKERS, TrackerSpec, parse_tracker
@@ -48,6 +49,12 @@ LEGEND = (
 CONFIDENCE_LEGEND = (
     "Median confidence where overlap > 0.5 (hit) and < 0.1 or target absent (miss); precision and "
     "recall of LOST; long-term (LT) precision, recall, F."
+)
+
+
+SPREAD_LEGEND = (
+    "Success AUC with a bootstrap interval over sequences; its mean over every other sequence by "
+    "name; lost: share of sequences with a mean overlap below 0.3. Differences are paired."
 )
 
 
@@ -346,4 +353,5 @@ def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:
     print(overall_table(summaries), LEGEND, sep="\n", end="\n\n")
     if table := toolkit_table(summaries):
         print(table, end="\n\n")
-    print(confidence_table(summaries), CONFIDENCE_LEGEND, sep="\n")
+    print(confidence_table(summaries), CONFIDENCE_LEGEND, sep="\n", end="\n\n")
+    print(spread_table(summaries), SPREAD_LEGEND, sep="\n")

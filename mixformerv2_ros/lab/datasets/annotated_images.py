@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -156,6 +157,8 @@ def decode_clips(
 ) -> list[DecodedClip]:
     """Decode the frames of sequences in which the target is visible.
 
+    A frame that several sequences link to, one for each target in it, is decoded and kept once.
+
     Args:
         sequences: The sequences.
         max_unreadable: Fraction of these frames that may be unreadable; these are left out.
@@ -169,9 +172,10 @@ def decode_clips(
         for one in sequences
     ]
     reader = _ImageReader(sum(map(len, visible)), max_unreadable)
+    read = functools.lru_cache(maxsize=None)(reader.read)
     clips = []
     for sequence, frames in zip(sequences, visible, strict=True):
-        images = [reader.read(sequence.frames[i]) for i in frames]
+        images = [read(sequence.frames[i].resolve()) for i in frames]
         kept = [i for i, image in zip(frames, images, strict=True) if image is not None]
         clips.append(
             DecodedClip(

@@ -78,6 +78,12 @@ def read_folder(
     return StillDataset(f"folder {split}", listing.parent / "images", rows)
 
 
+def sequence_names(root: Path) -> set[str]:
+    """Names of the folders of sequences below `root`; none where it has no `sequences/`."""
+    folder = root / "sequences"
+    return {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+
+
 def find_folder(root: Path) -> dict[str, Reader]:
     """Readers of all sequences in `root/sequences`, or in `root` itself, by name."""
     base = sequences_folder(root)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.lab.datasets.coco import read_coco
-from mixformerv2_ros.lab.datasets.folder import read_folder
+from mixformerv2_ros.lab.datasets.folder import read_folder, sequence_names
 from mixformerv2_ros.lab.datasets.got10k import read_got10k
 from mixformerv2_ros.lab.datasets.lasot import read_lasot
 from mixformerv2_ros.lab.datasets.package_paths import settings_path
 from mixformerv2_ros.lab.datasets.sequences import read_names
 from mixformerv2_ros.lab.datasets.source import ClipDataset
 from mixformerv2_ros.lab.datasets.trackingnet import read_trackingnet
+from mixformerv2_ros.lab.datasets.validation_set import refuse_validation_names
 
 TRAINING_SETS: dict[str, Callable[[Path, str, Path | None, Collection[str]], ClipDataset]] = {
     "lasot": read_lasot,
@@ -95,6 +96,22 @@ def read_exclusions(setting: str) -> list[str]:
         SourceError: the file cannot be read or holds no name.
     """
     return read_names(settings_path(setting)) if setting else []
+
+
+def refuse_validation_sets(configs: Sequence[SetConfig]) -> None:
+    """Refuse folders of own images that hold sequences of the validation set.
+
+    Published data sets have names of their own, which say nothing about those of others.
+
+    Raises:
+        ParameterError: a sequence that would be trained on is of the validation set; names it.
+        SourceError: a folder or a list cannot be read.
+    """
+    for config in configs:
+        if config.kind == "folder" and config.split == "sequences":
+            excluded = set(read_exclusions(config.exclude))
+            names = sequence_names(Path(config.root)) - excluded
+            refuse_validation_names(sorted(names), config.root)
 
 
 def _read_one(config: SetConfig) -> ClipDataset:

@@ -24,6 +24,7 @@ from mixformerv2_ros.lab.evaluation.metrics import (
 )
 from mixformerv2_ros.lab.evaluation.protocols import got10k_figures, lasot_figures
 from mixformerv2_ros.lab.evaluation.results import Result
+from mixformerv2_ros.lab.evaluation.spread import Interval, difference, spread
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,41 @@ def confidence_table(summaries: Mapping[str, Summary]) -> str:
         values += [lt.precision, lt.recall, lt.f_score] if lt else [math.nan] * 3
         rows.append([label, *map(_share, values)])
     return _table(header, rows)
+
+
+def spread_table(summaries: Mapping[str, Summary]) -> str:
+    """Tables of how the success AUC spreads over sequences; see `evaluation.spread`.
+
+    Of several trackers, a second table has the differences to the first.
+    """
+    rows = []
+    for label, summary in summaries.items():
+        s = spread(summary.sequences)
+        lost = _share(s.lost) if s.sequences else "-"
+        rows.append([label, *_interval(s.auc), _share(s.odd), _share(s.even), lost])
+    columns = ["AUC", "95 % over sequences", "odd", "even", "lost"]
+    tables = [_table(["tracker", *columns], rows)]
+    first, *others = summaries
+    rows = []
+    for label in others:
+        d = difference(summaries[label].sequences, summaries[first].sequences)
+        rows.append(
+            [
+                label,
+                *_interval(d.auc, "+.3f"),
+                *(_number(v, "+.3f") for v in (d.odd, d.even, d.lost)),
+            ]
+        )
+    if rows:
+        tables.append(_table([f"less {first}", *columns], rows))
+    return "\n\n".join(tables)
+
+
+def _interval(interval: Interval, form: str = ".3f") -> tuple[str, str]:
+    if math.isnan(interval.mean):
+        return "-", "-"
+    low, high = format(interval.low, form), format(interval.high, form)
+    return format(interval.mean, form), f"{low} to {high}"
 
 
 def _fps(results: list[Result]) -> float:

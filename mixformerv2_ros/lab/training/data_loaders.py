@@ -29,7 +29,12 @@ from mixformerv2_ros.lab.datasets.annotated_images import (
     too_many_unreadable,
 )
 from mixformerv2_ros.lab.datasets.folder import read_sequences
-from mixformerv2_ros.lab.datasets.training_sets import read_exclusions, read_sets
+from mixformerv2_ros.lab.datasets.training_sets import (
+    read_exclusions,
+    read_sets,
+    refuse_validation_sets,
+)
+from mixformerv2_ros.lab.datasets.validation_set import refuse_validation_names
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.distributed import DistributedContext
 from mixformerv2_ros.lab.training.generated_images import generate_stills
@@ -111,6 +116,7 @@ def load_datasets(config: TrainConfig) -> tuple[SampleSource, SampleSource]:
     """
     if not config.data.sets:
         return load_synthetic(config)
+    refuse_validation_sets(config.data.sets)
     _disable_opencv_threads()
     spec, skip = student_spec(config), config.data.max_unreadable > 0
     train, held = (
@@ -155,7 +161,9 @@ def _read_images(
         return generate_stills(GENERATED_STILLS), []
     root, names = Path(data), read_exclusions(exclude)
     stills = read_stills(root / "stills", max_unreadable) if (root / "stills").is_dir() else []
-    clips = decode_clips(read_sequences(root, names), max_unreadable)
+    sequences = read_sequences(root, names)
+    refuse_validation_names([one.name for one in sequences], data)
+    clips = decode_clips(sequences, max_unreadable)
     if not stills and not clips:
         raise SourceError(f"{root}: expected sequences/ or stills/ with annotations, found none")
     return stills, clips
