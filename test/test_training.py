@@ -236,12 +236,11 @@ def test_compression_changes_an_image_slightly():
 
 def test_a_crop_matrix_maps_its_square_onto_the_crop():
     matrix = augment.crop_matrix((50, 40), 20, 100)
-    corners = augment.warp_box(np.array([40.0, 30.0, 20.0, 20.0]), matrix)
+    corners = augment.warp_ellipse(np.array([40.0, 30.0, 20.0, 20.0]), matrix)
     np.testing.assert_allclose(corners, [0, 0, 100, 100], atol=1e-9)
     flipped = augment.crop_matrix((50, 40), 20, 100, flip=True)
-    np.testing.assert_allclose(
-        augment.warp_box(np.array([40.0, 30.0, 5.0, 20.0]), flipped), [75, 0, 100, 100], atol=1e-9
-    )
+    corners = augment.warp_ellipse(np.array([40.0, 30.0, 5.0, 20.0]), flipped)
+    np.testing.assert_allclose(corners, [75, 0, 100, 100], atol=1e-9)
 
 
 def test_an_unscaled_crop_is_a_copy():

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from mixformerv2_ros.lab.datasets.annotated_images import Image, Still
 from mixformerv2_ros.lab.training import augment
 
+COMPOSITE_ROLL_STD = 0.12
+"""Standard deviation of an object's ordinary rotation, radians."""
+
 MASK_SIDE = 64
 """Side of an object's alpha mask in pixels; the mask is stretched over the object's box."""
 
@@ -44,7 +47,7 @@ def random_pose(
     center: npt.NDArray[np.float64],
     stretch: float,
     rng: np.random.Generator,
-    roll: float = 0.12,
+    roll: float = COMPOSITE_ROLL_STD,
 ) -> augment.Matrix:
     """Affine map (2, 3) that places `box` with sqrt(area) = `size` at `center` of a canvas.
 

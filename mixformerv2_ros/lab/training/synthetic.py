@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.lab.datasets.annotated_images import DecodedClip, Image, Still
 from mixformerv2_ros.lab.training import augment
 from mixformerv2_ros.lab.training.composites import (
+    COMPOSITE_ROLL_STD,
     Cutout,
     cut_out,
     occlude,
@@ -47,7 +48,20 @@ _PROBABILITIES = (
     "template_background_contrast",
     "distractor_copy_prob",
     "compression",
+    "relight_prob",
+    "rotation_prob",
+    "zoom_prob",
+    "truncation_prob",
+    "motion_blur_prob",
+    "low_resolution_prob",
+    "weather_prob",
 )
+
+_ROTATION_STD = 0.7
+"""Standard deviation of large rotations in the plane, radians."""
+
+_MAX_ZOOM = 2.5
+"""Largest factor of a strong scale error."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,16 @@ class SyntheticConfig:
         distractor_copy_prob: Fraction of composites with a copy of the target, farther from the
             middle than the target.
         compression: Fraction of crops with strong JPEG compression.
+        relight_prob: Fraction of samples whose search region or templates lie in another light.
+        rotation_prob: Fraction of search regions that are rotated against the templates.
+        zoom_prob: Fraction of search regions whose scale is off by up to a factor of 2.5.
+        truncation_prob: Fraction of search regions of stills and clips in which the image ends
+            within the target, as when it leaves or returns.
+        motion_blur_prob: Fraction of search regions that are blurred along the target's offset.
+        low_resolution_prob: Fraction of samples with few pixels, in the search region or in all
+            three crops.
+        weather_prob: Fraction of samples with haze, rain or noise, in the search region or in all
+            three crops.
     """
 
     clip: float = 0.35
@@ -95,6 +119,13 @@ class SyntheticConfig:
     template_background_contrast: float = 1.0
     distractor_copy_prob: float = 0.0
     compression: float = 0.0
+    relight_prob: float = 0.0
+    rotation_prob: float = 0.0
+    zoom_prob: float = 0.0
+    truncation_prob: float = 0.0
+    motion_blur_prob: float = 0.0
+    low_resolution_prob: float = 0.0
+    weather_prob: float = 0.0
 
     def __post_init__(self) -> None:
         for name in _PROBABILITIES:
@@ -209,6 +240,10 @@ class SyntheticDataset:
         flip = bool(rng.random() < 0.5)
         templates = [self._template(target, rng, flip) for target in targets[:2]]
         target = self._elsewhere(targets[2], rng) if elsewhere else targets[2]
+        if not elsewhere and _happens(self.config.truncation_prob, rng):
+            target = _truncated(target, rng)
+        if _happens(self.config.rotation_prob, rng):
+            target = replace(target, roll=target.roll + rng.normal() * _ROTATION_STD)
         search, corners = self._search(target, rng, flip)
         return templates, search, corners
 
@@ -224,7 +259,7 @@ class SyntheticDataset:
         out = self.spec.template_size
         matrix = augment.crop_matrix(center, side, out, target.roll, flip)
         image = augment.warp(target.image, matrix, out)
-        return _Template(image, augment.warp_box(target.box, matrix))
+        return _Template(image, augment.warp_ellipse(target.box, matrix))
 
     def _search(
         self, target: _Target, rng: np.random.Generator, flip: bool
@@ -233,11 +268,10 @@ class SyntheticDataset:
         size = math.sqrt(w * h)
         offset = draw_offset(self.config, rng)
         center = (x + w / 2 + offset[0] * size, y + h / 2 + offset[1] * size)
-        scale = math.exp(rng.normal() * self.config.scale_jitter)
-        side = max(size * self.config.search_factor * scale, 4.0)
+        side = max(size * self.config.search_factor * draw_scale(self.config, rng), 4.0)
         out = self.spec.search_size
         matrix = augment.crop_matrix(center, side, out, target.roll, flip)
-        return augment.warp(target.image, matrix, out), augment.warp_box(target.box, matrix)
+        return augment.warp(target.image, matrix, out), augment.warp_ellipse(target.box, matrix)
 
     def _elsewhere(self, target: _Target, rng: np.random.Generator) -> _Target:
         """A place without the target, in the same image or in another still."""
@@ -302,11 +336,12 @@ class SyntheticDataset:
         """Paste the target into a search region, at times with a copy or an occluder."""
         out, config = self.spec.search_size, self.config
         unit = out / config.search_factor
-        size = unit * math.exp(rng.normal() * config.scale_jitter)
+        size = unit * draw_scale(config, rng)
         center = 0.5 * out + draw_offset(config, rng) * unit
+        roll = _ROTATION_STD if _happens(config.rotation_prob, rng) else COMPOSITE_ROLL_STD
         if config.distractor_copy_prob > 0 and rng.random() < config.distractor_copy_prob:
             paste_distractor_copy(canvas, target, size, center, stretch, rng)
-        pose = random_pose(target.box, size, center, stretch, rng)
+        pose = random_pose(target.box, size, center, stretch, rng, roll)
         corners = opaque_bounds(paste(canvas, target, pose))
         if rng.random() < 0.15 and min(corners[2:] - corners[:2]) >= 4:
             occlude(canvas, corners, self.pool.draw_image(rng), rng)
@@ -332,6 +367,7 @@ class SyntheticDataset:
         own = strength * (0.4 if rng.random() < 0.6 else 1.0)
         crops = [augment.recolor(crop, rng, own) for crop in crops]
         crops = [augment.degrade(crop, rng, strength) for crop in crops]
+        crops = self._conditions(crops, corners, present, rng)
         if rng.random() < self.config.grey:
             crops = [augment.to_grey(crop) for crop in crops]
         if self.config.compression > 0:
@@ -353,6 +389,36 @@ class SyntheticDataset:
             present=present,
         )
 
+    def _conditions(
+        self,
+        crops: list[Image],
+        corners: npt.NDArray[np.float64],
+        present: bool,
+        rng: np.random.Generator,
+    ) -> list[Image]:
+        """Conditions that differ between templates and search region, or are hard for both."""
+        config = self.config
+        templates, search = crops[:2], crops[2]
+        if _happens(config.relight_prob, rng):
+            if rng.random() < 0.6:
+                search = augment.relight(search, rng)
+            else:
+                seed = int(rng.integers(2**32))
+                templates = [augment.relight(t, np.random.default_rng(seed)) for t in templates]
+        if present and _happens(config.motion_blur_prob, rng):
+            middle = (corners[:2] + corners[2:]) / 2
+            offset = middle - self.spec.search_size / 2
+            search = augment.motion_blur(search, offset * rng.uniform(0.1, 0.5))
+        for probability, change in (
+            (config.low_resolution_prob, augment.reduce_resolution),
+            (config.weather_prob, augment.add_weather),
+        ):
+            if _happens(probability, rng):
+                search = change(search, rng)
+                if rng.random() < 0.4:
+                    templates = [change(template, rng) for template in templates]
+        return [*templates, search]
+
     def _attenuated(
         self, crops: list[Image], templates: list[_Template], rng: np.random.Generator
     ) -> list[Image]:
@@ -372,3 +438,44 @@ def draw_offset(config: SyntheticConfig, rng: np.random.Generator) -> npt.NDArra
     if rng.random() < 1 - config.small_motion_prob:
         return rng.uniform(-limit, limit, 2)
     return np.clip(rng.normal(size=2) * config.small_motion_std * limit, -limit, limit)
+
+
+def draw_scale(config: SyntheticConfig, rng: np.random.Generator) -> float:
+    """Draw the error of the search region's scale, as a factor."""
+    if _happens(config.zoom_prob, rng):
+        limit = math.log(_MAX_ZOOM)
+        return math.exp(rng.uniform(-limit, limit))
+    return math.exp(rng.normal() * config.scale_jitter)
+
+
+def _happens(probability: float, rng: np.random.Generator) -> bool:
+    """Draw an event; one of probability 0 draws nothing, so that a stream stays as it was."""
+    return probability > 0 and bool(rng.random() < probability)
+
+
+def _truncated(target: _Target, rng: np.random.Generator) -> _Target:
+    """Let the image end within the target: 35 to 90 % of its width or height are left."""
+    x, y, w, h = target.box
+    kept = rng.uniform(0.35, 0.9)
+    side = rng.integers(4)
+    left, top = max(0, math.floor(x)), max(0, math.floor(y))
+    right, bottom = math.ceil(x + w), math.ceil(y + h)
+    if side == 0:
+        left = math.floor(x + (1 - kept) * w)
+        image = target.image[:, max(left, 0) :]
+        box = np.array([0.0, y, x + w - left, h])
+    elif side == 1:
+        right = math.ceil(x + kept * w)
+        image = target.image[:, :right]
+        box = np.array([x, y, right - x, h])
+    elif side == 2:
+        top = math.floor(y + (1 - kept) * h)
+        image = target.image[max(top, 0) :]
+        box = np.array([x, 0.0, w, y + h - top])
+    else:
+        bottom = math.ceil(y + kept * h)
+        image = target.image[:bottom]
+        box = np.array([x, y, w, bottom - y])
+    if min(image.shape[:2]) < 2 or min(box[2:]) < 2:
+        return target
+    return replace(target, image=image, box=box)
