@@ -122,9 +122,12 @@ class LossConfig:
         edge: Cross entropy of the edge distributions against the true edges (paper: none).
         foreground: Foreground classifier on the final search tokens (training only; paper: none).
         score: Binary cross entropy of the score (paper: 1, alone, in the score stage).
-        kl: KL divergence of the edge distributions from the teacher's (paper: 5).
+        kl: KL divergence of the edge distributions from the teacher's (paper: 5), or from those
+            that a tracker's head gives.
         features: Mean squared error between outputs of paired blocks (paper: 0.2, in the second
             stage).
+        feature_map: Mean squared error between search tokens, through a linear layer, and a
+            tracker's feature map, both normalised (paper: none).
         score_label: Target of the score: `presence` of the object (paper), or `quality` of the
             predicted box, a ramp over its IoU.
     """
@@ -136,7 +139,26 @@ class LossConfig:
     score: float = 0.5
     kl: float = 0.0
     features: float = 0.0
+    feature_map: float = 0.0
     score_label: str = "quality"
+
+
+@dataclass(frozen=True)
+class TrackerTeacherConfig:
+    """A small convolutional tracker that teaches, such as NanoTrack v2.
+
+    Attributes:
+        backbone: ONNX file of its backbone, such as `nanotrack_backbone_sim.onnx`, whose feature
+            map search tokens must give (`loss.feature_map`); empty trains without a tracker.
+        head: ONNX file of its head, such as `nanotrack_head_sim.onnx`, whose dense maps become edge
+            distributions (`loss.kl`); empty teaches features only.
+        block: Block after which the tokens are compared, from 0; the later half of a network needs
+            its tokens for its own ends.
+    """
+
+    backbone: str = ""
+    head: str = ""
+    block: int = 1
 
 
 @dataclass(frozen=True)
@@ -147,10 +169,12 @@ class DistillationConfig:
         teacher: Checkpoint of the teacher; empty trains without one.
         feature_pairs: Pairs (student block, teacher block) whose outputs the feature loss compares;
             empty takes four of each at equal distances.
+        tracker: Convolutional tracker that teaches, beside or instead of `teacher`.
     """
 
     teacher: str = ""
     feature_pairs: tuple[tuple[int, ...], ...] = ()
+    tracker: TrackerTeacherConfig = field(default_factory=TrackerTeacherConfig)
 
 
 @dataclass(frozen=True)

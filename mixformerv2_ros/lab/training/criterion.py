@@ -8,9 +8,13 @@ from torch import Tensor
 from mixformerv2_ros.lab.training import losses
 from mixformerv2_ros.lab.training.config import LossConfig
 from mixformerv2_ros.lab.training.teachers import DistillationTargets
+from mixformerv2_ros.lab.training.tracker_teacher import Lesson
 from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput
 
 LABELS = ("quality", "presence")
+
+TRUSTED_ABOVE = 0.5
+"""Overlap with the truth above which a tracker's edge distributions are taught."""
 
 
 def total_loss(
@@ -19,6 +23,7 @@ def total_loss(
     weights: LossConfig,
     targets: DistillationTargets | None = None,
     share: Tensor | None = None,
+    lesson: Lesson | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of all terms, and each term for the log.
 
@@ -33,6 +38,8 @@ def total_loss(
         targets: Output of the teacher.
         share: With several processes, the number of targets in this process's batch over the mean
             of all processes; the mean over processes then equals that over all targets.
+        lesson: Output of a tracker that teaches. Its edge distributions count where they are right:
+            where the box of their means overlaps the true one by more than a half.
 
     Returns:
         The loss, and detached values by name, including `iou` and `loss`.
@@ -64,13 +71,23 @@ def total_loss(
             label = torch.zeros_like(batch.present)
             label[here] = ((iou.detach() - 0.2) / 0.5).clamp(0, 1)
         terms["score"] = losses.score_loss(output.score_logits, label)
+    if lesson is not None and output.feature_map is not None:
+        terms["feature_map"] = losses.feature_map_loss(output.feature_map, lesson.features)
+    if lesson is not None and lesson.edges is not None:
+        right = here & (overlap_of_means(lesson.edges, batch.edges) > TRUSTED_ABOVE)
+        # Over all samples, of which each process has as many: as the divergence from a network.
+        divergence = losses.edge_kl(output.edge_logits[right], lesson.edges[right])
+        terms["kl"] = divergence * right.float().mean() if bool(right.any()) else nothing
+        terms["trusted"] = right.sum() / here.sum().clamp(min=1)
     if targets is not None:
         terms["kl"] = losses.edge_kl(output.edge_logits, targets.edges)
         if targets.pairs:
             terms["features"] = losses.feature_loss(
                 output.features, targets.features, targets.pairs
             )
-    used = [getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)]
+    used = [
+        getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name, 0.0)
+    ]
     loss = nothing
     for number, term in enumerate(used):
         loss = term if number == 0 else loss + term
@@ -80,3 +97,17 @@ def total_loss(
         values["iou"] = values["iou"] * share
     values["loss"] = loss.detach()
     return loss, values
+
+
+def overlap_of_means(distributions: Tensor, edges: Tensor) -> Tensor:
+    """IoU of the boxes of the mean edges of (B, 4, bins) with true ones (B, 4), (B,).
+
+    0 where the true box has no area.
+    """
+    bins = distributions.shape[-1]
+    place = torch.arange(bins, device=edges.device, dtype=edges.dtype) / bins
+    means = distributions @ place
+    covered = torch.minimum(means[:, 2:], edges[:, 2:]) - torch.maximum(means[:, :2], edges[:, :2])
+    intersection = covered.clamp(min=0).prod(dim=1)
+    areas = [(e[:, 2:] - e[:, :2]).clamp(min=0).prod(dim=1) for e in (means, edges)]
+    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-9)

@@ -23,6 +23,7 @@ from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec, load_teache
 from mixformerv2_ros.lab.training.pretrained import init_from_mae, load_mae, load_network
 from mixformerv2_ros.lab.training.stages import MAE, feature_pairs, student_spec, teacher_spec
 from mixformerv2_ros.lab.training.teachers import Teacher, check_fit
+from mixformerv2_ros.lab.training.tracker_teacher import TrackerTeacher
 from mixformerv2_ros.lab.training.training_model import (
     Batch,
     TeacherTrainingModel,
@@ -80,7 +81,15 @@ def build_training_model(
         ParameterError: a setting is impossible.
     """
     spec = teacher_spec(config) if config.stage == "teacher" else student_spec(config)
-    model = new_training_model(spec, config.model.drop_path, config.seed, config.model.mimetic_init)
+    tracker = load_tracker_teacher(config)
+    model = new_training_model(
+        spec,
+        config.model.drop_path,
+        config.seed,
+        config.model.mimetic_init,
+        tracker.channels if tracker and config.loss.feature_map else 0,
+        config.distillation.tracker.block,
+    )
     if isinstance(model, TeacherTrainingModel):
         return model
     if config.init_from:
@@ -213,6 +222,20 @@ def _init_from_teacher(model: TrainingModel, path: Path) -> None:
         if not name.endswith(pruning.POSITION_TABLES)
     }
     model.network.backbone.load_state_dict({**model.network.backbone.state_dict(), **weights})
+
+
+def load_tracker_teacher(config: TrainConfig) -> TrackerTeacher | None:
+    """Read the tracker that teaches a stage and check that it fits; None if the stage has none.
+
+    Raises:
+        CheckpointError: it cannot be read or does not fit the student.
+    """
+    given = config.distillation.tracker
+    if not given.backbone:
+        return None
+    spec = student_spec(config)
+    head = Path(given.head) if given.head else None
+    return TrackerTeacher(Path(given.backbone), spec.search_size // spec.PATCH, head, spec.bins)
 
 
 def load_stage_teacher(config: TrainConfig) -> Teacher | None:

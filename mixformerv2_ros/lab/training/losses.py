@@ -112,6 +112,31 @@ def feature_loss(
     return torch.stack(losses).mean()
 
 
+def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of normalised features.
+
+    Each token's channels are brought to mean 0 and variance 1 on both sides: what is taught is the
+    pattern of the channels, not their scale.
+
+    Args:
+        student: (B, tokens, channels), from a linear layer on the search tokens.
+        teacher: The same shape: the teacher's map, averaged to the tokens.
+
+    Returns:
+        The mean over samples, tokens and channels; 2 for unrelated features.
+
+    Raises:
+        ParameterError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ParameterError(
+            "search tokens and a tracker teacher's map must have one shape (samples, tokens, "
+            f"channels), got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    channels = student.shape[-1:]
+    return F.mse_loss(F.layer_norm(student, channels), F.layer_norm(teacher, channels))
+
+
 def score_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross entropy of score logits (B,) against labels (B,) in [0, 1], batch mean."""
     return F.binary_cross_entropy_with_logits(logits, labels)
@@ -159,15 +184,27 @@ def edge_cross_entropy(edge_logits: Tensor, edges: Tensor) -> Tensor:
     Returns:
         (B,), mean over the four edges.
     """
-    bins = edge_logits.shape[-1]
-    position = (edges * bins).clamp(0, bins - 1)
-    lower = position.floor().clamp(max=bins - 2)
-    share = position - lower
+    lower, share = split_between_bins(edges, edge_logits.shape[-1])
     log_probability = edge_logits.log_softmax(dim=-1)
-    index = lower.long().unsqueeze(-1)
+    index = lower.unsqueeze(-1)
     below = log_probability.gather(-1, index).squeeze(-1)
     above = log_probability.gather(-1, index + 1).squeeze(-1)
     return -((1 - share) * below + share * above).mean(dim=1)
+
+
+def split_between_bins(edges: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The lower of the two bins that enclose each coordinate, and the share of the upper one.
+
+    Args:
+        edges: Coordinates over the side of the search crop, of any shape; clamped to the bins.
+        bins: Bins of a distribution; bin i stands for i / bins.
+
+    Returns:
+        Numbers of the lower bins (int64) and shares in [0, 1], both of the shape of `edges`.
+    """
+    position = (edges * bins).clamp(0, bins - 1)
+    lower = position.floor().clamp(max=bins - 2)
+    return lower.long(), position - lower
 
 
 def patch_coverage(edges: Tensor, side: int) -> Tensor:

@@ -134,12 +134,13 @@ def _check_stage(config: TrainConfig) -> None:
 
 def _check_losses(config: TrainConfig) -> None:
     weights, teacher = config.loss, config.distillation.teacher
-    for name in ("kl", "features"):
+    for name, other in (("kl", config.distillation.tracker.head), ("features", "")):
         value = getattr(weights, name)
-        if value and not teacher:
+        if value and not (teacher or other):
             raise ParameterError(f"loss.{name} {value} needs distillation.teacher, got none")
     if teacher and not (weights.kl or weights.features):
         raise ParameterError("distillation.teacher needs loss.kl or loss.features, got 0 for both")
+    _check_tracker_teacher(config)
     if config.stage == "teacher" and (weights.score or weights.foreground):
         raise ParameterError(
             "a MixViT has no score and no foreground classifier: loss.score and loss.foreground "
@@ -152,6 +153,40 @@ def _check_losses(config: TrainConfig) -> None:
                 "stage score takes loss.score alone, got "
                 + (f"loss.{others[0]} {getattr(weights, others[0])}" if others else "loss.score 0")
             )
+
+
+def _check_tracker_teacher(config: TrainConfig) -> None:
+    given, weight = config.distillation.tracker, config.loss.feature_map
+    if not given.backbone:
+        if weight:
+            raise ParameterError(
+                f"loss.feature_map {weight} needs distillation.tracker.backbone, got none"
+            )
+        if given.head:
+            raise ParameterError(
+                "distillation.tracker.head needs distillation.tracker.backbone, got none"
+            )
+        return
+    if given.head and config.distillation.teacher:
+        raise ParameterError(
+            "one teacher gives the edge distributions, got distillation.teacher and "
+            "distillation.tracker.head"
+        )
+    if given.head and not config.loss.kl:
+        raise ParameterError("distillation.tracker.head needs loss.kl, got 0")
+    if not weight and not given.head:
+        raise ParameterError(
+            "distillation.tracker needs loss.feature_map, or a head and loss.kl; got neither"
+        )
+    if config.stage in ("teacher", "score"):
+        raise ParameterError(
+            f"stage {config.stage} does not use distillation.tracker, got {given.backbone!r}"
+        )
+    depth = student_spec(config).depth
+    if not 0 <= given.block < depth:
+        raise ParameterError(
+            f"distillation.tracker.block must lie within {depth} blocks, from 0, got {given.block}"
+        )
 
 
 def student_spec(config: TrainConfig) -> ModelSpec:

@@ -45,6 +45,8 @@ class ModelOutput:
         score_logits: (B,); None from a teacher.
         foreground: Logits (B, search tokens); None from a teacher.
         features: Output of each block; empty unless requested.
+        feature_map: (B, search tokens, channels), to be compared with a tracker's; None without one,
+            and in evaluation mode.
     """
 
     boxes: Tensor
@@ -52,6 +54,7 @@ class ModelOutput:
     score_logits: Tensor | None = None
     foreground: Tensor | None = None
     features: tuple[Tensor, ...] = ()
+    feature_map: Tensor | None = None
 
 
 def mixed_precision(
@@ -64,17 +67,30 @@ def mixed_precision(
 
 
 class TrainingModel(nn.Module):
-    """MixFormerV2 with a foreground classifier on its search tokens."""
+    """MixFormerV2 with a foreground classifier on its search tokens.
 
-    def __init__(self, spec: ModelSpec, drop_path: float) -> None:
+    Args:
+        spec: The architecture.
+        drop_path: Stochastic depth.
+        channels: Channels of a tracker teacher's map; 0 without one.
+        block: Block after which the search tokens must give that map.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, drop_path: float, channels: int = 0, block: int = 0
+    ) -> None:
         super().__init__()
         self.network = MixFormerV2(spec, drop_path)
         self.foreground = nn.Linear(spec.width, 1)
+        self.feature_map = nn.Linear(spec.width, channels) if channels else None
+        self._block = block
+        self._search_tokens = (spec.search_size // spec.PATCH) ** 2
         self.dtype: torch.dtype | None = None
 
     def forward(self, batch: Batch, features: bool = False) -> ModelOutput:
         """Forward pass; `features` requests the outputs of all blocks."""
-        outputs: list[Tensor] | None = [] if features else None
+        mapped = self.feature_map is not None and self.training
+        outputs: list[Tensor] | None = [] if features or mapped else None
         with mixed_precision(batch.search.device, self.dtype):
             tokens = self.network.backbone(
                 normalize(batch.templates), normalize(batch.search), features=outputs
@@ -88,8 +104,15 @@ class TrainingModel(nn.Module):
             edge_logits=output.edge_logits,
             score_logits=output.score_logits,
             foreground=self.foreground(search_tokens).squeeze(-1),
-            features=tuple(feature.float() for feature in outputs or ()),
+            features=tuple(feature.float() for feature in outputs or ()) if features else (),
+            feature_map=self._map(outputs[self._block]) if mapped and outputs else None,
         )
+
+    def _map(self, tokens: Tensor) -> Tensor:
+        """What a tracker's backbone should say, from all tokens of a block (B, tokens, width)."""
+        assert self.feature_map is not None
+        search = tokens[:, -PREDICTION_TOKENS - self._search_tokens : -PREDICTION_TOKENS]
+        return self.feature_map(search.float())
 
 
 class TeacherTrainingModel(nn.Module):
@@ -114,14 +137,19 @@ class TeacherTrainingModel(nn.Module):
 
 
 def new_training_model(
-    spec: ModelSpec | TeacherSpec, drop_path: float, seed: int, mimetic_init: float
+    spec: ModelSpec | TeacherSpec,
+    drop_path: float,
+    seed: int,
+    mimetic_init: float,
+    channels: int = 0,
+    block: int = 0,
 ) -> TrainingModel | TeacherTrainingModel:
-    """Build a network with random weights."""
+    """Build a network with random weights; `channels` and `block` as in `TrainingModel`."""
     torch.manual_seed(seed)
     model = (
         TeacherTrainingModel(spec, drop_path)
         if isinstance(spec, TeacherSpec)
-        else TrainingModel(spec, drop_path)
+        else TrainingModel(spec, drop_path, channels, block)
     )
     model.network.backbone.reset_parameters()
     if mimetic_init > 0:

@@ -28,6 +28,7 @@ from mixformerv2_ros.lab.training.initialization import (
     DrawBatch,
     build_training_model,
     load_stage_teacher,
+    load_tracker_teacher,
 )
 from mixformerv2_ros.lab.training.optimizers import (
     build_optimizers,
@@ -89,6 +90,9 @@ class TrainingRun:
         self.teacher = load_stage_teacher(config)
         if self.teacher is not None:
             self.teacher.network.to(device)
+        self.tracker_teacher = load_tracker_teacher(config)
+        if self.tracker_teacher is not None:
+            self.tracker_teacher.to(device)
         self.ema_model = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizers = build_optimizers(self.model, config)
         dtype = PRECISIONS[config.runtime.precision]
@@ -132,6 +136,9 @@ class TrainingRun:
     def compute_gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Forward pass of model and teacher, and backward pass."""
         targets = self.teacher(batch) if self.teacher is not None else None
+        lesson = None
+        if self.tracker_teacher is not None:
+            lesson = self.tracker_teacher(batch.templates, batch.search)
         output: ModelOutput = self._forward(batch, bool(targets and targets.pairs))
         loss, values = total_loss(
             output,
@@ -139,6 +146,7 @@ class TrainingRun:
             self.config.loss,
             targets,
             self._share(batch),
+            lesson,
         )
         for scheduled in self.optimizers:
             scheduled.optimizer.zero_grad(set_to_none=True)
@@ -259,6 +267,13 @@ class TrainingRun:
             raise CheckpointError(
                 f"{path}: expected optimisers with {groups} groups of parameters, got {saved}; "
                 "settings have changed, choose another output"
+            )
+        names = self.model.state_dict().keys()
+        if names != state["model"].keys():
+            other = sorted(names ^ state["model"].keys())
+            raise CheckpointError(
+                f"{path}: it and the settings differ in {', '.join(other)}; settings have changed, "
+                "choose another output"
             )
         self.model.load_state_dict(state["model"])
         self.ema_model.load_state_dict(state["averaged"])
