@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def collect():
+    sys.path.insert(0, str(ROOT / "training_data"))  # a script finds its neighbours there
     spec = importlib.util.spec_from_file_location("collect", ROOT / "training_data" / "collect.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["collect"] = module
@@ -243,13 +244,127 @@ def test_regions_that_move_are_followed_until_they_meet_or_leave(collect, copies
     assert sequence.boxes[-1].tolist() == [126, 20, 40, 30]
 
 
+class Finder:
+    """A tracker that finds the pattern it was given, wherever it is in the picture."""
+
+    def init(self, image, box):
+        x, y, self.w, self.h = box
+        self.pattern = image[y : y + self.h, x : x + self.w].copy()
+
+    def update(self, image):
+        place = cv2.matchTemplate(image, self.pattern, cv2.TM_SQDIFF)
+        x, y = cv2.minMaxLoc(place)[2]
+        return True, (x, y, self.w, self.h)
+
+
+class Stayer:
+    """A tracker that stays where it began."""
+
+    def init(self, image, box):
+        self.box = box
+
+    def update(self, image):
+        return True, self.box
+
+
+class Drifter(Finder):
+    """A tracker that goes over to the corner in the eleventh frame, and stays there."""
+
+    def init(self, image, box):
+        super().init(image, box)
+        self.count = 0
+        self.lost = box[0] < 5
+
+    def update(self, image):
+        self.count += 1
+        if self.lost or self.count > 10:
+            return True, (0, 0, self.w, self.h)
+        return super().update(image)
+
+
+def scene(number, seed=0):
+    """A textured square that moves over a textured, standing background."""
+    rng = np.random.default_rng(seed)
+    image = cv2.resize(rng.integers(60, 120, (12, 20, 3), dtype=np.uint8), (320, 192))
+    thing = rng.integers(130, 255, (40, 40, 3), dtype=np.uint8)
+    x, y = 60 + 5 * number, 70 + number
+    image[y : y + 40, x : x + 40] = thing
+    return image, (x, y, 40, 40)
+
+
+def test_what_moves_against_a_standing_background_is_found(collect):
+    frames = [scene(n)[0] for n in range(24)]
+    ((x, y, w, h),) = collect.labels.moving_regions(frames, 0, 20)
+    assert (x, y, w, h) == pytest.approx(scene(0)[1], abs=3)
+    assert collect.labels.moving_regions(frames, 0, 60) == []
+    # A camera that moves: everything differs from the median.
+    street = np.random.default_rng(1).integers(0, 255, (192, 320, 3), dtype=np.uint8)
+    shaken = [np.roll(street, 37 * n, axis=1) for n in range(24)]
+    assert collect.labels.moving_regions(shaken, 0, 20) == []
+
+
+def test_a_track_that_comes_back_to_its_start_is_kept(collect):
+    frames, boxes = zip(*(scene(n) for n in range(24)), strict=True)
+    found = collect.labels.agreed_track(frames, boxes[0], Finder)
+    assert list(found) == list(range(24))
+    for number, box in found.items():
+        assert box == pytest.approx(boxes[number])
+
+
+def test_a_track_that_drifts_is_kept_as_far_as_it_comes_back(collect):
+    frames, boxes = zip(*(scene(n) for n in range(24)), strict=True)
+    # A tracker that stays where it began agrees with itself, but has not gone anywhere.
+    assert collect.labels.agreed_track(frames, boxes[0], Stayer) == {}
+    found = collect.labels.agreed_track(frames, boxes[0], Drifter)
+    # Of 24 frames it loses the target in the eleventh; with twelve it does not come back either.
+    assert found == {}
+    short = collect.labels.agreed_track(frames[:20], boxes[0], Drifter)
+    assert list(short) == list(range(10))
+    assert short[9] == pytest.approx(boxes[9])
+
+
+def test_a_video_without_labels_is_labelled_or_left_out_by_name(
+    collect, copies, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(collect.labels, "nanotrack", lambda folder: Finder)
+    for name, frames in (
+        ("moving", [scene(n)[0] for n in range(24)]),
+        ("still", [scene(0)[0]] * 24),
+    ):
+        path = tmp_path / f"{name}.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 192))
+        for frame in frames:
+            writer.write(frame)
+        writer.release()
+    files = {f"{name}.avi": (tmp_path / f"{name}.avi").read_bytes() for name in ("moving", "still")}
+    copies.add("some/where", files)
+    one = source(collect, "video", name="cam", labeller="x", sets=[{"videos": "*.avi", "every": 1}])
+    collect.collect([one], copies.folder, tmp_path / "out")
+    assert "still.avi is left out: its labels agree nowhere" in capsys.readouterr().out
+    (folder,) = (tmp_path / "out" / "sequences").iterdir()
+    assert folder.name == "cam_moving_000"
+    sequence = plain_sequence(folder)
+    assert len(sequence) == 24
+    assert sequence.boxes[20] == pytest.approx(scene(20)[1], abs=4)
+
+
+def test_labelling_needs_a_tracker(collect, copies, tmp_path):
+    copies.add("some/where", {"a.txt": ""})
+    one = source(collect, "video", sets=[{"videos": "*.avi"}])
+    with pytest.raises(collect.CollectError, match="some/where: needs --labeller"):
+        collect.collect([one], copies.folder, tmp_path / "out")
+    named = source(collect, "video", labeller=str(tmp_path), sets=[{"videos": "*.avi"}])
+    with pytest.raises(collect.CollectError, match=r"nanotrack_backbone_sim\.onnx: expected"):
+        collect.collect([named], copies.folder, tmp_path / "out")
+
+
 def test_what_is_missing_or_unknown_is_named(collect, copies, tmp_path, monkeypatch, capsys):
     listing = tmp_path / "sources.yaml"
     monkeypatch.setattr(collect, "__file__", str(tmp_path / "collect.py"))
     for entry, expected in (
         ({"repository": "a/b", "form": "coco", "kind": "x"}, "a/b: missing 'licence'"),
         ({"repository": "a/b", "form": "paper", "kind": "x", "licence": "MIT"},
-         "a/b: form must be one of coco, voc, yolo, mot"),
+         "a/b: form must be one of coco, voc, yolo, mot, rows, motion, matlab, video"),
         ({"repository": "a/b", "form": "coco", "kind": "x", "licence": "MIT"},
          "a/b: expected a copy in"),
     ):  # fmt: skip

@@ -24,11 +24,12 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import labels
 import numpy as np
 import numpy.typing as npt
 import yaml
@@ -443,11 +444,11 @@ def motion_clips(root: Path, source: Source) -> Iterator[Track]:
             boxes = _regions(mask_path, float(entry.get("least", 24)))
             going: dict[int, tuple[Box, dict[Path, Box]]] = {}
             for number, (last, boxes_so_far) in open_tracks.items():
-                near = [box for box in boxes if _overlap(box, last) > 0.3]
+                near = [box for box in boxes if labels.overlap(box, last) > 0.3]
                 rivals = [
                     n
                     for n, (other, _) in open_tracks.items()
-                    if n != number and near and _overlap(near[0], other) > 0.1
+                    if n != number and near and labels.overlap(near[0], other) > 0.1
                 ]
                 if len(near) == 1 and not rivals:
                     going[number] = (near[0], {**boxes_so_far, picture: near[0]})
@@ -476,13 +477,51 @@ def matlab_clips(root: Path, source: Source) -> Iterator[Track]:
     for entry in source.options["sets"]:
         videos = sorted(root.glob(entry["videos"]))
         for video in videos[:: int(entry.get("every", 1))]:
-            labels = load_groundtruth(str(video.with_name(f"{video.stem}_LABELS.mat")))
-            step = max(1, len(labels) // int(source.options.get("frames", 45)))
-            wanted = {place for place in range(0, len(labels), step) if labels[place]}
+            rows = load_groundtruth(str(video.with_name(f"{video.stem}_LABELS.mat")))
+            step = max(1, len(rows) // int(source.options.get("frames", 45)))
+            wanted = {place for place in range(0, len(rows), step) if rows[place]}
             frames = save_frames(video, wanted, root / "frames" / video.stem)
-            boxes = {path: tuple(map(float, labels[place])) for place, path in frames.items()}
+            boxes = {path: tuple(map(float, rows[place])) for place, path in frames.items()}
             name = re.sub(r"[^A-Za-z0-9]", "", video.stem)
             yield Track(f"{source.name}_{name}_0", boxes)
+
+
+def video_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Videos without labels from cameras that stand still: what a tracker says where it agrees.
+
+    Raises:
+        CollectError: there is no tracker to label with.
+    """
+    if "labeller" not in source.options:
+        raise CollectError(f"{source.repository}: needs --labeller, a tracker's folder of weights")
+    try:
+        new_tracker = labels.nanotrack(Path(source.options["labeller"]))
+    except FileNotFoundError as error:
+        raise CollectError(str(error)) from None
+    length = int(source.options.get("frames", 45))
+    for entry in source.options["sets"]:
+        step = int(entry.get("every", 3))
+        for video in sorted(root.glob(entry["videos"])):
+            most = int(entry.get("segments", 4)) * length
+            files = list(
+                save_frames(video, set(range(0, most * step, step)), root / video.stem).values()
+            )
+            name = re.sub(r"[^A-Za-z0-9]", "", video.stem)
+            found = 0
+            for start in range(0, len(files), length):
+                part = files[start : start + length]
+                frames = [image for file in part if (image := read_image(file)) is not None]
+                if len(frames) < labels.SHORTEST:
+                    continue
+                least = float(entry.get("least", 24))
+                for box in labels.moving_regions(frames, 0, least)[: int(entry.get("targets", 2))]:
+                    track = labels.agreed_track(frames, box, new_tracker)
+                    if len(track) >= labels.SHORTEST:
+                        boxes = {part[number]: one for number, one in track.items()}
+                        yield Track(f"{source.name}_{name}_{found:03d}", boxes)
+                        found += 1
+            if not found:
+                print(f"{source.repository}: {video.name} is left out: its labels agree nowhere")
 
 
 def save_frames(video: Path, wanted: set[int], folder: Path) -> dict[int, Path]:
@@ -512,15 +551,6 @@ def _regions(path: Path, least: float) -> list[Box]:
         if inside and min(w, h) >= least and area > 0.4 * w * h:
             found.append((float(x), float(y), float(w), float(h)))
     return found
-
-
-def _overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes x, y, w, h."""
-    w = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    h = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    if w <= 0 or h <= 0:
-        return 0.0
-    return w * h / (one[2] * one[3] + other[2] * other[3] - w * h)
 
 
 class ClipWriter:
@@ -621,6 +651,7 @@ CLIPS: dict[str, Callable[[Path, Source], Iterator[Track]]] = {
     "rows": row_clips,
     "motion": motion_clips,
     "matlab": matlab_clips,
+    "video": video_clips,
 }
 
 
@@ -675,12 +706,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--also", nargs="*", type=Path, default=[], help="folders of stills to link"
     )
+    parser.add_argument(
+        "--labeller", type=Path, help="folder of NanoTrack's weights, for videos without labels"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all picture sizes")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEG files (default: 92)")
     options = parser.parse_args(arguments)
     try:
         sources = read_list(Path(__file__).with_name("sources.yaml"))
         chosen = [s for s in sources if not options.only or s.name in options.only]
+        if options.labeller is not None:
+            given = {"labeller": str(options.labeller)}
+            chosen = [replace(s, options={**s.options, **given}) for s in chosen]
         form = Form(options.scale, options.quality)
         collect(chosen, options.copies, options.output, options.also, form)
     except CollectError as error:
