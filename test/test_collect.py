@@ -323,6 +323,14 @@ def test_a_track_that_drifts_is_kept_as_far_as_it_comes_back(collect):
     assert short[9] == pytest.approx(boxes[9])
 
 
+def test_a_track_ends_where_its_target_is_gone(collect):
+    frames, boxes = (list(each) for each in zip(*(scene(n) for n in range(24)), strict=True))
+    empty = collect.labels.background_of(frames).astype(np.uint8)
+    frames[15:] = [empty] * 9
+    found = collect.labels.moving_part(dict(enumerate(boxes)), frames)
+    assert list(found) == list(range(15))
+
+
 def test_a_video_without_labels_is_labelled_or_left_out_by_name(
     collect, copies, tmp_path, monkeypatch, capsys
 ):

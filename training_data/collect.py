@@ -516,6 +516,7 @@ def video_clips(root: Path, source: Source) -> Iterator[Track]:
                 least = float(entry.get("least", 24))
                 for box in labels.moving_regions(frames, 0, least)[: int(entry.get("targets", 2))]:
                     track = labels.agreed_track(frames, box, new_tracker)
+                    track = labels.moving_part(track, frames)
                     if len(track) >= labels.SHORTEST:
                         boxes = {part[number]: one for number, one in track.items()}
                         yield Track(f"{source.name}_{name}_{found:03d}", boxes)

@@ -30,6 +30,9 @@ TRAVELLED = 0.3
 """Least distance from its start, in target sizes, that a track must reach: one that stays put
 agrees with itself wherever it is."""
 
+MOVING_SHARE = 0.2
+"""Least share of a box whose pixels differ from the background."""
+
 LARGEST = 0.4
 """Largest share of the picture that a moving region may cover: beyond, the camera moves."""
 
@@ -63,6 +66,11 @@ def nanotrack(folder: Path) -> Callable[[], Tracker]:
     return new
 
 
+def background_of(frames: Sequence[Image]) -> npt.NDArray[np.float64]:
+    """What stands still before a camera that does: the median of some frames, (H, W, 3)."""
+    return np.asarray(np.median(np.stack(frames[:: max(1, len(frames) // 25)]), axis=0))
+
+
 def moving_regions(frames: Sequence[Image], number: int, least: float) -> list[Box]:
     """Boxes of what moves in one of the frames of a camera that stands still, largest first.
 
@@ -74,9 +82,7 @@ def moving_regions(frames: Sequence[Image], number: int, least: float) -> list[B
     Returns:
         Boxes x, y, w, h that do not touch the border; none if so much moves that the camera does.
     """
-    some = frames[:: max(1, len(frames) // 25)]
-    background = np.median(np.stack(some), axis=0)
-    moved = np.abs(frames[number] - background).max(axis=2) > MOVED
+    moved = np.abs(frames[number] - background_of(frames)).max(axis=2) > MOVED
     if moved.mean() > LARGEST:
         return []
     closed = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
@@ -88,6 +94,23 @@ def moving_regions(frames: Sequence[Image], number: int, least: float) -> list[B
         if inside and min(w, h) >= least and area > 0.3 * w * h:
             regions.append((int(area), (float(x), float(y), float(w), float(h))))
     return [box for _, box in sorted(regions, key=lambda region: -region[0])]
+
+
+def moving_part(track: dict[int, Box], frames: Sequence[Image]) -> dict[int, Box]:
+    """A track up to the first frame in which its box holds standing background.
+
+    A target that leaves is often replaced by whatever is there, and that by the next who comes.
+    """
+    background = background_of(frames)
+    kept: dict[int, Box] = {}
+    for number, box in sorted(track.items()):
+        x, y, w, h = (max(0, round(v)) for v in box)
+        inside = slice(y, y + h), slice(x, x + w)
+        moved = np.abs(frames[number][inside] - background[inside]).max(axis=2) > MOVED
+        if not moved.size or moved.mean() < MOVING_SHARE:
+            break
+        kept[number] = box
+    return kept
 
 
 def agreed_track(
