@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mixformerv2_ros.lab.datasets.sequences import plain_sequence
+from mixformerv2_ros.lab.datasets.folder import find_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +54,10 @@ class Copies:
 @pytest.fixture
 def copies(tmp_path):
     return Copies(tmp_path / "copies")
+
+
+def read_sequence(folder):
+    return find_folder(folder.parent)[folder.name]()
 
 
 def picture(width=200, height=100, box=None):
@@ -185,7 +189,7 @@ def test_tracks_of_mot_share_their_frames_and_hidden_ones_are_left_out(collect, 
     collect.collect([one], copies.folder, tmp_path / "out")
     sequences = tmp_path / "out" / "sequences"
     assert sorted(path.name for path in sequences.iterdir()) == ["mot_V1_001", "mot_V1_002"]
-    first, second = (plain_sequence(sequences / f"mot_V1_00{n}") for n in (1, 2))
+    first, second = (read_sequence(sequences / f"mot_V1_00{n}") for n in (1, 2))
     assert len(first) == 12
     assert len(second) == 6
     stored = {path.resolve() for one in (first, second) for path in one.frames}
@@ -203,7 +207,7 @@ def test_a_window_around_a_small_target_is_all_that_is_stored(collect, copies, t
     copies.add("some/where", mot_files())
     one = source(collect, "mot", name="mot", grid=2, window=3)
     collect.collect([one], copies.folder, tmp_path / "out")
-    sequence = plain_sequence(tmp_path / "out" / "sequences" / "mot_V1_001")
+    sequence = read_sequence(tmp_path / "out" / "sequences" / "mot_V1_001")
     for path, (x, _, w, _) in zip(sequence.frames, sequence.boxes, strict=True):
         image = cv2.imread(str(path))
         assert image.shape[1] <= 170
@@ -221,7 +225,7 @@ def test_rows_of_zeros_are_frames_without_the_target(collect, copies, tmp_path):
     collect.collect([one], copies.folder, tmp_path / "out")
     (folder,) = (tmp_path / "out" / "sequences").iterdir()
     assert folder.name == "hall_cam1_00000"
-    assert len(plain_sequence(folder)) == 15
+    assert len(read_sequence(folder)) == 15
 
 
 def test_regions_that_move_are_followed_until_they_meet_or_leave(collect, copies, tmp_path):
@@ -239,7 +243,7 @@ def test_regions_that_move_are_followed_until_they_meet_or_leave(collect, copies
     collect.collect([one], copies.folder, tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out" / "sequences").iterdir())
     assert names == ["road_a000_0", "road_a001_0"]
-    sequence = plain_sequence(tmp_path / "out" / "sequences" / "road_a001_0")
+    sequence = read_sequence(tmp_path / "out" / "sequences" / "road_a001_0")
     assert sequence.boxes[0].tolist() == [10, 20, 40, 30]
     assert sequence.boxes[-1].tolist() == [126, 20, 40, 30]
 
@@ -351,7 +355,7 @@ def test_a_video_without_labels_is_labelled_or_left_out_by_name(
     assert "still.avi is left out: its labels agree nowhere" in capsys.readouterr().out
     (folder,) = (tmp_path / "out" / "sequences").iterdir()
     assert folder.name == "cam_moving_000"
-    sequence = plain_sequence(folder)
+    sequence = read_sequence(folder)
     assert len(sequence) == 24
     assert sequence.boxes[20] == pytest.approx(scene(20)[1], abs=4)
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mixformerv2_ros.errors import ParameterError  # noqa: E402
-from mixformerv2_ros.lab.datasets.images import DecodedClip, Still  # noqa: E402
+from mixformerv2_ros.lab.datasets.annotated_images import DecodedClip, Still  # noqa: E402
 from mixformerv2_ros.lab.training import augment  # noqa: E402
 from mixformerv2_ros.lab.training.synthetic import SyntheticConfig, SyntheticDataset  # noqa: E402
 from mixformerv2_ros.model.presets import PRESETS  # noqa: E402

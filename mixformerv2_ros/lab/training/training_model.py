@@ -45,8 +45,8 @@ class ModelOutput:
         score_logits: (B,); None from a teacher.
         foreground: Logits (B, search tokens); None from a teacher.
         features: Output of each block; empty unless requested.
-        feature_map: (B, search tokens, channels), to be compared with a tracker's; None without one,
-            and in evaluation mode.
+        feature_map: (B, search tokens, channels), to be compared with a tracker's; None without a
+            tracker, and in evaluation mode.
     """
 
     boxes: Tensor
