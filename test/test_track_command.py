@@ -327,17 +327,15 @@ def test_replay_needs_a_box(tmp_path: Path) -> None:
 
 
 def test_replay_of_a_damaged_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What lies before the damage is in every output, all of them closed; then the error."""
+    """All that can be read is in every output, which state what is missing; then the error."""
     bag = write_bag(tmp_path / "bag", 30)
     file = storage_file(bag)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     out, table = tmp_path / "out", tmp_path / "t.csv"
     with pytest.raises(SourceError, match=r"is damaged after 1[345] messages") as caught:
         run_command("replay", bag, "-o", out, "--box", BOX, "--csv", table)
-    assert not out.exists()
-    assert not table.exists()
-    out, table = tmp_path / "out.partial", tmp_path / "t.partial.csv"
     assert "\n" not in str(caught.value)
+    assert "is damaged" in (partial_reason(out) or "")
     done = len(rows(table))
     assert 13 <= done <= 15
     assert f"{done} frames tracked" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from mixformerv2_ros.cli.shared import (
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import MixFormerError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
-from mixformerv2_ros.io.bag_reader import BagReader, Topic
+from mixformerv2_ros.io.bag_reader import BagReader, DamagedBagError, Topic
 from mixformerv2_ros.io.bag_writer import STORAGES
 from mixformerv2_ros.io.reference_tracks import Comparison
 from mixformerv2_ros.io.video import DEFAULT_FPS
@@ -224,7 +224,9 @@ def _write(
         missing = "interrupted" if interrupted else log.skipped
         if failure is not None:
             missing = str(failure)
-        outputs.finish(missing, ended_early=interrupted or failure is not None)
+        # What a damaged recording still holds has been replayed to its end.
+        ended_early = failure is not None and not isinstance(failure, DamagedBagError)
+        outputs.finish(missing, ended_early=interrupted or ended_early)
     print(outputs.summary())
     if failure is not None:
         raise failure
