@@ -438,8 +438,10 @@ def test_ctrl_c_on_the_command_line_cancels_the_goal(
          GoalStatus.STATUS_ABORTED, End.REPLACED),
         ({}, lambda p, c: (p.show(c, 30), p.step_back(c)), GoalStatus.STATUS_ABORTED,
          End.FORGOTTEN),
-        # The target has left the picture.
-        ({}, lambda p, c: p.show(c, 0, 500, 530), GoalStatus.STATUS_ABORTED, End.LOST),
+        # The target has left the picture. A step ahead is held until the next image confirms it.
+        ({}, lambda p, c: (p.show(c, 0),
+                           [p.deliver(c, image(i), "/tracker") for i in (500, 501, 530, 531)]),
+         GoalStatus.STATUS_ABORTED, End.LOST),
     ],
 )  # fmt: skip
 def test_ends_of_an_action(
