@@ -183,7 +183,7 @@ def test_a_box_on_an_image_that_is_not_kept_is_refused(stamp: int, words: str) -
         node.feed(image(40))
         assert len(node.desk.texts) == 1
         assert words in node.desk.texts[0]
-        assert node.counts.refused == 1
+        assert node.counts.rejected == 1
         assert node.desk.tracks[-1].state == State.IDLE
 
 
@@ -207,7 +207,7 @@ def test_boxes_that_cannot_be_tracked_are_refused(box: Any, words: str, stamp: i
         assert [text for text in node.desk.texts if "rejected" in text] != []
         assert "init box of bad\\n rejected: " in node.desk.texts[-1]
         assert words.split(" must")[0] in node.desk.texts[-1]
-        assert node.counts.refused == 1
+        assert node.counts.rejected == 1
         assert [m.target_id for m in node.desk.tracks] == ["good"] * 3
 
 
@@ -388,7 +388,7 @@ def test_no_init_box_ends_the_worker() -> None:
             node.feed(image(index))
             assert node.tracker.failure is None, box
         assert node.counts.processed == len(boxes)
-        assert node.counts.refused > len(boxes) // 2
+        assert node.counts.rejected > len(boxes) // 2
         assert all(len(text) < 300 for text in node.desk.texts)
 
 
@@ -397,7 +397,7 @@ def test_a_flood_of_init_boxes_does_not_flood_the_log() -> None:
         for index in range(100):
             node.tracker.receive_init(init_box(red_box(index), target_id=str(index)))
             node.feed(image(index))
-        assert node.counts.refused > 50
+        assert node.counts.rejected > 50
         texts = node.desk.texts
         # Four targets can be tracked.
         assert texts[:4] == [f"tracking {index}" for index in range(4)]

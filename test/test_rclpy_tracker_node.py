@@ -431,13 +431,13 @@ def test_ctrl_c_on_the_command_line_cancels_the_goal(
     [
         ({"duration": 1}, lambda p, c: p.show(c, 0, 10, 20, 21),
          GoalStatus.STATUS_SUCCEEDED, End.DURATION),
-        ({"box": (0, 0, 0, 0)}, lambda p, c: p.show(c, 0), GoalStatus.STATUS_ABORTED, End.REFUSED),
+        ({"box": (0, 0, 0, 0)}, lambda p, c: p.show(c, 0), GoalStatus.STATUS_ABORTED, End.REJECTED),
         ({}, lambda p, c: (p.show(c, 0), p.call(Trigger, "/tracker/stop", Trigger.Request())),
          GoalStatus.STATUS_ABORTED, End.STOPPED),
         ({}, lambda p, c: (p.show(c, 0), draw(p, init_box(red_box(1))), p.show(c, 1)),
          GoalStatus.STATUS_ABORTED, End.REPLACED),
         ({}, lambda p, c: (p.show(c, 30), p.step_back(c)), GoalStatus.STATUS_ABORTED,
-         End.FORGOTTEN),
+         End.RESET),
         # The target has left the picture. A step ahead is held until the next image confirms it.
         ({}, lambda p, c: (p.show(c, 0),
                            [p.deliver(c, image(i), "/tracker") for i in (500, 501, 530, 531)]),

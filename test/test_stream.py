@@ -383,7 +383,7 @@ def test_a_box_whose_image_is_not_buffered_is_refused(stamp: int, words: str) ->
     run.feed(*map(image, range(40)))
     run.box(0, stamp)
     run.feed(image(40))
-    assert run.kinds == [EventKind.REFUSED]
+    assert run.kinds == [EventKind.REJECTED]
     assert words in run.events[0].text
     with pytest.raises(BoxError, match=r"^its image is"):
         raise_failure(run.events[0])

@@ -97,7 +97,7 @@ def test_another_box_takes_the_target_over_when_it_starts() -> None:
         node.feed(image(0))
         node.tracker.start_goal(init_box((0, 0, 0, 0)), second.goal)
         node.feed(image(1))
-        assert (first.ends, second.ends) == ([], [End.REFUSED])
+        assert (first.ends, second.ends) == ([], [End.REJECTED])
         node.tracker.start_goal(init_box(red_box(2)), third.goal)
         node.feed(image(2))
         assert (first.ends, third.ends) == ([End.REPLACED], [])
@@ -150,7 +150,7 @@ def test_boxes_that_wait_do_not_pile_up() -> None:
         for number in range(PENDING_PER_TARGET):
             node.tracker.receive_init(init_box(red_box(0), target_id=str(number)))
         node.tracker.start_goal(init_box(red_box(0), target_id="more"), last.goal)
-        assert last.ends == [End.REFUSED]
+        assert last.ends == [End.REJECTED]
         assert last.reasons == [f"too many pending init boxes (limit {PENDING_PER_TARGET})"]
         node.settle()
 
@@ -193,7 +193,7 @@ def test_images_of_another_time_end_it() -> None:
         node.feed(image(5), *map(image, range(20, 22)), image(0))
         assert recorded.ends == []
         node.feed(image(1))
-        assert recorded.ends == [End.FORGOTTEN]
+        assert recorded.ends == [End.RESET]
         assert recorded.reasons == ["image time stepped back by 1.050 s"]
 
 
@@ -208,7 +208,7 @@ def test_an_engine_that_fails_at_the_start_refuses() -> None:
         node.feed(image(0), image(1))
         node.tracker.start_goal(init_box(red_box(0), frame_stamp(0)), past.goal)
         node.settle()
-        assert (now.ends, past.ends) == ([End.REFUSED], [End.REFUSED])
+        assert (now.ends, past.ends) == ([End.REJECTED], [End.REJECTED])
         assert now.reasons == ["out of smoke"]
 
 

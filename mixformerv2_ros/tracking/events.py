@@ -54,7 +54,7 @@ class EventKind(Enum):
 
     STARTED = auto()
     """A target is tracked from now on."""
-    REFUSED = auto()
+    REJECTED = auto()
     """No target can be started from an init box."""
     REPLACED = auto()
     """Another init box took the target over."""
@@ -127,7 +127,7 @@ def raise_failure(event: Event) -> None:
         BoxError: no target can be started from an init box.
         EngineError: the engine failed.
     """
-    if event.kind is EventKind.REFUSED:
+    if event.kind is EventKind.REJECTED:
         name = DEFAULT_TARGET if event.request is None else event.request.target_id
         named = "" if name == DEFAULT_TARGET else f"target {printable(name)}: "
         raise BoxError(named + event.reason)
@@ -135,11 +135,11 @@ def raise_failure(event: Event) -> None:
         raise event.error
 
 
-def refused(request: InitRequest, reason: str) -> Event:
+def rejected(request: InitRequest, reason: str) -> Event:
     """The event of an init box that no target is started from."""
     name = printable(request.target_id)
     text = f"init box of {name} rejected: {reason}"
-    return Event(EventKind.REFUSED, text, request, reason=reason)
+    return Event(EventKind.REJECTED, text, request, reason=reason)
 
 
 def replaced(request: InitRequest) -> Event:

@@ -49,7 +49,7 @@ from mixformerv2_ros.tracking.events import (
     Step,
     StreamImage,
     raise_failure,
-    refused,
+    rejected,
     replaced,
     stopped,
     undecodable,
@@ -172,12 +172,12 @@ class Stream:
         """Take an init box; it takes the place of one of the same name that still waits."""
         name = request.target_id
         if len(name) > MAX_ID_LENGTH:
-            return [refused(request, f"target id must be at most {MAX_ID_LENGTH} characters")]
+            return [rejected(request, f"target id must be at most {MAX_ID_LENGTH} characters")]
         limit = self.rules.max_targets
         if limit is not None and name not in self._pending:
             limit *= PENDING_PER_TARGET
             if len(self._pending) >= limit:
-                return [refused(request, f"too many pending init boxes (limit {limit})")]
+                return [rejected(request, f"too many pending init boxes (limit {limit})")]
         outputs: list[Output] = []
         if superseded := self._pending.pop(name, None):
             outputs.append(replaced(superseded.request))
@@ -326,8 +326,8 @@ class Stream:
         self._last = accepted
         outputs += self._start_past(image.number, image)
         outputs += self._catch_up(image.number, self.rules.catch_up_searches)
-        starts, refusals = self._due(image, frame)
-        outputs += refusals
+        starts, rejections = self._due(image, frame)
+        outputs += rejections
         tracks: dict[str, Track] = {}
         try:
             if not starts.keys() >= set(self.targets):
@@ -338,12 +338,12 @@ class Stream:
                 try:
                     tracks[name] = self.session.start(frame, box, name, image.time_ns)
                 except (BoxError, ImageError) as error:  # its crop lies outside the image
-                    outputs.append(refused(pending.request, str(error)))
+                    outputs.append(rejected(pending.request, str(error)))
                 else:
                     outputs += self._started(pending, f"tracking {printable(name)}")
                 del starts[name]
         except EngineError as error:
-            outputs += [refused(pending.request, str(error)) for pending in starts.values()]
+            outputs += [rejected(pending.request, str(error)) for pending in starts.values()]
             text = str(error)
             return [*outputs, Event(EventKind.ENGINE_FAILED, text, image=image, error=error)]
         return [*outputs, Step(image, frame, tuple(tracks.values()))]
@@ -351,7 +351,7 @@ class Stream:
     def _due(self, image: StreamImage, frame: Frame) -> tuple[dict[str, PendingInit], list[Output]]:
         """Take out the init boxes that start on `image`."""
         starts: dict[str, PendingInit] = {}
-        refusals: list[Output] = []
+        rejections: list[Output] = []
         for name, pending in list(self._pending.items()):
             stamp = pending.request.stamp_ns
             if stamp is None or self._buffer.find(stamp) is image:
@@ -359,10 +359,10 @@ class Stream:
                 try:
                     self._admit(pending.request, frame, starts)
                 except (BoxError, ImageError) as error:
-                    refusals.append(refused(pending.request, str(error)))
+                    rejections.append(rejected(pending.request, str(error)))
                 else:
                     starts[name] = pending
-        return starts, refusals
+        return starts, rejections
 
     def _admit(self, request: InitRequest, frame: Frame, starts: dict[str, PendingInit]) -> None:
         """Refuse a box that no target can be started from.
@@ -410,7 +410,7 @@ class Stream:
                 ahead = stamp - newest.stamp_ns
                 if not 0 < ahead <= self.rules.buffer_age_ns:
                     del self._pending[name]
-                    outputs.append(refused(pending.request, self._missing(ahead, newest)))
+                    outputs.append(rejected(pending.request, self._missing(ahead, newest)))
         return outputs
 
     def _decodable(self, stamp_ns: int) -> StreamImage | None:
@@ -450,10 +450,10 @@ class Stream:
             self._admit(request, frame, {})
             session.start(frame, request.box, request.target_id, time_ns)
         except (BoxError, ImageError) as error:
-            return [*outputs, refused(request, str(error))]
+            return [*outputs, rejected(request, str(error))]
         except EngineError as error:
             failed = Event(EventKind.ENGINE_FAILED, str(error), image=start, error=error)
-            return [*outputs, refused(request, str(error)), failed]
+            return [*outputs, rejected(request, str(error)), failed]
         one = CatchUp(
             pending, session, start, DecodedImage(start, frame).size, time_ns,
             self.rules.catch_up_images,
@@ -486,7 +486,7 @@ class Stream:
                 self._search_past(one, image)
             except EngineError as error:
                 del self._catching_up[name]
-                outputs.append(refused(one.pending.request, str(error)))
+                outputs.append(rejected(one.pending.request, str(error)))
                 failed = Event(EventKind.ENGINE_FAILED, str(error), image=image, error=error)
                 outputs.append(failed)
         return outputs

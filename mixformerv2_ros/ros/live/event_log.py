@@ -10,7 +10,7 @@ from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import Event, EventKind
 
 _COUNTED = {
-    EventKind.REFUSED: "refused",
+    EventKind.REJECTED: "rejected",
     EventKind.UNDECODABLE: "bad",
     EventKind.LATE: "late",
     EventKind.STRAY: "late",
@@ -45,7 +45,7 @@ class EventLog:
             self._publisher.count(**{name: 1})
         if kind is EventKind.STARTED:
             self._throttle.burst(Level.OK, "starts", text)
-        elif kind is EventKind.REFUSED:
+        elif kind is EventKind.REJECTED:
             self._throttle.burst(Level.WARN, "rejections", text)
         elif kind is EventKind.UNDECODABLE:
             self._undecodable = text

@@ -19,8 +19,8 @@ class End(IntEnum):
     LOST = 2
     STOPPED = 3
     REPLACED = 4
-    REFUSED = 5
-    FORGOTTEN = 6
+    REJECTED = 5
+    RESET = 6
     CLOSED = 7
 
 

@@ -42,7 +42,7 @@ from mixformerv2_ros.tracking.events import (
     Output,
     Step,
     StreamImage,
-    refused,
+    rejected,
     replaced,
     stopped,
 )
@@ -50,10 +50,10 @@ from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET, Stream
 
 _ENDS = {
-    EventKind.REFUSED: End.REFUSED,
+    EventKind.REJECTED: End.REJECTED,
     EventKind.REPLACED: End.REPLACED,
     EventKind.STOPPED: End.STOPPED,
-    EventKind.FORGOTTEN: End.FORGOTTEN,
+    EventKind.FORGOTTEN: End.RESET,
 }
 
 
@@ -161,7 +161,7 @@ class LiveTracker:
         try:
             former = self._mailbox.put_request(request)
         except OverflowError as limit:
-            self._on_event(refused(request, f"too many pending init boxes (limit {limit})"))
+            self._on_event(rejected(request, f"too many pending init boxes (limit {limit})"))
         else:
             if former is not None:
                 self._on_event(replaced(former))

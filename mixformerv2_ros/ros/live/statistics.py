@@ -30,7 +30,7 @@ class Counts:
         late: Images dropped because they are older than the newest, or of another size or time
             than their neighbours.
         bad: Images that cannot be decoded.
-        refused: Init boxes that were rejected.
+        rejected: Init boxes that were rejected.
         failed: Images on which the engine failed.
     """
 
@@ -41,7 +41,7 @@ class Counts:
     dropped: int = 0
     late: int = 0
     bad: int = 0
-    refused: int = 0
+    rejected: int = 0
     failed: int = 0
 
 
@@ -167,7 +167,7 @@ def status(
         "images late or stray": str(counts.late),
         "images not decodable": str(counts.bad),
         "engine failures": str(counts.failed),
-        "init boxes rejected": str(counts.refused),
+        "init boxes rejected": str(counts.rejected),
         "images buffered": f"{statistics.buffered} ({statistics.buffered_bytes / 1e6:.1f} MB)",
     }
     for track in statistics.tracks:
