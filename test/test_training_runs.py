@@ -359,6 +359,8 @@ def _member(rank, count, port, config, target):
     curve = []
     train(config, watch=lambda step, total, values: curve.append(float(values["loss"])))
     torch.save(curve, target / f"curve{rank}")
+    # As `python -m mixformerv2_ros.cli` does: torch's threads may outlive the interpreter.
+    os._exit(0)
 
 
 def test_two_processes_train_like_one_with_twice_the_batch(miniature_data, tmp_path, tokens):
