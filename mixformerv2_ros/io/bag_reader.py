@@ -411,7 +411,7 @@ def _open_reader(path: Path) -> Reader | None:
     try:
         reader = Reader(path)
         reader.open()
-    except Exception:
+    except Exception:  # rosbags raises what its parsers raise; the caller scans the file instead
         return None
     return reader
 
