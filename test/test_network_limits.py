@@ -90,16 +90,16 @@ def test_interfaces_of_the_user_take_precedence(inline: bool, tmp_path: Path) ->
     ],
 )
 def test_a_wrong_value_is_one_line(
-    variable: str,
-    value: str,
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Cyclone writes is part of the line."""
+    """What Cyclone writes is part of the line.
+
+    A process of its own: Cyclone reads its configuration with the first participant of a domain.
+    """
     monkeypatch.setenv(variable, value)
-    assert main(["echo", "/x"]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
+    with Command("echo", "/x") as echo:
+        assert echo.process.wait(60) == 2
+    (line,) = echo.lines
     assert line.startswith("mixformerv2 echo: ")
     assert words in line
     assert len(line) < 500
@@ -152,17 +152,15 @@ def test_nothing_is_discovered_where_discovery_is_off(
 
 
 def test_the_shipped_configuration_of_cyclone_requests_the_receive_buffer_of_the_nodes(
-    domain: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = ROOT / "config" / "cyclonedds.xml"
     size = re.findall("<SocketReceiveBufferSize.*?/>", file.read_text("utf-8"))
     assert size == re.findall("<SocketReceiveBufferSize.*?/>", LARGE_MESSAGES)
     monkeypatch.setenv("CYCLONEDDS_URI", f"file://{file},{tracing(tmp_path / 'log')}")
-    assert main(["echo", "/nothing", "--timeout", "0.1"]) == 2
-    assert capfd.readouterr().err.startswith("mixformerv2 echo: no publisher on /nothing")
+    with Command("echo", "/nothing", "--timeout", 0.1) as echo:
+        assert echo.process.wait(60) == 2
+    assert echo.lines == ["mixformerv2 echo: no publisher on /nothing; topics found: none"]
     assert "SocketReceiveBufferSize[@max]: 16 MiB" in (tmp_path / "log").read_text()
 
 
