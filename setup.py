@@ -23,6 +23,7 @@ DDS = ["cyclonedds>=11.0.1; python_version < '3.14'"]
 REPORT = ["bokeh>=3.8", "jinja2>=3.1"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
+WEB = ["tornado>=6.1"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -59,6 +60,7 @@ setup(
         "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
         "mixformerv2_ros.interfaces.mixformerv2_ros": ["*.msg"],
         "mixformerv2_ros.models": ["default/*"],
+        "mixformerv2_ros.ros.web": ["static/*"],
         "mixformerv2_ros.lab.datasets": ["*.txt"],
         "mixformerv2_ros.lab.evaluation": ["*.txt"],
         "mixformerv2_ros.lab.reports": ["templates/*"],
@@ -83,9 +85,11 @@ setup(
         "lab": LAB,
         "dds": DDS,
         "trax": TRAX,
+        "web": WEB,
         "dev": [
             *LAB,
             *DDS,
+            *WEB,
             *TRAX,
             "pytest>=8",
             "pre-commit",

@@ -3,10 +3,11 @@
 ros2 launch mixformerv2_ros tracker.launch.py image:=/camera/image_raw
 """
 
+import sys
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
@@ -27,6 +28,9 @@ ARGUMENTS = {
         "configure and activate at start; false: transitions are left to a lifecycle manager",
     ),
     "log_level": ("info", "minimum severity of log lines"),
+    "web": ("false", "serve a page to watch the tracker and draw boxes, see mixformerv2 web"),
+    "web_host": ("127.0.0.1", "address of the page; another than this machine's has a token"),
+    "web_port": ("8080", "port of the page"),
 }
 # Booleans as Python or as YAML writes them.
 TRUTH = ["true", "false", "True", "False"]
@@ -37,6 +41,7 @@ CHOICES = {
     "use_sim_time": ["", *TRUTH],
     "autostart": ["", *TRUTH],
     "log_level": ["debug", "info", "warn", "error", "fatal"],
+    "web": TRUTH,
 }
 
 
@@ -50,8 +55,8 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*declared, OpaqueFunction(function=tracker)])
 
 
-def tracker(context: LaunchContext) -> list[LifecycleNode]:
-    """Return the node; arguments override the parameter file."""
+def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
+    """Return the node, and the page if wanted; arguments override the parameter file."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {name: values[name] for name in ("model", "engine", "device") if values[name]}
     switches = [name for name in ("use_sim_time", "autostart") if values[name]]
@@ -60,7 +65,9 @@ def tracker(context: LaunchContext) -> list[LifecycleNode]:
         given["image_transport"] = "compressed"
     logger = ".".join([*filter(None, values["namespace"].split("/")), values["name"]])
     files = [values["params_file"]] if values["params_file"] else []
+    pages = [_page(values)] if values["web"].lower() == "true" else []
     return [
+        *pages,
         LifecycleNode(
             package="mixformerv2_ros",
             executable="tracker_node",
@@ -70,5 +77,16 @@ def tracker(context: LaunchContext) -> list[LifecycleNode]:
             remappings=[("image", values["image"])],
             ros_arguments=["--log-level", f"{logger}:={values['log_level']}"],
             output="screen",
-        )
+        ),
     ]
+
+
+def _page(values: dict[str, str]) -> ExecuteProcess:
+    image = values["image"]
+    if values["compressed"].lower() == "true":
+        image += "/compressed"
+    command = [sys.executable, "-m", "mixformerv2_ros.cli", "web", image]
+    command += ["--host", values["web_host"], "--port", values["web_port"]]
+    if values["namespace"]:
+        command += ["--namespace", values["namespace"]]
+    return ExecuteProcess(cmd=command, output="screen")

@@ -45,7 +45,7 @@ from mixformerv2_ros.ros.cyclonedds.types import (
 from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.qos import Reliability
 from mixformerv2_ros.ros.replay import images
-from mixformerv2_ros.ros.topics import IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.ros.topics import COMMANDS, IMAGES, INITS, OUTPUTS
 from mixformerv2_ros.tracking.session import State
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -355,7 +355,7 @@ def test_ros_sees_the_node(peer: Peer) -> None:
         assert endpoint.qos[Policy.Userdata].data == f"typehash={hash_};".encode()
         written = {bytes(g.data) for g in node.writer_gid_seq}
         assert len(written) == len(OUTPUTS)
-        assert len(node.reader_gid_seq) == len(INITS) + 1
+        assert len(node.reader_gid_seq) == len(INITS) + len(COMMANDS) + 1
 
 
 def test_type_names_are_those_of_ros() -> None:

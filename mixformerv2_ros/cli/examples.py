@@ -23,6 +23,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "select door.mcap --track -o door_tracked",
         "select /camera --image-topic /camera/image_raw --once",
     ),
+    "web": (
+        "web /camera/image_raw",
+        "web /camera/image_raw --host 0.0.0.0 --port 8000",
+        "web /camera/image_raw --detections /yolo/detections -r init_box:=/drone/init_box",
+    ),
     "node": (
         "node -r image:=/camera/image_raw",
         "node --params-file config/tracker_s_cpu.yaml -p template_update.interval:=20",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mixformerv2_ros.cli import replay, track
 from mixformerv2_ros.cli.arguments import CommandParser
+from mixformerv2_ros.cli.remote import ros_is_built
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
     cyclone,
@@ -153,8 +153,7 @@ def _topic(args: argparse.Namespace) -> AbstractContextManager[TopicImages]:
     """Images of a topic by rclpy if it and our interfaces are there, else by Cyclone DDS."""
     names = names_from_arguments(args)
     topic = names.expand(args.source)
-    built = all(_importable(name) for name in ("rclpy", "mixformerv2_ros.msg"))
-    if built and not args.dds:
+    if ros_is_built() and not args.dds:
         from mixformerv2_ros.ros.rclpy.box_selection_node import BoxSelectionNode
 
         return BoxSelectionNode(names.node, names.namespace, args.remap, topic)
@@ -163,10 +162,6 @@ def _topic(args: argparse.Namespace) -> AbstractContextManager[TopicImages]:
         from mixformerv2_ros.ros.cyclonedds.node import Node
 
     return DdsBoxSelectionNode(Node(names, write_log(names.full)), topic)
-
-
-def _importable(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 def _file(args: argparse.Namespace, kind: str) -> FileImages:

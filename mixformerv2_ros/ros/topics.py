@@ -26,6 +26,19 @@ INITS = {
 }
 """Topics of init boxes and their types."""
 
+STOP_TARGET = "stop_target"
+SET_PARAMETER = "set_parameter"
+
+COMMANDS = {
+    STOP_TARGET: "std_msgs/msg/String",
+    SET_PARAMETER: "diagnostic_msgs/msg/KeyValue",
+}
+"""Topics on which a tracker is told what services do elsewhere, which DDS alone does not have.
+
+- `stop_target`: the name of the target to stop; empty: all.
+- `set_parameter`: name and value of a parameter that can be changed at runtime, as text.
+"""
+
 TRACK = "track"
 DETECTIONS = "detections"
 DEBUG_IMAGE = "debug_image"

@@ -159,6 +159,12 @@ class Node:
         self._publish_graph()
         return self._subscriptions[-1]
 
+    def destroy_subscription(self, subscription: Subscription) -> None:
+        """Delete a subscription; to be called in the thread that spins."""
+        self._subscriptions.remove(subscription)
+        subscription.close()
+        self._publish_graph()
+
     def create_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call back periodically, by the wall clock."""
         self._timers.append(_Timer(seconds, callback))

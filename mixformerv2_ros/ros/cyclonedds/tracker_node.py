@@ -11,6 +11,7 @@ from mixformerv2_ros.ros.cyclonedds.node import Node
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import make_qos, reliable
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model
+from mixformerv2_ros.ros.live.remote_commands import RemoteCommands
 from mixformerv2_ros.ros.messages import Level, Types
 from mixformerv2_ros.ros.qos import (
     AUTO,
@@ -20,7 +21,15 @@ from mixformerv2_ros.ros.qos import (
     initial_reliability,
 )
 from mixformerv2_ros.ros.topic_checks import Publication, Requested
-from mixformerv2_ros.ros.topics import DEBUG_IMAGE, IMAGE, IMAGE_TYPES, IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.ros.topics import (
+    COMMANDS,
+    DEBUG_IMAGE,
+    IMAGE,
+    IMAGE_TYPES,
+    IMAGES,
+    INITS,
+    OUTPUTS,
+)
 
 
 class DdsTrackerNode:
@@ -55,6 +64,8 @@ class DdsTrackerNode:
         }
         for name, msgtype in INITS.items():
             node.create_subscription(topic(name), msgtype, self.tracker.receive_init, reliable())
+        for name, callback in RemoteCommands(self.tracker, self).callbacks.items():
+            node.create_subscription(topic(name), COMMANDS[name], callback, reliable())
         transport, choice = str(values["image_transport"]), str(values["image_qos"])
         self._images = node.create_subscription(
             node.names.image_topic(IMAGE, transport),
@@ -109,6 +120,14 @@ class DdsTrackerNode:
     def full_topic(self, name: str) -> str:
         """Full name of a topic after remapping."""
         return self._node.names.topic(name)
+
+    def change_parameter(self, name: str, value: Any) -> None:
+        """Change a parameter before the next image.
+
+        Raises:
+            ParameterError: the change is refused.
+        """
+        self.tracker.set_values({name: value})
 
     def log(self, level: Level, text: str) -> None:
         """Write to the node's log."""

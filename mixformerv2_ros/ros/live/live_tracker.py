@@ -218,7 +218,8 @@ class LiveTracker:
         if seconds > timeout:
             for observer in self._all_observers():
                 observer.on_stalled(seconds)
-        report = status(statistics, before, self._model.info, self._name, timeout, reason)
+        live = {p.name: self._values[p.name] for p in NODE_PARAMETERS if p.live}
+        report = status(statistics, before, self._model.info, self._name, timeout, reason, live)
         message = diagnostics_message(self._middleware.types, report, now)
         self._middleware.publish(DIAGNOSTICS, message)
 

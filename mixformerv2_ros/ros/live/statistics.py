@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,6 +119,7 @@ def status(
     node: str,
     timeout_s: float,
     reason: str = "",
+    parameters: Mapping[str, object] | None = None,
 ) -> Status:
     """Diagnostic status of a tracker.
 
@@ -128,6 +130,7 @@ def status(
         node: Full name of the node.
         timeout_s: Seconds without an image after which the camera is stalled.
         reason: Why no image is processed; empty if images are.
+        parameters: Those that can be changed at runtime, by name, with their current values.
     """
     counts = statistics.counts
     states = {track.state for track in statistics.tracks}
@@ -173,6 +176,8 @@ def status(
     for track in statistics.tracks:
         name = printable(track.target_id)
         values[f"target {name}"] = f"{track.state.name}, confidence {track.confidence:.2f}"
+    for name, value in (parameters or {}).items():
+        values[f"parameter {name}"] = str(value)
     return Status(
         f"{node.lstrip('/')}: tracker", model["engine"], level, summary, {**values, **model}
     )

@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from mixformerv2_ros.action import TrackTarget
+from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model, load_model
+from mixformerv2_ros.ros.live.remote_commands import RemoteCommands
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
 from mixformerv2_ros.ros.qos import HISTORY_DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
@@ -25,6 +28,7 @@ from mixformerv2_ros.ros.rclpy.run import run
 from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, publications
 from mixformerv2_ros.ros.topic_checks import Publication, Requested
 from mixformerv2_ros.ros.topics import (
+    COMMANDS,
     COMPRESSED_IMAGE,
     DEBUG_IMAGE,
     IMAGE,
@@ -107,6 +111,8 @@ class TrackerNode(ManagedNode):
         )
         for name, kind in INITS.items():
             self.create_reliable_subscription(name, kind, tracker.receive_init)
+        for name, callback in RemoteCommands(tracker, self).callbacks.items():
+            self.create_reliable_subscription(name, COMMANDS[name], callback)
         self.create_steady_timer(float(values["diagnostics.period"]), tracker.publish_diagnostics)
         self.get_logger().info(f"active: subscribed to {topic}")
 
@@ -134,6 +140,16 @@ class TrackerNode(ManagedNode):
     def full_topic(self, name: str) -> str:
         """Full name of a topic after remapping."""
         return str(self.resolve_topic_name(name))
+
+    def change_parameter(self, name: str, value: Any) -> None:
+        """Change a parameter, as `ros2 param set` does.
+
+        Raises:
+            ParameterError: the change is refused.
+        """
+        (result,) = self.set_parameters([Parameter(name, value=value)])
+        if not result.successful:
+            raise ParameterError(result.reason)
 
     def apply_parameters(self, changes: Mapping[str, Any]) -> None:
         """Apply accepted changes before the next image."""
