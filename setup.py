@@ -52,9 +52,14 @@ setup(
         ),
         "mixformerv2_ros.interfaces.mixformerv2_ros",
         "mixformerv2_ros.models",
+        *([] if WITHOUT_LAB else ["mixformerv2_ros.lab.settings"]),
     ],
-    # Interfaces are defined once, in msg/; the wheel carries a copy that bag code can read.
-    package_dir={"mixformerv2_ros.interfaces.mixformerv2_ros": "msg"},
+    # Interfaces are defined once, in msg/; the wheel carries a copy that bag code can read. So it
+    # does of the settings of trainings.
+    package_dir={
+        "mixformerv2_ros.interfaces.mixformerv2_ros": "msg",
+        "mixformerv2_ros.lab.settings": "config/training",
+    },
     package_data={
         "mixformerv2_ros": ["py.typed"],
         "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
@@ -64,6 +69,7 @@ setup(
         "mixformerv2_ros.lab.datasets": ["*.txt"],
         "mixformerv2_ros.lab.evaluation": ["*.txt"],
         "mixformerv2_ros.lab.reports": ["templates/*"],
+        "mixformerv2_ros.lab.settings": ["*.yaml", "demo/*.yaml"],
     },
     install_requires=[
         "numpy>=1.26",

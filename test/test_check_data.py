@@ -53,6 +53,7 @@ def test_every_broken_line_and_image_is_named(stage, capsys):
     tree = json.loads(path.read_text())
     tree["annotations"].append({**tree["annotations"][0], "bbox": [400, 3, 10, 10]})
     path.write_text(json.dumps(tree))
+    (root / "GOT-10k_Train_000002" / "cover.label").write_text("8\n9\n8\nx\n8\n8\n8\n8\n")
     assert main(["check-data", str(stage)]) == 2
     shown = capsys.readouterr().out
     first = root / "GOT-10k_Train_000001" / "groundtruth.txt"
@@ -61,7 +62,9 @@ def test_every_broken_line_and_image_is_named(stage, capsys):
     assert "GOT-10k_Train_000004/00000002.jpg cannot be decoded" in shown
     assert "GOT-10k_Train_000005/00000007.jpg" in shown
     assert "expected a box within the image of 64x48, got 400,3,10,10" in shown
-    assert "3 broken lines, boxes or clips, 2 of 41 images unreadable\n" in shown
+    for number, value in ((2, "9"), (4, "x")):
+        assert f"cover.label, value {number}: expected 8 values 0 to 8, got '{value}'\n" in shown
+    assert "5 broken lines, boxes or clips, 2 of 33 images unreadable\n" in shown
 
 
 def test_permitted_unreadable_images_are_no_failure(stage, capsys):
@@ -99,3 +102,20 @@ def test_missing_folders_and_lists_are_named(stage, capsys):
     assert "data.sets needs data.validation_sets, got none" in error
     assert main(["check-data", str(stage)]) == 2
     assert "got10k/list.txt: expected a text file, found none" in capsys.readouterr().out
+
+
+def test_every_broken_entry_of_coco_is_named(stage, capsys):
+    path = stage.parent / "data" / "coco" / "annotations" / "instances_train2017.json"
+    tree = json.loads(path.read_text())
+    whole = tree["annotations"][0]
+    count = len(tree["annotations"])
+    tree["images"].append({"id": 7})
+    tree["annotations"] += [{**whole, "bbox": [1, 2]}, {**whole, "image_id": [1]}, "none"]
+    path.write_text(json.dumps(tree))
+    assert main(["check-data", str(stage)]) == 2
+    shown = capsys.readouterr().out
+    assert f"{path}: images[{len(tree['images']) - 1}]: expected id and file_name" in shown
+    for offset, words in enumerate(
+        ("expected bbox of four", "expected image_id", "expected image_id")
+    ):
+        assert f"{path}: annotations[{count + offset}]: {words}" in shown

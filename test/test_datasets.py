@@ -328,7 +328,7 @@ SPOILT = [
     (
         "got10k",
         lambda r: write(r / "GOT-10k_Train_000005/cover.label", "8\n9\n0\n0\n"),
-        "cover.label: expected 4 values 0 to 8, got '9'",
+        "cover.label, value 2: expected 4 values 0 to 8, got '9'",
     ),
     (
         "got10k",

@@ -340,7 +340,7 @@ SPOILT: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "lasot",
         lambda r: write(r / "cat/cat-1/full_occlusion.txt", "0,0,2,0"),
-        "full_occlusion.txt: expected 4 values 0 or 1, got '2'",
+        "full_occlusion.txt, value 3: expected 4 values 0 or 1, got '2'",
     ),
     (
         "lasot",
@@ -352,7 +352,7 @@ SPOILT: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "got10k",
         lambda r: write(r / "GOT-10k_Val_000002/cover.label", "8\n9\n0\n0\n"),
-        "cover.label: expected 4 values 0 to 8, got '9'",
+        "cover.label, value 2: expected 4 values 0 to 8, got '9'",
     ),
     (
         "got10k",

@@ -122,6 +122,9 @@ def test_a_wheel_carries_interfaces_model_and_pages(built):
         "lab/datasets/same_videos.txt",
         "lab/reports/templates/run.html.j2",
         "lab/reports/templates/page.js",
+        "lab/settings/finetune_t.yaml",
+        "lab/settings/demo/recipe.yaml",
+        "ros/web/static/page.js",
         "py.typed",
     ):
         assert f"mixformerv2_ros/{path}" in built.names, path

@@ -17,8 +17,18 @@ from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.engines.loader import load_engine  # noqa: E402
 from mixformerv2_ros.errors import MixFormerError  # noqa: E402
 from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, read_yaml  # noqa: E402
-from mixformerv2_ros.lab.training.recipe import read_recipe, run_recipe  # noqa: E402
+from mixformerv2_ros.lab.training.initialization import (  # noqa: E402
+    build_training_model,
+    load_stage_teacher,
+)
+from mixformerv2_ros.lab.training.recipe import (  # noqa: E402
+    choose_stage,
+    read_recipe,
+    run_recipe,
+)
 from mixformerv2_ros.lab.training.stages import check_settings  # noqa: E402
+from mixformerv2_ros.lab.training.stand_ins import stand_ins  # noqa: E402
+from mixformerv2_ros.lab.training.training_run import no_samples  # noqa: E402
 from mixformerv2_ros.model.bundle import open_bundle  # noqa: E402
 from mixformerv2_ros.model.checkpoints import load_checkpoint  # noqa: E402
 
@@ -293,9 +303,29 @@ def test_one_stage_of_a_recipe_is_drawn_and_profiled(miniature_data, tmp_path, c
     words = ["visualize", "samples", str(path), "--stage", "second", "-o", str(image)]
     assert main([*words, "--count", "4"]) == 0
     assert image.stat().st_size > 1000
-    words = ["train", "--profile", "2", str(path), "--stage", "first"]
-    assert main([*words, "force.schedule.steps=9"]) == 0
-    assert "forward and backward" in capsys.readouterr().out
+    for stage, untrained in (("first", ""), ("second", "first")):
+        words = ["train", "--profile", "2", str(path), "--stage", stage]
+        assert main([*words, "force.schedule.steps=9"]) == 0
+        shown = capsys.readouterr().out
+        assert "forward and backward" in shown
+        line = f"not run yet, so untrained networks stand in for: {untrained}\n"
+        assert shown.startswith(line) == bool(untrained)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_stage_of_the_published_chain_can_be_profiled_before_it_has_run(
+    miniature_data, tmp_path
+):
+    """Chains of teachers and of pruned networks, of which no checkpoint exists."""
+    path = FOLDER / "demo" / "recipe.yaml"
+    tree = yaml.safe_load(path.read_text())
+    for entry in tree["stages"]:
+        run, runs = choose_stage(path, [f"output={tmp_path / 'out'}"], entry["name"])
+        with stand_ins(run, runs) as (config, untrained):
+            assert set(untrained) == set(run.needs.values())
+            if config.stage != "mlp-reduction":
+                build_training_model(config, no_samples)
+            load_stage_teacher(config)
     assert not (tmp_path / "out").exists()
 
 
@@ -339,3 +369,17 @@ def test_the_shipped_settings_are_consistent():
     for path in FOLDER.rglob("*.yaml"):
         if not is_recipe(read_yaml(path)):
             check_settings(read_config(path))
+
+
+def test_settings_of_the_package_are_found_by_name(tmp_path, monkeypatch, capsys):
+    """From any folder; a file of the user's comes first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("finetune_t.yaml", "config/training/finetune_t.yaml"):
+        assert main(["check-data", name, "data.folder=nowhere"]) == 2
+        assert "nowhere" in capsys.readouterr().out
+    (tmp_path / "finetune_t.yaml").write_text("own: 1\n")
+    assert main(["check-data", "finetune_t.yaml"]) == 2
+    assert "unknown setting" in capsys.readouterr().err
+    for name in ("none.yaml", "../training/finetune_t.yaml"):
+        assert main(["train", name]) == 2
+        assert f"{name}: expected a YAML file of settings" in capsys.readouterr().err

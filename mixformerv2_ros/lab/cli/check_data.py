@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.errors import BAD_INPUT
+from mixformerv2_ros.lab.datasets.package_paths import settings_file
 
 if TYPE_CHECKING:
     from mixformerv2_ros.lab.training.config import TrainConfig
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "licence file of each data set, and names every broken line and image. The exit code is 2 "
         "if there are any, data.max_unreadable excepted."
     )
-    parser.add_argument("config", type=Path, help="settings of a stage, or a recipe (YAML)")
+    parser.add_argument(
+        "config", type=settings_file, help="settings of a stage, or a recipe (YAML)"
+    )
     parser.add_argument(
         "settings",
         nargs="*",

@@ -21,6 +21,7 @@ from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.errors import BAD_INPUT, ParameterError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.lab.cli import export
+from mixformerv2_ros.lab.datasets.package_paths import settings_file
 
 if TYPE_CHECKING:
     from mixformerv2_ros.lab.training.config import TrainConfig
@@ -39,11 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Train a network with the settings of a YAML file, or all stages of a recipe. An "
         "unfinished run in the output folder is resumed. With several GPUs or machines: "
         "torchrun --nproc-per-node N -m mixformerv2_ros.cli train CONFIG. "
-        f"All settings, their meaning and defaults: {SETTINGS}; ready files: config/training/; "
-        "guide: docs/training.md."
+        f"All settings, their meaning and defaults: {SETTINGS}; ready files come with the package: "
+        "config/training/ in its sources; guide: docs/training.md."
     )
     parser.add_argument(
-        "config", type=Path, help="settings of a stage, or a recipe (YAML); see config/training/"
+        "config",
+        type=settings_file,
+        help="settings of a stage, or a recipe (YAML); see config/training/",
     )
     parser.add_argument(
         "settings",
@@ -73,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     # cores. Spinning made steps on two busy cores ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, read_yaml
-    from mixformerv2_ros.lab.training.recipe import read_stage
 
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         datefmt="%H:%M:%S",
     )
     if args.profile:
-        return _profile(read_stage(args.config, args.settings, args.stage), args.profile)
+        return _profile(args)
     if args.stage is not None:
         raise ParameterError("--stage needs --profile; a recipe trains all of its stages")
     from mixformerv2_ros.lab.training.distributed import PeerError
@@ -178,10 +180,15 @@ def _bar(name: str, is_main: bool) -> Iterator[Watch]:
         yield watch
 
 
-def _profile(config: TrainConfig, steps: int) -> int:
+def _profile(args: argparse.Namespace) -> int:
     from mixformerv2_ros.lab.training.profiling import profile_training
+    from mixformerv2_ros.lab.training.recipe import choose_stage
+    from mixformerv2_ros.lab.training.stand_ins import stand_ins
 
-    parts = profile_training(config, steps)
+    with stand_ins(*choose_stage(args.config, args.settings, args.stage)) as (config, untrained):
+        if untrained:
+            print(f"not run yet, so untrained networks stand in for: {', '.join(untrained)}")
+        parts = profile_training(config, args.profile)
     for line in parts.lines():
         print(line)
     return 0

@@ -21,6 +21,7 @@ from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
 from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.lab.datasets.package_paths import settings_file
 from mixformerv2_ros.lab.visualization.frames import (
     FrameSelection,
     OpenedFrames,
@@ -112,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     samples.add_argument(
-        "config", type=Path, help="YAML file of settings or recipe, see config/training/"
+        "config", type=settings_file, help="YAML file of settings or recipe, see config/training/"
     )
     samples.add_argument(
         "settings",
@@ -371,11 +372,11 @@ def _samples(args: argparse.Namespace) -> int:
     _check_output(args, (".png",))
     lab_module("visualization.samples", "visualize samples")  # one line where torch is missing
     from mixformerv2_ros.lab.training.data_loaders import load_datasets
-    from mixformerv2_ros.lab.training.recipe import read_stage
+    from mixformerv2_ros.lab.training.recipe import choose_stage
     from mixformerv2_ros.lab.training.stages import student_spec
     from mixformerv2_ros.lab.visualization.samples import samples_sheet
 
-    config = read_stage(args.config, args.settings, args.stage)
+    config = choose_stage(args.config, args.settings, args.stage)[0].config
     source, _ = load_datasets(config)
     numbers = range(args.first, args.first + args.count)
     samples = [(number, source.sample(config.seed, number)) for number in numbers]

@@ -19,6 +19,7 @@ from mixformerv2_ros.lab.datasets.index import (
     cached,
     make_rows,
 )
+from mixformerv2_ros.lab.datasets.sequences import AnnotationError, parse_lines
 from mixformerv2_ros.text import printable
 
 SPLITS = ("train", "val")
@@ -67,23 +68,26 @@ def _read(path: Path) -> Rows:
     ):
         raise SourceError(f"{path}: expected an object with lists images and annotations")
     names_by_id: dict[Any, str] = {}
-    for number, entry in enumerate(tree["images"]):
+    images, boxes = [], []
+
+    def read_image(number: int, entry: Any) -> None:
         try:
             names_by_id[entry["id"]] = str(entry["file_name"])
         except (KeyError, TypeError):
             raise SourceError(
                 f"{path}: images[{number}]: expected id and file_name, got {printable(entry)}"
             ) from None
-    images, boxes = [], []
-    for number, entry in enumerate(tree["annotations"]):
+
+    def read_object(number: int, entry: Any) -> None:
         where = f"{path}: annotations[{number}]"
         try:
             image, box, crowd = entry["image_id"], entry["bbox"], entry.get("iscrowd", 0)
+            known = image in names_by_id
         except (KeyError, TypeError, AttributeError):
             raise SourceError(
                 f"{where}: expected image_id and bbox, got {printable(entry)}"
             ) from None
-        if image not in names_by_id:
+        if not known:
             raise SourceError(f"{where}: expected the id of an image, got {printable(image)}")
         if not _is_box(box):
             came = printable(json.dumps(box))
@@ -91,6 +95,15 @@ def _read(path: Path) -> Rows:
         if not crowd and box[2] > 0 and box[3] > 0:
             images.append(names_by_id[image])
             boxes.append(box)
+
+    problems: list[str] = []
+    for parse, part in ((read_image, "images"), (read_object, "annotations")):
+        try:
+            parse_lines(parse, tree[part], first=0)
+        except AnnotationError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise AnnotationError(problems)
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     return make_rows(images, table, np.ones(len(table), dtype=bool))
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.io.images import list_images
@@ -24,11 +23,12 @@ from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
     check_count,
     checked_sequence,
+    parse_lines,
     read_boxes,
+    read_digits,
     read_flags,
     read_lines,
     read_names,
-    split_fields,
 )
 from mixformerv2_ros.text import printable
 
@@ -96,26 +96,29 @@ def vot_names(root: Path, split: str, names: list[str]) -> list[str]:
     Raises:
         SourceError: a list is missing or malformed, or the result does not have the published size.
     """
-    excluded = set()
     path = root / EXCLUDED
-    for line, name in enumerate(read_lines(path), start=1):
+
+    def read_number(line: int, name: str) -> int:
         number = name.strip().rpartition("_")[2]
         if not number.isdecimal():
             raise SourceError(
                 f"{path}, line {line}: expected a name such as GOT-10k_Train_000004, "
                 f"got {printable(name)!r}"
             )
-        excluded.add(int(number))
-    path = root / INDICES[split]
-    chosen = []
-    for line, text in enumerate(read_lines(path), start=1):
+        return int(number)
+
+    def read_position(line: int, text: str) -> int:
         if not text.strip().isdecimal() or int(text) >= len(names):
             raise SourceError(
                 f"{path}, line {line}: expected a position in list.txt, 0 to {len(names) - 1}, "
                 f"got {printable(text)!r}"
             )
-        if int(text) not in excluded:
-            chosen.append(names[int(text)])
+        return int(text)
+
+    excluded = set(parse_lines(read_number, read_lines(path)))
+    path = root / INDICES[split]
+    positions = parse_lines(read_position, read_lines(path))
+    chosen = [names[position] for position in positions if position not in excluded]
     if len(names) == WHOLE and len(chosen) != PUBLISHED[split]:
         raise SourceError(
             f"{path}: expected {split} to have {PUBLISHED[split]} sequences after {EXCLUDED}, "
@@ -162,7 +165,8 @@ def got10k_annotation(folder: Path) -> Annotation:
     if (folder / "absence.label").exists():
         hidden |= read_flags(folder / "absence.label", len(boxes))
     if (folder / "cover.label").exists():
-        hidden |= _read_covers(folder / "cover.label", len(boxes)) == 0
+        # The visible part of the target, in eighths.
+        hidden |= read_digits(folder / "cover.label", len(boxes), 8) == 0
     return Annotation(list_images(folder), boxes, hidden)
 
 
@@ -182,13 +186,3 @@ def _read_meta(path: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
         came = printable(values["resolution"])
         raise SourceError(f"{path}: expected resolution: (WIDTH, HEIGHT), got {came!r}")
     return (int(size[1]), int(size[2])), attributes
-
-
-def _read_covers(path: Path, count: int) -> npt.NDArray[np.int64]:
-    """Read the visible part of the target, in eighths from 0 to 8, one per frame."""
-    fields = [field for line in read_lines(path) for field in split_fields(line)]
-    wrong = [field for field in fields if field not in set("012345678")]
-    if wrong or len(fields) != count:
-        came = repr(printable(wrong[0])) if wrong else f"{len(fields)} values"
-        raise SourceError(f"{path}: expected {count} values 0 to 8, got {came}")
-    return np.array(fields, dtype=np.int64)

@@ -197,14 +197,28 @@ def read_flags(path: Path, count: int) -> npt.NDArray[np.bool_]:
     """Read `count` values 0 or 1, on one line with commas (LaSOT) or one per line (GOT-10k).
 
     Raises:
-        SourceError: the file cannot be read, or holds something else.
+        AnnotationError: the file cannot be read, or holds something else; names every wrong value.
     """
+    return np.equal(read_digits(path, count, 1), 1)
+
+
+def read_digits(path: Path, count: int, largest: int) -> npt.NDArray[np.int64]:
+    """Read `count` values 0 to `largest`, at most 9, as `read_flags` does."""
     fields = [field for line in read_lines(path) for field in split_fields(line)]
-    wrong = [field for field in fields if field not in ("0", "1")]
-    if wrong or len(fields) != count:
-        came = repr(printable(wrong[0])) if wrong else f"{len(fields)} values"
-        raise SourceError(f"{path}: expected {count} values 0 or 1, got {came}")
-    return np.array([field == "1" for field in fields], dtype=bool)
+    expected = f"{count} values 0 or 1" if largest == 1 else f"{count} values 0 to {largest}"
+    known = {str(value): value for value in range(largest + 1)}
+
+    def parse(number: int, field: str) -> int:
+        if field not in known:
+            raise SourceError(
+                f"{path}, value {number}: expected {expected}, got {printable(field)!r}"
+            )
+        return known[field]
+
+    values = parse_lines(parse, fields)
+    if len(values) != count:
+        raise SourceError(f"{path}: expected {expected}, got {len(values)} values")
+    return np.array(values, dtype=np.int64)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -145,8 +145,10 @@ def read_stages(path: Path, overrides: list[str] | None = None) -> list[StageRun
     return [StageRun(path.stem, path.stem, config, {})]
 
 
-def read_stage(path: Path, overrides: list[str] | None, name: str | None) -> TrainConfig:
-    """Read the settings of one stage.
+def choose_stage(
+    path: Path, overrides: list[str] | None, name: str | None
+) -> tuple[StageRun, list[StageRun]]:
+    """Read the settings of one stage, and of all stages of its file.
 
     Args:
         path: A settings file or a recipe.
@@ -161,7 +163,7 @@ def read_stage(path: Path, overrides: list[str] | None, name: str | None) -> Tra
     if recipe == (name is not None):
         found = [stage for stage in stages if name in (None, stage.stage, stage.name)]
         if found:
-            return found[0].config
+            return found[0], stages
     names = ", ".join(dict.fromkeys(stage.stage for stage in stages))
     if not recipe:
         raise ParameterError(
