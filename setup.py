@@ -23,6 +23,7 @@ DDS = ["cyclonedds>=11.0.1; python_version < '3.14'"]
 REPORT = ["bokeh>=3.8", "jinja2>=3.1"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
+OPENVINO = ["openvino>=2025.0"]
 WEB = ["tornado>=6.1"]
 TRAX = ["vot-trax>=4", "six"]
 
@@ -87,6 +88,7 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
+        "openvino": OPENVINO,
         "report": REPORT,
         "lab": LAB,
         "dds": DDS,
@@ -97,6 +99,7 @@ setup(
             *DDS,
             *WEB,
             *TRAX,
+            *OPENVINO,
             "pytest>=8",
             "pre-commit",
             "hypothesis",

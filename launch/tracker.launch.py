@@ -36,8 +36,8 @@ ARGUMENTS = {
 TRUTH = ["true", "false", "True", "False"]
 CHOICES = {
     "compressed": TRUTH,
-    "engine": ["", "auto", "onnxruntime", "torch"],
-    "device": ["", "cpu", "cuda"],
+    "engine": ["", "auto", "onnxruntime", "openvino", "torch"],
+    "device": ["", "cpu", "cuda", "gpu", "npu"],
     "use_sim_time": ["", *TRUTH],
     "autostart": ["", *TRUTH],
     "log_level": ["debug", "info", "warn", "error", "fatal"],

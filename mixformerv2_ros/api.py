@@ -21,7 +21,12 @@ import numpy.typing as npt
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import BoxError, ImageError, ParameterError
 from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.ros.parameters import check_keywords, stream_rules, tracker_settings
+from mixformerv2_ros.ros.parameters import (
+    check_keywords,
+    engine_arguments,
+    stream_rules,
+    tracker_settings,
+)
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.events import (
     DEFAULT_TARGET,
@@ -72,9 +77,7 @@ class Tracker:
             raise ParameterError(f"fps must be above 0 and below 10000, got {fps!r}")
         values = check_keywords(parameters)
         bundle = open_bundle(model)
-        engine = load_engine(
-            bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
-        )
+        engine = load_engine(bundle, *engine_arguments(values))
         self.events: list[Event] = []
         self._stream = Stream(engine, tracker_settings(values, bundle), stream_rules(values))
         self._period_ns = round(NS / fps)

@@ -151,7 +151,12 @@ def _tracks(
     from mixformerv2_ros.engines.loader import load_engine
     from mixformerv2_ros.io.bag_reader import BagReader
     from mixformerv2_ros.model.bundle import open_bundle
-    from mixformerv2_ros.ros.parameters import check_keywords, stream_rules, tracker_settings
+    from mixformerv2_ros.ros.parameters import (
+        check_keywords,
+        engine_arguments,
+        stream_rules,
+        tracker_settings,
+    )
     from mixformerv2_ros.ros.replay import (
         RecordedImage,
         assign_images,
@@ -181,9 +186,7 @@ def _tracks(
         if not starts:
             raise SourceError(f"recording {bag} has no init boxes; give box=(x, y, w, h)")
         starts = assign_images(reader, topic, starts)
-        engine = load_engine(
-            bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
-        )
+        engine = load_engine(bundle, *engine_arguments(values))
         stream = Stream(engine, tracker_settings(values, bundle), stream_rules(values))
         steps = (
             (output.image.index, tuple(output.tracks))

@@ -1,9 +1,10 @@
-"""Both engines on one bundle: they agree, with any number of templates and targets."""
+"""All engines on one bundle: they agree, with any number of templates and targets."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def exported(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def engines(exported):
     bundle, _ = exported
-    return load_engine(bundle, "onnxruntime"), load_engine(bundle, "torch")
+    names = ("onnxruntime", *(["openvino"] if find_spec("openvino") else []), "torch")
+    return [load_engine(bundle, name) for name in names]
 
 
 def crops(rng, *shape):
@@ -45,26 +47,27 @@ def crops(rng, *shape):
 
 @pytest.mark.parametrize("online", [1, 2, 5])
 @pytest.mark.parametrize("targets", [1, 3])
-def test_onnx_runtime_agrees_with_torch(engines, online, targets):
+def test_engines_agree_with_torch(engines, online, targets):
     rng = np.random.default_rng(online * 10 + targets)
     spec = engines[0].spec
     t, s = spec.template_size, spec.search_size
     templates = [crops(rng, 1 + online, t, t) for _ in range(targets)]
     search = crops(rng, targets, s, s)
-    onnx, reference = (
+    *others, reference = (
         engine.search(search, [engine.encode_templates(one) for one in templates])
         for engine in engines
     )
-    for prediction in (onnx, reference):
+    for prediction in (*others, reference):
         assert prediction.boxes.shape == (targets, 4)
         assert prediction.scores.shape == (targets,)
         assert prediction.edges.shape == (targets, 4, spec.bins)
         assert (prediction.scores > 0).all()
         assert (prediction.scores < 1).all()
         np.testing.assert_allclose(prediction.edges.sum(axis=-1), 1, atol=1e-5)
-    np.testing.assert_allclose(onnx.boxes, reference.boxes, atol=BOUND)
-    np.testing.assert_allclose(onnx.scores, reference.scores, atol=BOUND)
-    np.testing.assert_allclose(onnx.edges, reference.edges, atol=BOUND)
+    for other in others:
+        np.testing.assert_allclose(other.boxes, reference.boxes, atol=BOUND)
+        np.testing.assert_allclose(other.scores, reference.scores, atol=BOUND)
+        np.testing.assert_allclose(other.edges, reference.edges, atol=BOUND)
 
 
 def test_targets_of_different_template_counts_share_a_call(engines):
@@ -266,11 +269,19 @@ def test_graphs_of_strangers(exported_again, tmp_path):
     ("arguments", "words"),
     [
         ({"engine": "tensorflow"}, "engine must be one of"),
-        ({"engine": "onnxruntime", "device": "tpu"}, "device must be one of cpu, cuda, cuda:N"),
-        ({"device": "cuda:one"}, "device must be one of cpu, cuda, cuda:N, got 'cuda:one'"),
+        (
+            {"engine": "onnxruntime", "device": "tpu"},
+            "device must be one of cpu, cuda, cuda:N, gpu",
+        ),
+        ({"device": "cuda:one"}, "device must be one of cpu, .*, got 'cuda:one'"),
         ({"device": "cpu:1"}, "device must be one of"),
         ({"engine": "torch", "device": "cuda:97"}, "cuda:97 is not available: torch found"),
         ({"engine": "onnxruntime", "device": "cuda:97"}, "cuda:97 is not available|cannot load"),
+        ({"engine": "onnxruntime", "device": "npu"}, "npu is not available: .* has no provider"),
+        ({"engine": "torch", "device": "gpu:1"}, "gpu:1 is not available: torch found 0"),
+        ({"precision": "fp8"}, "precision must be one of auto, fp32, fp16, bf16, int8, got 'fp8'"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "bf16 is not available: .* in fp32"),
+        ({"engine": "torch", "precision": "int8"}, "int8 is not available: the torch engine"),
     ],
 )
 def test_unknown_choices_are_refused(exported, arguments, words):

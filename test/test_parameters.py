@@ -63,7 +63,7 @@ def test_factors_can_be_set():
         ({"template_update.interval": True}, "must be int, got True"),
         ({"template_update.score_threshold": 1.5}, "must be 0 to 1, got 1.5"),
         ({"template_update.score_threshold": float("nan")}, "must be 0 to 1, got nan"),
-        ({"engine": "tensorflow"}, "must be auto | onnxruntime | torch"),
+        ({"engine": "tensorflow"}, "must be auto | onnxruntime | openvino | torch"),
         ({"model": 3}, "must be str, got 3"),
         (
             {"lost.score_threshold": 0.6, "uncertain.score_threshold": 0.5},
@@ -171,8 +171,8 @@ def test_parameters_of_the_node_are_unknown_to_commands_that_have_no_camera():
 
 def test_a_gpu_has_a_number():
     device = next(one for one in PARAMETERS if one.name == "device")
-    for value in ("cpu", "cuda", "cuda:1"):
+    for value in ("cpu", "cuda", "cuda:1", "gpu", "gpu:1", "npu"):
         assert device.check(value) == value
-    for value in ("cuda:", "cuda:x", "cpu:1", "cuda:N"):
-        with pytest.raises(ParameterError, match=r"device must be cpu \| cuda \| cuda:N, got"):
+    for value in ("cuda:", "cuda:x", "cpu:1", "cuda:N", "npu:0"):
+        with pytest.raises(ParameterError, match=r"device must be cpu \| cuda \| .*, got"):
             device.check(value)

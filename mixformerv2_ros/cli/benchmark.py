@@ -9,7 +9,7 @@ from typing import Any
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
-from mixformerv2_ros.engines.loader import DEVICES, check_device
+from mixformerv2_ros.engines.options import DEVICES, check_device
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.files import write_json
 

@@ -15,6 +15,7 @@ from mixformerv2_ros.cli.ros_graph import (
 )
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
+from mixformerv2_ros.ros.live.engine_log import engine_lines
 from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameter_profiles import PROFILES, Profile
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         from mixformerv2_ros.ros.cyclonedds.node import Node
         from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
 
-    with node_stop() as stopped:
+    with node_stop() as stopped, engine_lines(log):
         model = load_model(values)
         with (
             Node(names, log, sim_time=sim_time) as node,

@@ -26,7 +26,12 @@ from mixformerv2_ros.io.video import CODECS, VideoFile
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.overlay import draw_tracks
-from mixformerv2_ros.ros.parameters import check_values, stream_rules, tracker_settings
+from mixformerv2_ros.ros.parameters import (
+    check_values,
+    engine_arguments,
+    stream_rules,
+    tracker_settings,
+)
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Track
 from mixformerv2_ros.tracking.stream import Stream
@@ -41,9 +46,7 @@ def open_stream(args: argparse.Namespace) -> Stream:
     values = check_values(values_from_arguments(args))
     bundle = open_bundle(str(values["model"]) or None)
     settings = tracker_settings(values, bundle)
-    engine = load_engine(
-        bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
-    )
+    engine = load_engine(bundle, *engine_arguments(values))
     return Stream(engine, settings, stream_rules(values))
 
 

@@ -1,73 +1,125 @@
-"""Choice of the engine for a bundle."""
+"""Choice of the engine for a bundle.
+
+`auto` follows what docs/performance.md measured. In fp32, ONNX Runtime comes first: OpenVINO saves
+4 to 23 %, but its boxes have other last bits, and what is installed must not change the tracks of a
+bundle. A bundle whose record says bf16 or int8 gains a factor from OpenVINO, which then comes
+first. A device other than the CPU comes before the CPU, and torch is the last resort.
+"""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
+from mixformerv2_ros.engines.chain import Candidate, EngineChain
+from mixformerv2_ros.engines.options import ENGINES, EngineOptions, UnavailableError
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.model.bundle import Bundle, has_graphs, read_weights
 from mixformerv2_ros.model.engine import Engine
 
-ENGINES = ("auto", "onnxruntime", "torch")
-
-
-DEVICES = ("cpu", "cuda", "cuda:N")
-"""Devices; N is the number of a GPU."""
-
-
-def check_device(name: str) -> str:
-    """Return `name` if it is a device.
-
-    Raises:
-        EngineError: it is not one of `DEVICES`.
-    """
-    kind, colon, number = name.partition(":")
-    if kind not in DEVICES or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise EngineError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
-    return name
-
 
 def load_engine(
-    bundle: Bundle, engine: str = "auto", device: str = "cpu", num_threads: int = 0
+    bundle: Bundle,
+    engine: str = "auto",
+    device: str = "cpu",
+    num_threads: int = 0,
+    precision: str = "auto",
+    spinning: bool = True,
 ) -> Engine:
     """Load a bundle into an engine.
 
     Args:
         bundle: An opened bundle.
-        engine: `onnxruntime`, `torch`, or `auto`: ONNX Runtime where the bundle has graphs for it,
-            else torch.
-        device: `cpu`, `cuda` or `cuda:N`.
-        num_threads: Threads of one network run; 0: chosen by the library.
+        engine: `onnxruntime`, `openvino` or `torch`, or `auto`: the first of a chain that this
+            machine can run; the next one takes over when it fails for good. Log lines of
+            `mixformerv2_ros.engines.chain` say what runs and why.
+        device: One of `DEVICES`.
+        num_threads: See `EngineOptions`.
+        precision: See `EngineOptions`.
+        spinning: See `EngineOptions`.
 
     Raises:
+        BundleError: a file of the bundle is not what the bundle says.
         EngineError: the engine is unknown, not installed, or cannot run the bundle.
     """
     if engine not in ENGINES:
         raise EngineError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    check_device(device)
-    exported = has_graphs(bundle)
-    if engine == "onnxruntime" or (engine == "auto" and exported):
+    options = EngineOptions(device, num_threads, precision, spinning)
+    if engine != "auto":
+        return _load(bundle, engine, options)
+    return EngineChain(_candidates(bundle, options))
+
+
+def _candidates(bundle: Bundle, options: EngineOptions) -> list[Candidate]:
+    precision = bundle.inference_precision if options.precision == "auto" else options.precision
+    graphs = ["onnxruntime", "openvino"]
+    reason = "fp32 runs in ONNX Runtime wherever it is installed"
+    if precision in ("bf16", "fp16", "int8"):
+        graphs.reverse()
+        reason = f"{precision} is fastest in OpenVINO"
+    if not has_graphs(bundle):
+        graphs, reason = [], f"{bundle.path} has no ONNX graphs"
+    entries = []
+    if options.device != "cpu":
+        reached = f"runs on {options.device}"
+        entries = [(engine, options, reached) for engine in (*graphs, "torch")]
+        options = EngineOptions("cpu", options.num_threads, options.precision, options.spinning)
+    entries += [(engine, options, reason) for engine in (*graphs, "torch")]
+    if options.precision == "auto" and precision in ("bf16", "fp16"):
+        exact = EngineOptions("cpu", options.num_threads, "fp32", options.spinning)
+        lacking = f"nothing here runs {precision}"
+        entries += [(engine, exact, lacking) for engine in (*reversed(graphs), "torch")]
+    return [
+        Candidate(
+            f"{name} on {choice.device}",
+            lambda name=name, choice=choice: _load(bundle, name, choice),  # type: ignore[misc]
+            why if place == 0 else f"{why}; the engines before it cannot",
+        )
+        for place, (name, choice, why) in enumerate(entries)
+    ]
+
+
+def _load(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:
+    """Load one engine.
+
+    Raises:
+        BundleError, EngineError: the bundle is at fault.
+        UnavailableError: this machine is.
+    """
+    if engine == "onnxruntime":
         from mixformerv2_ros.engines.onnx_engine import OnnxEngine
 
-        return OnnxEngine(bundle, device, num_threads)
+        return OnnxEngine(bundle, options)
+    if engine == "openvino":
+        if find_spec("openvino") is None:
+            raise UnavailableError(
+                "the openvino engine requires openvino: pip install 'mixformerv2_ros[openvino]'"
+            )
+        from mixformerv2_ros.engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(bundle, options)
     if find_spec("torch") is None:
-        missing = "" if exported else f", and {bundle.path} has no ONNX graphs"
-        raise EngineError(f"the torch engine requires torch, which is not installed{missing}")
-    return _torch_engine(bundle, device, num_threads)
+        missing = "" if has_graphs(bundle) else f", and {bundle.path} has no ONNX graphs"
+        raise UnavailableError(f"the torch engine requires torch, which is not installed{missing}")
+    return _torch_engine(bundle, options)
 
 
-def _torch_engine(bundle: Bundle, device: str, num_threads: int) -> Engine:
+def _torch_engine(bundle: Bundle, options: EngineOptions) -> Engine:
     import torch
 
     from mixformerv2_ros.engines.torch_engine import TorchEngine
     from mixformerv2_ros.network.model import MixFormerV2
 
+    device = options.device
+    if options.precision not in ("auto", "fp32"):
+        raise UnavailableError(
+            f"precision {options.precision} is not available: the torch engine runs fp32"
+        )
     if device != "cpu":
-        count = torch.cuda.device_count()
+        count = torch.cuda.device_count() if device.startswith("cuda") else 0
         if int(device.partition(":")[2] or 0) >= count:
-            raise EngineError(f"{device} is not available: torch found {count} CUDA devices")
-    if num_threads:
-        torch.set_num_threads(num_threads)
+            raise UnavailableError(f"{device} is not available: torch found {count} CUDA devices")
+    else:
+        torch.set_num_threads(options.threads)
     try:
         return TorchEngine(MixFormerV2.from_weights(bundle.spec, read_weights(bundle)), device)
     except RuntimeError as error:

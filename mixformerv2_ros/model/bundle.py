@@ -63,6 +63,9 @@ TEMPLATE_FACTOR = 2.0
 TEMPLATE_BACKGROUND_CONTRAST = 1.0
 """Contrast that remains around the target in templates (released configuration: all)."""
 
+INFERENCE_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""Number formats of a network run; all but fp32 are recorded by `mixformerv2 quantize`."""
+
 _DTYPES = {"fp32": "F32", "fp16": "F16"}
 
 
@@ -98,6 +101,11 @@ class Bundle:
     def precision(self) -> str:
         """Number format of the stored weights, `fp32` or `fp16`."""
         return str(self.metadata["weights"]["dtype"])
+
+    @property
+    def inference_precision(self) -> str:
+        """Number format that the bundle was quantized for, one of `INFERENCE_PRECISIONS`."""
+        return str(self.metadata.get("quantization", {}).get("precision", "fp32"))
 
     @property
     def checksum(self) -> str:
@@ -167,8 +175,13 @@ def verify_graphs(bundle: Bundle) -> None:
                 raise BundleError(f"SHA-256 of {name} must be {expected}, got {found}")
 
 
-def record_graphs(bundle: Bundle) -> None:
+def record_graphs(bundle: Bundle, quantization: Mapping[str, Any] | None = None) -> None:
     """Write the checksums of the graphs that are there into `model.json` and `bundle.metadata`.
+
+    Args:
+        bundle: A bundle whose graphs are new.
+        quantization: For which precision they were made, how it was calibrated and how well it
+            agrees; None: the graphs are those of the export, in fp32.
 
     Raises:
         BundleError: a file cannot be read or written.
@@ -182,6 +195,9 @@ def record_graphs(bundle: Bundle) -> None:
         metadata = read_json_object(bundle.path / MODEL)
         for facts in (metadata, bundle.metadata):
             facts["graphs"] = graphs
+            facts.pop("quantization", None)
+            if quantization is not None:
+                facts["quantization"] = dict(quantization)
         try:
             write_file(bundle.path / MODEL, _json(metadata))
         except SourceError as error:
@@ -376,6 +392,10 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
             if name not in GRAPHS:
                 raise BundleError(f"graphs must be {' and '.join(GRAPHS)}, got {printable(name)}")
             check_digest(json_object(graphs, name))
+    if "quantization" in data:
+        quantization = json_object(data, "quantization")
+        check_depth(quantization, "quantization")
+        choice(quantization, "precision", INFERENCE_PRECISIONS)
     for key in ("licence", "created_by"):
         text_line(data, key)
     # The field was called template_surroundings once; older bundles have neither.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixformerv2_ros.engines.loader import DEVICES, ENGINES
+from mixformerv2_ros.engines.options import DEVICES, ENGINES, PRECISIONS
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
 from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
@@ -132,8 +132,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("engine", "auto", "inference library", choices=ENGINES),
     Parameter("device", "cpu", "device that runs the network", choices=DEVICES),
     Parameter(
-        "num_threads", 0, "threads per network run; 0: chosen by the inference library",
+        "num_threads", 0, "threads per network run; 0: all physical cores but one",
         low=0, high=256,
+    ),
+    Parameter(
+        "precision", "auto", "number format of the network run; auto: what the bundle was made for",
+        choices=PRECISIONS,
+    ),
+    Parameter(
+        "spinning", True, "threads of one network run wait actively for each other (ONNX Runtime)",
     ),
     Parameter(
         "search_factor", 0.0,
@@ -429,6 +436,17 @@ def _check_together(values: Mapping[str, Any]) -> None:
     child = values.get("tf_frame")
     if child and child == values["target_frame"]:
         raise ParameterError(f"tf_frame must differ from target_frame, got {child!r} for both")
+
+
+def engine_arguments(values: Mapping[str, Any]) -> tuple[str, str, int, str, bool]:
+    """What `load_engine` takes besides the bundle, in its order, from parameter values."""
+    return (
+        str(values["engine"]),
+        str(values["device"]),
+        int(values["num_threads"]),
+        str(values["precision"]),
+        bool(values["spinning"]),
+    )
 
 
 def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettings:

@@ -32,7 +32,7 @@ from mixformerv2_ros.lab.visualization.observe import Moment, observe
 from mixformerv2_ros.lab.visualization.sheet import SheetFile
 from mixformerv2_ros.lab.visualization.templates import History, point_of, templates_frame
 from mixformerv2_ros.model.bundle import Bundle, open_bundle
-from mixformerv2_ros.ros.parameters import check_values, tracker_settings
+from mixformerv2_ros.ros.parameters import check_values, engine_arguments, tracker_settings
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 
@@ -271,9 +271,11 @@ def _selection(args: argparse.Namespace, source: OpenedFrames) -> FrameSelection
 def _attention_engine(
     bundle: Bundle, values: dict[str, bool | int | float | str]
 ) -> AttentionEngine:
-    if values["engine"] == "onnxruntime":
-        raise EngineError("attention comes from the torch engine only, got --engine onnxruntime")
-    base = load_engine(bundle, "torch", str(values["device"]), int(values["num_threads"]))
+    if values["engine"] not in ("auto", "torch"):
+        raise EngineError(
+            f"attention comes from the torch engine only, got --engine {values['engine']}"
+        )
+    base = load_engine(bundle, "torch", *engine_arguments(values)[1:])
     from mixformerv2_ros.engines.torch_engine import TorchEngine
     from mixformerv2_ros.lab.visualization.attention import AttentionEngine
 
@@ -337,9 +339,7 @@ def _templates(args: argparse.Namespace) -> int:
     title = _title(bundle, args.source)
     with ExitStack() as stack:
         source = open_frames(args.source, args.start_frame, stack)
-        engine = load_engine(
-            bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
-        )
+        engine = load_engine(bundle, *engine_arguments(values))
         stopped = stack.enter_context(stop_request())
         output = stack.enter_context(SheetFile(args.output, source.fps))
         ends = [source.last, args.max_frames and args.start_frame + args.max_frames - 1]

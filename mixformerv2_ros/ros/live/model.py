@@ -10,7 +10,12 @@ import numpy as np
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.model.bundle import Bundle, open_bundle
 from mixformerv2_ros.model.engine import Engine
-from mixformerv2_ros.ros.parameters import PARAMETERS, Value, tracker_settings
+from mixformerv2_ros.ros.parameters import (
+    PARAMETERS,
+    Value,
+    engine_arguments,
+    tracker_settings,
+)
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import search_shape
 
@@ -54,17 +59,17 @@ class Model:
 
 
 def load_model(values: Mapping[str, Value]) -> Model:
-    """Load and warm up the model of the parameters `model`, `engine`, `device`, `num_threads`.
+    """Load and warm up the model of the parameters that say which bundle and engine.
 
     Raises:
         BundleError, EngineError: the bundle or the engine is not usable.
     """
     bundle = open_bundle(str(values["model"]) or None)
-    engine = load_engine(
-        bundle, str(values["engine"]), str(values["device"]), int(values["num_threads"])
-    )
+    engine = load_engine(bundle, *engine_arguments(values))
     size = bundle.spec.template_size
-    for _ in range(WARM_UP_RUNS):
-        memory = engine.encode_templates(np.zeros((2, size, size, 3), np.uint8))
-        engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory])
+    # An engine may compile its graphs for every number of templates: not while a target is tracked.
+    for count in range(2, 2 + int(values["template_update.online_size"])):
+        for _ in range(WARM_UP_RUNS):
+            memory = engine.encode_templates(np.zeros((count, size, size, 3), np.uint8))
+            engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory])
     return Model(bundle, engine)

@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 
 from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.ros.live.engine_log import engine_lines
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.model import Model, load_model
@@ -82,6 +83,7 @@ class TrackerNode(ManagedNode):
         Raises:
             BundleError, EngineError: the model cannot be loaded or run.
         """
+        self.until_cleanup.enter_context(engine_lines(self.log))
         self._model = load_model(values)
         self.until_cleanup.callback(self._drop_model)
         for name, msgtype in OUTPUTS.items():

@@ -1,0 +1,163 @@
+"""Engine on OpenVINO: x86 and ARM CPUs, Intel GPUs and NPUs. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from mixformerv2_ros.engines.failures import engine_errors
+from mixformerv2_ros.engines.onnx_engine import check_graphs, join_memories
+from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
+from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle
+from mixformerv2_ros.model.engine import Prediction, search_separately
+from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.text import printable
+
+OpenVinoMemory = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+"""Number format of what a graph holds in floating point, by precision."""
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
+
+
+class OpenVinoEngine:
+    """Runs the two exported graphs; a memory is the pair of key and value arrays.
+
+    OpenVINO is fastest with fixed shapes, so a graph is compiled for every number of templates and
+    of targets that occurs: when it occurs first, in tenths of a second, and from the cache after.
+    """
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        """Read the graphs of a bundle.
+
+        Args:
+            bundle: A bundle with exported graphs.
+            options: Device `cpu`, `gpu`, `gpu:N` or `npu`; precision `auto` is the bundle's.
+
+        Raises:
+            BundleError, EngineError: the graphs are missing or not what they should be.
+            UnavailableError: OpenVINO does not find the device, the device lacks the precision, or
+                OpenVINO cannot read the graphs.
+        """
+        check_graphs(bundle)
+        self._spec = bundle.spec
+        precision = options.precision
+        if precision == "auto":
+            precision = bundle.inference_precision
+        if (precision == "int8") != (bundle.inference_precision == "int8"):
+            raise UnavailableError(
+                f"precision {precision} is not available: the graphs of {bundle.path} are "
+                f"{bundle.inference_precision}; `mixformerv2 quantize` makes int8 ones"
+            )
+        self._options, self._precision = options, precision
+        self._core = ov.Core()
+        kind, _, number = options.device.upper().partition(":")
+        self._device = f"{kind}.{number}" if number else kind
+        devices = self._core.available_devices
+        if self._device not in devices and f"{self._device}.0" not in devices:
+            found = ", ".join(device.lower().replace(".", ":") for device in devices)
+            raise UnavailableError(
+                f"{options.device} is not available: OpenVINO found {printable(found)}"
+            )
+        able = self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITIES[precision] not in able:
+            found = ", ".join(name for name, word in _CAPABILITIES.items() if word in able)
+            raise UnavailableError(
+                f"precision {precision} is not available: OpenVINO's {options.device} has {found}"
+            )
+        self._config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        }
+        if kind == "CPU":
+            self._config["INFERENCE_NUM_THREADS"] = options.threads
+            # Pinned threads would sit on the cores that the rest of the robot is using.
+            self._config["ENABLE_CPU_PINNING"] = False
+        self._cache: dict[str, Any] = {"CACHE_DIR": str(cache_folder("openvino"))}
+        try:
+            self._encoder, self._search = (
+                self._core.read_model(bundle.path / name) for name in (TEMPLATE_ENCODER, SEARCH)
+            )
+        except Exception as error:
+            reason = printable(" ".join(str(error).split()), 300)
+            raise UnavailableError(f"OpenVINO cannot load {bundle.path}: {reason}") from None
+        self._encoders: dict[int, ov.InferRequest] = {}
+        self._searches: dict[tuple[int, int], ov.InferRequest] = {}
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Architecture of the loaded model."""
+        return self._spec
+
+    @property
+    def name(self) -> str:
+        """Such as `openvino/cpu`; with the precision where it is not fp32, `openvino/cpu/bf16`."""
+        suffix = "" if self._precision == "fp32" else f"/{self._precision}"
+        return f"openvino/{self._options.device}{suffix}"
+
+    @engine_errors
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> OpenVinoMemory:
+        """Encode (1 + n, T, T, 3) uint8 RGB templates."""
+        count, side = len(templates), self._spec.template_size
+        request = self._encoders.get(count)
+        if request is None:
+            shapes = {"templates": (1, count, side, side, 3)}
+            request = self._encoders[count] = self._compile(self._encoder, shapes)
+        keys, values = self._run(request, {"templates": templates[None]})
+        return keys, values
+
+    @engine_errors
+    def search(
+        self, crops: npt.NDArray[np.uint8], memories: Sequence[OpenVinoMemory]
+    ) -> Prediction:
+        """Find targets in (B, S, S, 3) uint8 RGB crops."""
+        different = len({keys.shape for keys, _ in memories}) > 1
+        # On a CPU, targets one after the other cost at most a quarter more than a batch of them,
+        # and none of them waits for a graph to be compiled when another one comes or goes.
+        if len(memories) > 1 and (different or self._device == "CPU"):
+            return search_separately(self, crops, memories)
+        keys, values = memories[0] if len(memories) == 1 else join_memories(memories)
+        kind = (len(crops), keys.shape[3])
+        request = self._searches.get(kind)
+        if request is None:
+            side = self._spec.search_size
+            shapes = {
+                "crops": (len(crops), side, side, 3),
+                "keys": keys.shape,
+                "values": values.shape,
+            }
+            request = self._searches[kind] = self._compile(self._search, shapes)
+        boxes, scores, edges = self._run(request, {"crops": crops, "keys": keys, "values": values})
+        return Prediction(boxes=boxes, scores=scores, edges=edges)
+
+    def _compile(self, model: ov.Model, shapes: Mapping[str, tuple[int, ...]]) -> ov.InferRequest:
+        fixed = model.clone()
+        fixed.reshape({name: list(shape) for name, shape in shapes.items()})
+        try:
+            compiled = self._core.compile_model(fixed, self._device, self._config | self._cache)
+        except Exception:
+            # A cache that is damaged, of another version or on a full disk must not end the engine;
+            # what fails without it too is a failure of the graph or the device.
+            compiled = self._core.compile_model(fixed, self._device, self._config)
+            self._cache = {}
+        return compiled.create_infer_request()
+
+    @staticmethod
+    def _run(
+        request: ov.InferRequest, inputs: dict[str, npt.NDArray[Any]]
+    ) -> list[npt.NDArray[np.float32]]:
+        # Given by name and without a copy, inputs must have the graph's very types and shapes.
+        expected = {port.any_name: port for port in request.model_inputs}
+        for name, value in inputs.items():
+            port = expected[name]
+            if tuple(port.shape) != value.shape or port.element_type.to_dtype() != value.dtype:
+                raise ValueError(
+                    f"{name} must be {port.element_type.to_dtype()} {tuple(port.shape)}, got "
+                    f"{value.dtype} {value.shape}"
+                )
+        results = request.infer(inputs, share_inputs=True)
+        return list(results.values())

@@ -1,0 +1,182 @@
+"""Which engine runs, and what happens when it cannot, or no longer can."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from nodes import Node, frame_stamp, image, init_box
+from recordings import red_box
+
+from mixformerv2_ros.engines.chain import Candidate, EngineChain
+from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
+from mixformerv2_ros.errors import EngineError
+from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.ros.live.engine_log import engine_lines
+from mixformerv2_ros.ros.messages import Level, stamp_ns
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+class Losable:
+    """A real engine on a device that can be lost."""
+
+    def __init__(self, name):
+        self.engine, self.name, self.lost = load_engine(open_bundle(), "onnxruntime"), name, False
+        self.spec = self.engine.spec
+
+    def encode_templates(self, templates):
+        self._check()
+        return self.name, self.engine.encode_templates(templates)
+
+    def search(self, crops, memories):
+        self._check()
+        assert {owner for owner, _ in memories} <= {self.name}
+        return self.engine.search(crops, [memory for _, memory in memories])
+
+    def _check(self):
+        if self.lost:
+            raise EngineError(f"{self.name} failed: device lost")
+
+
+def absent():
+    raise UnavailableError("cuda:7 is not available")
+
+
+def chain(*engines):
+    candidates = [Candidate(one.name, lambda one=one: one, "it is there") for one in engines]
+    return EngineChain([Candidate("torch on cuda:7", absent, ""), *candidates])
+
+
+def inputs(spec, seed=0):
+    rng = np.random.default_rng(seed)
+    t, s = spec.template_size, spec.search_size
+    return (
+        rng.integers(0, 256, (2, t, t, 3), dtype=np.uint8),
+        rng.integers(0, 256, (1, s, s, 3), dtype=np.uint8),
+    )
+
+
+def test_the_next_engine_answers_for_one_whose_device_is_lost():
+    lines = []
+    with engine_lines(lambda level, text: lines.append((level, text))):
+        first, second = Losable("first"), Losable("second")
+        engine = chain(first, second)
+        templates, crop = inputs(engine.spec)
+        memory = engine.encode_templates(templates)
+        before = engine.search(crop, [memory])
+        assert engine.name == "first"
+        first.lost = True
+        after = engine.search(crop, [memory])
+    np.testing.assert_array_equal(before.boxes, after.boxes)
+    assert engine.name == "second"
+    assert lines == [
+        (Level.WARN, "torch on cuda:7: cuda:7 is not available; goes on with first"),
+        (Level.OK, "engine first: it is there"),
+        (Level.WARN, "first failed: device lost; goes on with second"),
+        (Level.OK, "engine second: it is there"),
+    ]
+
+
+def test_a_failure_of_one_call_is_no_reason_to_leave_an_engine():
+    engine = chain(Losable("first"), Losable("second"))
+    templates, crop = inputs(engine.spec)
+    memory = engine.encode_templates(templates)
+    with pytest.raises(EngineError, match="failed"):
+        engine.search(crop[:, :-16], [memory])
+    assert engine.name == "first"
+
+
+def test_the_last_engine_says_why_it_fails():
+    first, second = Losable("first"), Losable("second")
+    engine = chain(first, second)
+    templates, _ = inputs(engine.spec)
+    first.lost = second.lost = True
+    with pytest.raises(EngineError, match="second failed: device lost"):
+        engine.encode_templates(templates)
+    with pytest.raises(UnavailableError, match="torch on cuda:7: cuda:7 is not available"):
+        chain()
+
+
+def test_a_node_tracks_on_after_its_device_is_lost():
+    first, second = Losable("first"), Losable("second")
+    with Node(chain(first, second)) as node:
+        node.tracker.receive_init(init_box(red_box(0)))
+        node.feed(image(0), image(1))
+        first.lost = True
+        node.feed(image(2), image(3))
+        assert [stamp_ns(m) for m in node.desk.tracks] == [frame_stamp(i) for i in range(4)]
+        assert node.counts.failed == 0
+
+
+def test_a_device_that_is_not_there_is_one_line_and_the_cpu_runs(caplog):
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(open_bundle(), "auto", "cuda:97")
+    assert engine.name == "onnxruntime/cpu"
+    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert all("cuda:97 is not available" in line or "openvino" in line for line in warnings)
+    assert all(line.endswith("goes on with onnxruntime/cpu") for line in warnings)
+    assert warnings
+    (choice,) = [one.getMessage() for one in caplog.records if one.levelno == logging.INFO]
+    assert choice.startswith("engine onnxruntime/cpu: ")
+
+
+def test_a_number_of_threads_leaves_a_core():
+    assert EngineOptions(num_threads=3).threads == 3
+    assert EngineOptions().threads >= 1
+
+
+class TestOpenVino:
+    @pytest.fixture(autouse=True)
+    def _openvino(self):
+        pytest.importorskip("openvino")
+
+    def test_a_compiled_cache_that_is_damaged_is_replaced(self):
+        bundle = open_bundle()
+        answers = []
+        for content in (None, b"of another version", b""):
+            engine = load_engine(bundle, "openvino")
+            templates, crop = inputs(engine.spec)
+            answers.append(engine.search(crop, [engine.encode_templates(templates)]).boxes)
+            files = [one for one in cache_folder("openvino").rglob("*") if one.is_file()]
+            assert files
+            if content is not None:
+                for file in files:
+                    file.write_bytes(content)
+        for answer in answers[1:]:
+            np.testing.assert_array_equal(answer, answers[0])
+
+    def test_a_cache_that_cannot_be_written_is_no_obstacle(self, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        engine = load_engine(open_bundle(), "openvino")
+        templates, crop = inputs(engine.spec)
+        assert engine.search(crop, [engine.encode_templates(templates)]).scores.shape == (1,)
+
+    def test_a_device_and_a_precision_that_are_not_there(self):
+        for words, expected in (
+            (("openvino", "cuda"), "cuda is not available: OpenVINO found cpu"),
+            (("openvino", "gpu:9"), "gpu:9 is not available: OpenVINO found cpu"),
+            (("openvino", "cpu", 1, "int8"), "int8 .*`mixformerv2 quantize`"),
+        ):
+            with pytest.raises(UnavailableError, match=expected):
+                load_engine(open_bundle(), *words)
+
+    def test_bf16_is_near_fp32_where_the_processor_has_it(self):
+        bundle = open_bundle()
+        try:
+            engine = load_engine(bundle, "openvino", precision="bf16")
+        except UnavailableError as error:
+            pytest.skip(str(error))
+        assert engine.name == "openvino/cpu/bf16"
+        exact = load_engine(bundle, "openvino", precision="fp32")
+        templates, crop = inputs(engine.spec)
+        boxes = [
+            one.search(crop, [one.encode_templates(templates)]).boxes for one in (engine, exact)
+        ]
+        assert 0 < np.abs(boxes[0] - boxes[1]).max() < 0.05
