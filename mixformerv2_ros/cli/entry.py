@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "info": "show and verify a model bundle",
         "convert": "convert a checkpoint to a model bundle",
         "export": "export a bundle to ONNX and compare it with torch",
+        "quantize": "write a bundle for int8, bf16 or fp16 and compare it with the original",
         "benchmark": "measure the time per frame of all available engines",
     },
     "evaluation and training": {
@@ -50,7 +51,9 @@ COMMANDS: dict[str, dict[str, str]] = {
 }
 """Sub-commands by group with their one-line help; module `cli.NAME` or `lab.cli.NAME`."""
 
-LABORATORY = frozenset({"export", "evaluate", "trax", "visualize", "train", "check-data"})
+LABORATORY = frozenset(
+    {"export", "quantize", "evaluate", "trax", "visualize", "train", "check-data"}
+)
 """Sub-commands that belong to the laboratory."""
 
 NAMES = tuple(name for group in COMMANDS.values() for name in group)

@@ -36,6 +36,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "play": ("play door.mcap", "play door.mcap --rate 0.5 --loop --clock"),
     "echo": ("echo /track", "echo /track -n 1 --timeout 10"),
     "info": ("info", "info bundle --json"),
+    "quantize": (
+        "quantize bundle -o bundle_int8 --precision int8 --data walk.mp4 --box 480,210,60,150",
+        "quantize bundle -o bundle_bf16 --precision bf16 --data own_data",
+    ),
     "convert": (
         "convert mixformerv2_small.pth.tar -o bundle",
         "convert runs/finetune_t/last.pth.tar -o bundle --name my_tracker --force",

@@ -1,0 +1,121 @@
+"""A bundle is quantized with real frames, compared with the original, and refused if it differs."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from mixformerv2_ros.cli.entry import main
+from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, open_bundle
+
+pytest.importorskip("onnx")
+
+from mixformerv2_ros.lab.quantization import linear_layers
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """A textured square that moves over a textured ground: 8 images."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("frames")
+    ground = cv2.resize(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8), (320, 240))
+    target = cv2.resize(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), (48, 48))
+    for index in range(8):
+        image = ground.copy()
+        image[90:138, 100 + 4 * index : 148 + 4 * index] = target
+        cv2.imwrite(str(folder / f"{index:03}.png"), image)
+    return folder
+
+
+def quantize(frames, output, *words, precision="int8", box="100,90,48,48"):
+    boxed = ["--box", box] if box else []
+    return main(
+        ["quantize", str(DEFAULT_BUNDLE), "-o", str(output), "--precision", precision,
+         "--data", str(frames), *boxed, "--samples", "4", *words]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quantized(frames, tmp_path_factory):
+    output = tmp_path_factory.mktemp("bundles") / "int8"
+    assert quantize(frames, output, "--min-iou", "0.8") == 0
+    return open_bundle(output)
+
+
+def test_the_bundle_records_how_it_was_made_and_how_it_agrees(quantized):
+    assert quantized.inference_precision == "int8"
+    record = json.loads((quantized.path / "model.json").read_text())["quantization"]
+    assert record["precision"] == "int8"
+    assert record["calibration"]["samples"] >= 4
+    assert record["calibration"]["quantized"] == len(linear_layers(open_bundle()))
+    assert record["calibration"]["float_layers"] == []
+    assert 0.8 <= record["agreement"]["mean_iou"] < 1
+    assert record["agreement"]["frames"] == 7
+    assert record["agreement"]["min_iou"] == 0.8
+    assert main(["info", str(quantized.path)]) == 0
+
+
+def test_engines_run_it_in_int8_and_agree(quantized):
+    pytest.importorskip("openvino")
+    assert load_engine(quantized).name == "openvino/cpu/int8"
+    rng = np.random.default_rng(1)
+    t, s = quantized.spec.template_size, quantized.spec.search_size
+    templates = rng.integers(0, 256, (2, t, t, 3), dtype=np.uint8)
+    crop = rng.integers(0, 256, (1, s, s, 3), dtype=np.uint8)
+    answers = {}
+    for name, bundle in (
+        ("onnxruntime", quantized),
+        ("openvino", quantized),
+        ("exact", open_bundle()),
+    ):
+        engine = load_engine(bundle, "onnxruntime" if name == "exact" else name)
+        answers[name] = engine.search(crop, [engine.encode_templates(templates)]).boxes
+    np.testing.assert_allclose(answers["onnxruntime"], answers["openvino"], atol=0.02)
+    difference = np.abs(answers["openvino"] - answers["exact"]).max()
+    assert 0 < difference < 0.1
+
+
+def test_a_copy_that_disagrees_is_refused_unless_forced(frames, tmp_path, capsys):
+    words = ["--min-iou", "0.9999", "--max-sensitivity", "1"]
+    output = tmp_path / "int8"
+    assert quantize(frames, output, *words) == 2
+    assert "mean IoU must be at least 0.9999, got 0.9" in capsys.readouterr().err
+    assert not output.exists()
+    assert quantize(frames, output, *words, "--force") == 0
+    shown = capsys.readouterr().out
+    for row in ("mean IoU", "own tracks", "score", "size", "search step", "1 - mean IoU"):
+        assert row in shown
+    assert open_bundle(output).inference_precision == "int8"
+
+
+def test_what_hurts_stays_in_floating_point(frames, tmp_path, capsys):
+    assert quantize(frames, tmp_path / "none", "--max-sensitivity", "0") == 2
+    assert "no layer costs at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "expected"),
+    [
+        ({"precision": "int4"}, [], "--precision must be one of fp16, bf16, int8, got 'int4'"),
+        ({"box": None}, [], "--box is required"),
+        ({"frames": "nowhere"}, [], "expected a video, a recording or a folder"),
+        ({}, ["--image-topic", "/camera"], "--image-topic requires a recording"),
+        ({}, ["--frames", "1"], "--frames"),
+    ],
+)
+def test_wrong_words_are_one_line(frames, tmp_path, capsys, changes, words, expected):
+    given = {"frames": frames} | changes
+    assert quantize(given.pop("frames"), tmp_path / "out", *words, **given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantized_bundle_is_no_source(quantized, frames, tmp_path, capsys):
+    words = ["--precision", "int8", "--data", str(frames), "--box", "1,1,9,9"]
+    assert main(["quantize", str(quantized.path), "-o", str(tmp_path / "x"), *words]) == 2
+    assert "must be in fp32 to be quantized, got int8" in capsys.readouterr().err
