@@ -13,6 +13,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "replay door.mcap --box 691,213,30,90 -o door_tracked",
         "replay flight -o flight_tracked --image-topic /camera/image_raw --video flight.mp4",
         "replay door.mcap --box 691,213,30,90 -o out --reference door.json --min-iou 0.9",
+        "replay recordings/morning recordings/noon -o tracked --init-topic /init_box",
     ),
     "video2bag": (
         "video2bag walk.mp4 -o walk_bag",

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.parameter_options import add_parameter_arguments
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
+from mixformerv2_ros.cli.replay_many import Outcome, replay_all
 from mixformerv2_ros.cli.shared import (
     TrackOutputs,
     add_output_arguments,
@@ -37,6 +38,7 @@ from mixformerv2_ros.ros.replay import (
     replay,
     write_step,
 )
+from mixformerv2_ros.shared_work import launched_rank
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.events import Step
@@ -52,11 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Track targets in the images of a rosbag2 recording, every image in order, and record "
         "/track (mixformerv2_ros/msg/Track) and /detections (vision_msgs/msg/Detection2DArray). "
         "The output is reproducible. A damaged recording is replayed up to the damage, images that "
-        "cannot be decoded are skipped; the exit code is 2 then."
+        "cannot be decoded are skipped; the exit code is 2 then. Several recordings are replayed "
+        "into OUT/NAME each, an interrupted run continues, and processes of torchrun, srun, or "
+        "with RANK and WORLD_SIZE set, share them."
     )
-    parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap or .db3 file")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="output folder"
+        "bags", type=Path, nargs="+", metavar="BAG", help="rosbag2 folder, .mcap or .db3 file"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="output folder; of several recordings, the folder of their outputs (then --csv, "
+        "--json, --video, --report and --reference are folders of one file per recording, too)",
     )
     parser.add_argument("--image-topic", metavar="T", help="image topic (default: the only one)")
     starts = parser.add_argument_group(
@@ -119,16 +131,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay the recording; what is wrong with it is raised when all else is written."""
+    """Replay the recordings; what is wrong with one is stated when all else is written."""
+    _check_starts(args)
+    rank = launched_rank()
+    if len(args.bags) > 1:
+        return replay_all(args, rank, replay_one)
+    if not rank.is_main:
+        return 0  # one recording is not shared
+    outcome = Outcome()
+    replay_one(args, args.bags[0], outcome)
+    if outcome.problem:
+        print(f"mixformerv2 replay: {outcome.problem}", file=sys.stderr)
+    return outcome.code
+
+
+def _check_starts(args: argparse.Namespace) -> None:
     if args.box is None and (args.start_frame is not None or args.start_time is not None):
         raise SourceError("--start-frame and --start-time require --box")
     if args.start_frame is not None and args.start_time is not None:
         raise SourceError("--start-frame and --start-time exclude each other")
     if args.box is not None and args.init_topic:
         raise SourceError("--box and --init-topic exclude each other")
-    check_outputs(args, args.bag, folder=args.output)
+
+
+def replay_one(args: argparse.Namespace, bag: Path, outcome: Outcome) -> None:
+    """Replay one recording into the outputs that the options name.
+
+    Args:
+        args: The options.
+        bag: The recording.
+        outcome: Takes what came of it, also where an error is raised.
+
+    Raises:
+        MixFormerError: it cannot be replayed, or not to its end; raised when all is written.
+    """
+    check_outputs(args, bag, folder=args.output)
     comparison = None if args.reference is None else Comparison(args.reference, args.min_iou)
-    with BagReader(args.bag) as reader:
+    with BagReader(bag) as reader:
         topic = choose_image_topic(reader, args.image_topic)
         starts = _starts(args, reader, topic)
         stream, log = open_stream(args), StreamLog("replay")
@@ -136,13 +175,15 @@ def run(args: argparse.Namespace) -> int:
         steps = log.steps(replay(images(reader, topic), stream, starts))
         steps = _compared(itertools.islice(steps, args.max_frames), comparison)
         try:
-            code = _write(args, reader, topic, stream, steps, log)
+            _write(args, reader, topic, stream, steps, log, outcome)
         finally:
             skipped = log.finish()
             if reader.note:
                 print(f"mixformerv2 replay: {reader.note}", file=sys.stderr)
-    verdict = 0 if code else _verdict(args, comparison)
-    return code or skipped or verdict
+    if skipped and not outcome.code:
+        outcome.code, outcome.problem = skipped, log.skipped
+    if comparison is not None and not outcome.code:
+        _compare(args, comparison, outcome)
 
 
 def _compared(steps: Iterator[Step], comparison: Comparison | None) -> Iterator[Step]:
@@ -158,18 +199,13 @@ def _index(step: Step) -> int:
     return step.image.index
 
 
-def _verdict(args: argparse.Namespace, comparison: Comparison | None) -> int:
-    if comparison is None:
-        return 0
+def _compare(args: argparse.Namespace, comparison: Comparison, outcome: Outcome) -> None:
     comparison.finish()
     if comparison.difference is None:
         print(f"tracks match {args.reference}; minimum IoU {comparison.min_seen:.3f}")
-        return 0
-    print(
-        f"mixformerv2 replay: tracks differ from {args.reference}: {comparison.difference}",
-        file=sys.stderr,
-    )
-    return DIFFERENT
+        return
+    outcome.code = DIFFERENT
+    outcome.problem = f"tracks differ from {args.reference}: {comparison.difference}"
 
 
 def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[Start]:
@@ -177,7 +213,7 @@ def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[S
     starts = choose_starts(reader, topic, box, args.start_frame, args.start_time, args.init_topic)
     if not starts:
         raise SourceError(
-            f"recording {args.bag} has no init boxes; give --box X,Y,W,H or --init-topic"
+            f"recording {reader.path} has no init boxes; give --box X,Y,W,H or --init-topic"
         )
     return starts
 
@@ -189,17 +225,18 @@ def _write(
     stream: Stream,
     steps: Iterator[Step],
     log: StreamLog,
-) -> int:
+    outcome: Outcome,
+) -> None:
     # Nothing is created before the first frame: a box that cannot be tracked leaves no trace.
     first = next(steps, None)
     if first is None:
         raise log.no_image(
-            f"recording {args.bag} has no image on {printable(topic.name)} that can be decoded"
+            f"recording {reader.path} has no image on {printable(topic.name)} that can be decoded"
         )
     failure: MixFormerError | None = None
     with ExitStack() as stack:
         outputs = stack.enter_context(
-            TrackOutputs(args, str(args.bag), _fps(reader, topic), stream, first.frame)
+            TrackOutputs(args, str(reader.path), _fps(reader, topic), stream, first.frame)
         )
         assert outputs.bag is not None
         stopped = stack.enter_context(stop_request())
@@ -228,9 +265,11 @@ def _write(
         ended_early = failure is not None and not isinstance(failure, DamagedBagError)
         outputs.finish(missing, ended_early=interrupted or ended_early)
     print(outputs.summary())
+    outcome.frames, outcome.states = outputs.frames, dict(outputs.states)
+    outcome.is_complete = not interrupted and not ended_early
     if failure is not None:
         raise failure
-    return INTERRUPTED if interrupted else 0
+    outcome.code = INTERRUPTED if interrupted else 0
 
 
 def _fps(reader: BagReader, topic: Topic) -> float:

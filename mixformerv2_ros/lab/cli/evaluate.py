@@ -40,6 +40,7 @@ from mixformerv2_ros.lab.evaluation.summary import (
 from mixformerv2_ros.lab.evaluation.trackers import OPENCV_TRACKERS, TrackerSpec, parse_tracker
 from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.ros.parameters import BY_NAME, check_values
+from mixformerv2_ros.shared_work import Rank, launched_rank
 
 LEGEND = (
     "AUC, P20, NP, OP50, OP75: means over sequences. SEQ50: share of sequences with a mean overlap "
@@ -66,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "other measures. Results are stored in OUT/TRACKER; an interrupted run is continued. "
         "--dataset also sets the search factor and the template updates published for it; the "
         "tracker options override them. Each tracker uses one thread unless --num-threads is "
-        "given."
+        "given. Under torchrun, srun, or with RANK and WORLD_SIZE set, each process runs a share "
+        "of the sequences and what dead processes left; rank 0 prints the results."
     )
     parser.add_argument(
         "bundle",
@@ -145,6 +147,9 @@ def run(args: argparse.Namespace) -> int:
         SourceError: no sequence can be read.
     """
     values = _check(args)
+    rank = launched_rank()
+    if args.compare and not rank.is_main:
+        return 0
     specs = _specs(args, values)
     folders = (
         result_folders(args.compare)
@@ -176,7 +181,10 @@ def run(args: argparse.Namespace) -> int:
             for label, folder in folders.items()
         }
     else:
-        outcomes = _evaluate(args, specs, values, sequences, problems)
+        outcomes = _evaluate(args, specs, values, sequences, problems, rank)
+    if not rank.is_main:
+        # The main process reports. A launcher would end all processes if this one said 2.
+        return 0
     for outcome in outcomes.values():
         problems.extend(outcome.problems)
     summaries = {label: outcome.summary for label, outcome in outcomes.items()}
@@ -225,9 +233,9 @@ def result_folders(folders: list[Path]) -> dict[str, Path]:
 class RunningAuc:
     """A progress bar over frames that shows the mean success AUC of the sequences done."""
 
-    def __init__(self, label: str, frames: int) -> None:
+    def __init__(self, label: str, frames: int, shown: bool = True) -> None:
         """Start a bar on stderr; silent where that is no terminal."""
-        self._bar = tqdm(desc=label, total=frames, unit="frame", disable=None)
+        self._bar = tqdm(desc=label, total=frames, unit="frame", disable=None if shown else True)
         self._sum = 0.0
         self._count = 0
 
@@ -281,6 +289,7 @@ def _evaluate(
     values: dict[str, Any],
     sequences: list[AnnotatedSequence],
     problems: list[str],
+    rank: Rank,
 ) -> dict[str, Evaluation]:
     given = {name: value for name, value in values.items() if BY_NAME[name].setting}
     dataset: dict[str, str | int] = {"dataset": args.dataset, "root": str(args.root.resolve())}
@@ -288,7 +297,7 @@ def _evaluate(
         dataset["frame_step"] = args.frame_step
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
-        bar = RunningAuc(spec.label, sum(map(len, sequences)))
+        bar = RunningAuc(spec.label, sum(map(len, sequences)), shown=rank.is_main)
         try:
             outcomes[spec.label] = evaluate_to_folder(
                 _with_settings(spec, args.dataset, given),
@@ -297,6 +306,7 @@ def _evaluate(
                 dataset,
                 args.workers,
                 bar,
+                rank,
             )
         except (BundleError, EngineError) as error:
             # One tracker that cannot run here does not keep the others from running.

@@ -131,7 +131,8 @@ def claim_folder(folder: Path, config: Mapping[str, Any]) -> None:
         found = sorted(each.name for each in folder.glob("*.txt"))
     except OSError as error:
         raise SourceError(f"{folder}: cannot be made a folder of results ({error})") from None
-    if found:
+    # Another rank may have written both since.
+    if found and not path.exists():
         raise ParameterError(
             f"{folder} holds {found[0]} but no config.json: choose another output folder"
         )

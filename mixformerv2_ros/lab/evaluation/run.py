@@ -16,10 +16,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,6 +57,7 @@ from mixformerv2_ros.lab.evaluation.trackers import (
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.ros.parameters import tracker_settings
+from mixformerv2_ros.shared_work import POLL_S, Rank, SharedWork, local_device
 
 READ_AHEAD = 8
 """Frames decoded ahead of the tracker."""
@@ -144,8 +152,12 @@ def evaluate_to_folder(
     dataset: dict[str, str | int],
     workers: int = 1,
     progress: Progress | None = None,
+    rank: Rank = Rank(),  # noqa: B008, a frozen value
 ) -> Evaluation:
     """Evaluate one tracker, keeping results in `folder`; finished sequences are not run again.
+
+    Several processes, also of several machines, may do so at once with different ranks: each runs
+    a share of the sequences, and what dead ones left. All return when every sequence is finished.
 
     Args:
         spec: The tracker.
@@ -155,9 +167,10 @@ def evaluate_to_folder(
             agree with that of results already in the folder.
         workers: Number of processes; 1 runs in this one.
         progress: Called after each sequence, also those that were finished already.
+        rank: This process among those that work on the same folder.
 
     Returns:
-        The figures, also written to `folder/summary.json`.
+        The figures, also written to `folder/summary.json` by rank 0.
 
     Raises:
         ParameterError: the folder holds results of another configuration.
@@ -183,21 +196,32 @@ def evaluate_to_folder(
         if progress is not None:
             progress(sequence, results[sequence.name])
 
-    with closing(_run_all(spec, waiting, workers)) as outcomes:
+    spec = dataclasses.replace(spec, device=local_device(spec.device))
+    failures: dict[str, str] = {}
+    with closing(_run_share(spec, waiting, workers, folder, rank, failures)) as outcomes:
         for sequence, outcome in outcomes:
             if isinstance(outcome, MixFormerError):
-                problems.append(f"{spec.label}, {sequence.name}: {outcome}")
+                failures[sequence.name] = str(outcome)
                 continue
             write_result(folder, sequence.name, outcome)
             results[sequence.name] = outcome
             problems += _skipped(spec.label, sequence, outcome)
             if progress is not None:
                 progress(sequence, outcome)
+    for sequence in waiting:
+        if sequence.name in failures:
+            problems.append(f"{spec.label}, {sequence.name}: {failures[sequence.name]}")
+        elif sequence.name not in results:  # another process's
+            results[sequence.name] = read_result(folder, sequence.name, len(sequence))
+            problems += _skipped(spec.label, sequence, results[sequence.name])
+            if progress is not None:
+                progress(sequence, results[sequence.name])
 
     done = [(each, results[each.name]) for each in sequences if each.name in results]
     summary = summarise(done, str(dataset.get("dataset", "folder")))
-    content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
-    write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
+    if rank.is_main:
+        content = {"tracker": spec.label, "config": config, **environment(), "workers": workers}
+        write_json(folder / "summary.json", {**content, **summary.as_dict(), "problems": problems})
     return Evaluation(summary, problems)
 
 
@@ -279,28 +303,74 @@ def _run_one(spec: TrackerSpec, sequence: AnnotatedSequence) -> Outcome:
         return error
 
 
-def _run_all(
-    spec: TrackerSpec, sequences: list[AnnotatedSequence], workers: int
+def _run_share(
+    spec: TrackerSpec,
+    sequences: list[AnnotatedSequence],
+    workers: int,
+    folder: Path,
+    rank: Rank,
+    failures: dict[str, str],
 ) -> Generator[tuple[AnnotatedSequence, Outcome], None, None]:
-    """Run all sequences, in order in this process or as they finish in several."""
+    """Run what this process gets of the sequences; ends when none is left in any process.
+
+    Each result must be written before the next one is asked for. `failures` takes what others
+    could not run, by name.
+    """
     if not sequences:
         return
+    if rank.world_size == 1:
+        yield from _run_all(spec, partial(next, iter(sequences), None), workers)
+        return
+    by_name = {sequence.name: sequence for sequence in sequences}
+    with SharedWork(folder / ".ranks", rank) as work:
+
+        def left() -> list[str]:
+            """Neither finished nor failed, as far as is known."""
+            for name in by_name:
+                if name not in failures and (reason := work.failure(name)) is not None:
+                    failures[name] = reason
+            return [n for n in by_name if n not in failures and not is_finished(folder, n)]
+
+        def take() -> AnnotatedSequence | None:
+            name = work.claim(left())
+            return None if name is None else by_name[name]
+
+        while left():
+            with closing(_run_all(spec, take, workers)) as outcomes:
+                for sequence, outcome in outcomes:
+                    if isinstance(outcome, MixFormerError):
+                        work.fail(sequence.name, str(outcome))
+                    yield sequence, outcome
+            if left():
+                time.sleep(POLL_S)
+
+
+def _run_all(
+    spec: TrackerSpec, take: Callable[[], AnnotatedSequence | None], workers: int
+) -> Generator[tuple[AnnotatedSequence, Outcome], None, None]:
+    """Run sequences until `take` gives none: one by one here, or as they finish in processes."""
     if workers <= 1:
-        for sequence in sequences:
+        while (sequence := take()) is not None:
             yield sequence, _run_one(spec, sequence)
+        return
+    first = take()
+    if first is None:
         return
     # Fresh interpreters: engines' thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(
-        min(workers, len(sequences)), mp_context=context, initializer=_follow_parent
-    ) as pool:
-        futures: dict[Future[Outcome], AnnotatedSequence] = {
-            pool.submit(_run_one, spec, sequence): sequence for sequence in sequences
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+        running: dict[Future[Outcome], AnnotatedSequence] = {
+            pool.submit(_run_one, spec, first): first
         }
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while True:
+                while len(running) < workers and (sequence := take()) is not None:
+                    running[pool.submit(_run_one, spec, sequence)] = sequence
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
         except BrokenProcessPool:
             raise EngineError(
                 f"a worker process of {spec.label} died (out of memory?); finished "
@@ -308,7 +378,7 @@ def _run_all(
             ) from None
         finally:
             # After an interrupt nobody waits for sequences that are half done.
-            if not all(future.done() for future in futures):
+            if running:
                 for child in set(multiprocessing.active_children()) - before:
                     child.terminate()
 
