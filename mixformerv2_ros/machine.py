@@ -14,7 +14,7 @@ from mixformerv2_ros import __version__
 
 def environment() -> dict[str, Any]:
     """Versions and machine that a figure depends on; for JSON files and the heads of reports."""
-    packages = ("numpy", "onnxruntime", "torch")
+    packages = ("numpy", "onnxruntime", "openvino", "torch")
     return {
         "versions": {
             "mixformerv2_ros": __version__,
@@ -52,6 +52,23 @@ def peak_megabytes() -> float:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def processor_joules() -> float | None:
+    """Energy that the processors have used since some moment, in J; None where it is not told.
+
+    Linux tells it by RAPL, of whole sockets with all that runs on them, mostly to root alone. The
+    counters start anew at some value, so differences may be negative.
+    """
+    total, found = 0.0, False
+    for counter in Path("/sys/class/powercap").glob("*-rapl:[0-9]*/energy_uj"):
+        if counter.parent.name.count(":") == 1:
+            try:
+                total += int(counter.read_text(encoding="ascii")) / 1e6
+                found = True
+            except (OSError, ValueError):
+                continue
+    return total if found else None
 
 
 def package_version(name: str) -> str | None:

@@ -9,11 +9,13 @@ import pytest
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.cli.engine_benchmark import PARTS, Measurement, Variant, variants_at_hand
+from mixformerv2_ros.machine import processor_joules
 from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.model.flops import frame_macs
 
 
 def test_percentiles_and_speed_of_known_timings():
-    rows = np.tile(np.arange(1, 101)[:, None] * np.array([1.0, 2.0, 3.0, 10.0]), (1, 1))
+    rows = np.tile(np.arange(1, 101)[:, None] * np.array([1.0, 2.0, 3.0, 10.0, 12.0]), (1, 1))
     summary = Measurement(Variant("onnxruntime", True), rows, 123.4).summary()
     assert summary["variant"] == "onnxruntime cached"
     assert summary["milliseconds"]["crop"]["p50"] == pytest.approx(101)
@@ -47,3 +49,45 @@ def test_the_command_prints_and_writes_every_variant(tmp_path, capsys):
 def test_wrong_words_are_refused(words, capsys):
     assert main(["benchmark", *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_targets_templates_peers_and_another_bundle_in_one_run(tmp_path, capsys):
+    pytest.importorskip("bokeh")
+    data, page = tmp_path / "benchmark.json", tmp_path / "benchmark.html"
+    words = ["--rounds", "1", "--frames", "2", "--size", "320x240", "--threads", "1"]
+    words += ["--engine", "onnxruntime", "--precision", "fp32", "--trackers", "MIL"]
+    words += ["--targets", "2", "--online-size", "3"]
+    assert main(["benchmark", *words, "--json", str(data), "--report", str(page)]) == 0
+    result = json.loads(data.read_text())
+    labels = [entry["variant"] for entry in result["variants"]]
+    assert labels == ["onnxruntime cached", "onnxruntime joint", "MIL"]
+    assert (result["targets"], result["online_size"], result["threads"]) == (2, 3, 1)
+    assert result["limits"]["giga_multiply_adds_per_second"]["fp32"] > 0
+    assert result["limits"]["multiply_adds_per_frame"] == 2 * frame_macs(open_bundle().spec, 3)
+    cached = result["variants"][0]
+    assert 0 < cached["percent_of_limit"] < 200
+    assert cached["milliseconds"]["cpu"]["p50"] > 0
+    text = page.read_text()
+    assert all(label in text for label in labels)
+    assert "limit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--engine", "tensorrt"], "--engine must be of onnxruntime, openvino, torch"),
+        (["--precision", "int8"], "precision int8 is not available"),
+        (["--trackers", "GOTURN"], "tracker must be one of"),
+        (["--compare", "nowhere"], "nowhere"),
+        (["--targets", "0"], "--targets"),
+    ],
+)
+def test_what_is_not_there_is_one_line(words, expected, capsys):
+    assert main(["benchmark", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+def test_energy_is_a_number_where_it_is_told():
+    joules = processor_joules()
+    assert joules is None or joules > 0

@@ -23,6 +23,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from mixformerv2_ros.lab.export import export_bundle  # noqa: E402
+from mixformerv2_ros.lab.quantization import folded_graph, linear_layers  # noqa: E402
 
 BOUND = 1e-4
 
@@ -161,6 +162,17 @@ def test_graphs_hold_no_weights_and_no_paths_of_this_machine(exported):
         assert WEIGHTS.encode() in content
         assert b"/work" not in content
         assert b".py" not in content
+
+
+def test_the_graph_that_is_quantized_holds_its_weights(exported, tmp_path):
+    bundle, _ = exported
+    inside = onnx.load(folded_graph(bundle, tmp_path), load_external_data=False).graph
+    assert not any(tensor.external_data for tensor in inside.initializer)
+    layers = linear_layers(bundle)
+    assert {layer.node for layer in layers} <= {node.name for node in inside.node}
+    # The last block computes its keys and values apart from the queries.
+    assert len(layers) == 4 * bundle.spec.depth + 1
+    assert layers[0].weight == "backbone.blocks.0.attn.qkv.weight"
 
 
 def test_exported_run_imports_no_torch_and_stays_small(exported):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
-from mixformerv2_ros.engines.options import DEVICES, check_device
+from mixformerv2_ros.engines.options import DEVICES, ENGINES, PRECISIONS, check_device
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.files import write_json
+from mixformerv2_ros.io.paths import check_output
+
+if TYPE_CHECKING:
+    from mixformerv2_ros.cli.engine_benchmark import Plan, Variant
+    from mixformerv2_ros.model.bundle import Bundle
 
 DATA = "data"
 
@@ -45,11 +52,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"device: {', '.join(DEVICES)} (default: %(default)s)",
     )
     models.add_argument(
+        "--engine",
+        metavar="LIST",
+        help="engines separated by commas: "
+        f"{', '.join(ENGINES[1:])} (default: all that are installed)",
+    )
+    models.add_argument(
+        "--precision",
+        metavar="LIST",
+        help=f"precisions separated by commas: {', '.join(PRECISIONS[1:])} (default: all that "
+        "there are)",
+    )
+    models.add_argument(
+        "--compare",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="measure another bundle as well, such as one of `quantize`; may be repeated",
+    )
+    models.add_argument(
+        "--trackers",
+        metavar="LIST",
+        help="trackers of OpenCV to measure as well, named as for `evaluate`: CSRT, KCF, MIL, "
+        "Nano=FOLDER, ViT=FILE",
+    )
+    models.add_argument(
+        "--targets", type=ranged(int, 1, 64), default=1, metavar="N",
+        help="targets that are tracked at once (default: %(default)s)",
+    )  # fmt: skip
+    models.add_argument(
+        "--online-size", type=ranged(int, 1, 64), default=1, metavar="N",
+        help="online templates of each target (default: %(default)s)",
+    )  # fmt: skip
+    models.add_argument(
+        "--scaling",
+        action="store_true",
+        help="also measure with other numbers of threads, targets and templates, and image sizes",
+    )
+    models.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a page with plots (HTML)"
+    )
+    models.add_argument(
+        "--threads",
         "--num-threads",
+        dest="num_threads",
         type=ranged(int, 0),
         default=0,
         metavar="N",
-        help="threads; 0: chosen by the library (default: 0)",
+        help="threads; 0: all physical cores but one (default: 0)",
     )
     models.add_argument(
         "--size",
@@ -101,51 +152,173 @@ def run(args: argparse.Namespace) -> int:
 def _models(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from mixformerv2_ros.cli.engine_benchmark import Plan, measure, variants_at_hand
+    from mixformerv2_ros.cli.engine_benchmark import PARTS, Plan, measure
+    from mixformerv2_ros.cli.machine_limits import copy_rate, matrix_rates
+    from mixformerv2_ros.engines.options import default_threads
     from mixformerv2_ros.machine import environment
     from mixformerv2_ros.model.bundle import open_bundle
+    from mixformerv2_ros.model.flops import frame_macs
 
     width, height = _size(args.size)
     check_device(args.device)
     bundle = open_bundle(args.target)
-    variants = variants_at_hand(bundle)
-    if not variants:
-        raise EngineError(
-            f"no engine available: {bundle.path} has no ONNX graphs and torch is not installed"
-        )
+    variants = _variants(args, bundle)
+    page = None
+    if args.report is not None:
+        check_output(args.report, force=True)
+        page = lab_module("reports.benchmark_report", "--report", "report")
     plan = Plan(
         bundle=bundle.path,
         device=args.device,
-        num_threads=args.num_threads,
+        num_threads=args.num_threads or default_threads(),
         width=width,
         height=height,
         rounds=args.rounds,
         frames=args.frames,
+        targets=args.targets,
+        online_size=args.online_size,
     )
+    rates, copies = matrix_rates(plan.num_threads), copy_rate()
     rounds = measure(plan, variants)
     *_, measurements = tqdm(rounds, total=plan.rounds, desc="rounds", disable=None, leave=False)
     summaries = [measurement.summary() for measurement in measurements]
+    macs = frame_macs(bundle.spec, plan.online_size) * plan.targets
+    for variant, summary in zip(variants, summaries, strict=True):
+        rate = rates.get(variant.precision)
+        known = rate is not None and variant.cached and plan.device == "cpu"
+        least = macs / (rate * 1e6) if known and rate else None  # ms
+        engine = summary["milliseconds"]["engine"]["p50"]
+        summary["percent_of_limit"] = None if least is None else round(100 * least / engine, 1)
     about = environment()
     machine = about["machine"]
+    shown = f"{width}x{height} JPEG, {plan.targets} targets, {plan.online_size} online templates, "
     print(f"model    {bundle.name}, preset {bundle.spec.preset}, weights {bundle.checksum}")
     print(f"machine  {machine['processor']}, {machine['cores']} cores")
-    print(f"image    {width}x{height} JPEG, one target, {plan.rounds} x {plan.frames} frames\n")
+    print(f"image    {shown}{plan.num_threads} threads, {plan.rounds} x {plan.frames} frames")
+    listed = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+    print(
+        f"limit    products of matrices, 10^9 multiply-adds/s: {listed}; copies {copies:.1f} GB/s"
+    )
+    print(f"network  {macs / 1e6:.0f} x 10^6 multiply-adds per frame\n")
     print(_table(summaries))
     result = {
         "model": {"name": bundle.name, "preset": bundle.spec.preset, "weights": bundle.checksum},
         **about,
         "image": [width, height],
         "threads": plan.num_threads,
+        "targets": plan.targets,
+        "online_size": plan.online_size,
+        "limits": {
+            "giga_multiply_adds_per_second": {k: round(v, 1) for k, v in rates.items()},
+            "copied_gigabytes_per_second": round(copies, 2),
+            "multiply_adds_per_frame": macs,
+        },
         "variants": summaries,
     }
     engines = {s["variant"]: s["milliseconds"]["engine"]["p50"] for s in summaries}
-    if "onnxruntime cached" in engines and "torch joint" in engines:
-        ratio = engines["onnxruntime cached"] / engines["torch joint"]
-        result["cached_onnx_over_joint_torch"] = round(ratio, 3)
-        print(f"\nratio of engine times, onnxruntime cached to torch joint: {ratio:.2f}")
+    if "torch joint" in engines:
+        joint = engines["torch joint"]
+        ratios = {label: round(ms / joint, 3) for label, ms in engines.items()}
+        result["over_torch_joint"] = ratios
+        print("\nengine time over torch joint: " + ", ".join(
+            f"{label} {ratio:.2f}" for label, ratio in ratios.items() if label != "torch joint"
+        ))  # fmt: skip
+    if args.scaling:
+        result["scaling"] = _scaling(plan, [one for one in variants if one.cached])
+        print("\n" + "\n".join(_scaling_lines(result["scaling"])))
     if args.json:
         write_json(args.json, result)
+    if page is not None:
+        page.write_report(args.report, result, list(PARTS))
     return 0
+
+
+def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
+    """What to measure.
+
+    Raises:
+        EngineError: nothing that was asked for is there.
+        ParameterError: a name is none.
+        BundleError: a bundle to compare with is none.
+    """
+    from mixformerv2_ros.cli.engine_benchmark import Variant, variants_at_hand
+    from mixformerv2_ros.model.bundle import open_bundle
+
+    found = variants_at_hand(bundle)
+    for path in args.compare:
+        other = open_bundle(path)
+        found += [
+            replace(one, bundle=other.path)
+            for one in variants_at_hand(other)
+            if one.engine != "torch" and one.precision != "fp32"
+        ]
+    for option, choices in (("engine", ENGINES[1:]), ("precision", PRECISIONS[1:])):
+        asked = getattr(args, option)
+        if asked is None:
+            continue
+        names = asked.split(",")
+        for name in names:
+            if name not in choices:
+                raise ParameterError(f"--{option} must be of {', '.join(choices)}, got {name!r}")
+        there = {getattr(one, option) for one in found}
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise EngineError(
+                f"{option} {', '.join(missing)} is not available for {bundle.path} here: there is "
+                f"{', '.join(sorted(there)) or 'none'}"
+            )
+        found = [one for one in found if getattr(one, option) in names]
+    if not found:
+        raise EngineError(
+            f"no engine available: {bundle.path} has no ONNX graphs and torch is not installed"
+        )
+    if args.trackers:
+        trackers = lab_module("evaluation.trackers", "--trackers")
+        for text in args.trackers.split(","):
+            trackers.parse_tracker(text)
+            found.append(Variant(text.strip(), True, "", is_peer=True))
+    return found
+
+
+def _scaling(plan: Plan, variants: list[Variant]) -> dict[str, list[dict[str, Any]]]:
+    """Medians of engine and frame with one setting after the other changed."""
+    from mixformerv2_ros.cli.engine_benchmark import measure
+
+    cores = len(os.sched_getaffinity(0))
+    axes: dict[str, list[dict[str, Any]]] = {
+        "threads": [{"num_threads": n} for n in (1, 2, 4, 8, 16) if n <= cores],
+        "targets": [{"targets": n} for n in (1, 2, 4, 8)],
+        "online_size": [{"online_size": n} for n in (1, 2, 4, 8)],
+        "image": [{"width": w, "height": h} for w, h in ((640, 480), (1280, 720), (1920, 1080))],
+    }
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for axis, values in axes.items():
+        curves[axis] = []
+        for change in values:
+            *_, measured = measure(replace(plan, **change), variants)
+            point: dict[str, Any] = {
+                "at": change["width"] * change["height"] / 1e6 if axis == "image" else
+                next(iter(change.values()))
+            }  # fmt: skip
+            for one in measured:
+                parts = one.summary()["milliseconds"]
+                point[one.variant.label] = [parts["engine"]["p50"], parts["frame"]["p50"]]
+            curves[axis].append(point)
+    return curves
+
+
+def _scaling_lines(curves: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = []
+    for axis, points in curves.items():
+        name = "megapixels" if axis == "image" else axis
+        lines.append(
+            f"{name + ': engine, frame ms':30}" + "".join(f"{p['at']:>16.3g}" for p in points)
+        )
+        for label in points[0]:
+            if label != "at":
+                cells = "".join(f"{p[label][0]:8.2f}{p[label][1]:8.2f}" for p in points)
+                lines.append(f"{label:30}{cells}")
+    return lines
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -158,8 +331,9 @@ def _size(text: str) -> tuple[int, int]:
 
 def _table(summaries: list[dict[str, Any]]) -> str:
     head = (
-        f"{'ms per frame':20}{'decode':>8}{'crop':>8}{'engine':>8}{'p95':>8}{'p99':>8}"
-        f"{'frame':>8}{'p95':>8}{'p99':>8}{'fps':>8}{'peak MB':>9}"
+        f"{'ms per frame':24}{'decode':>8}{'crop':>8}{'engine':>8}{'p95':>8}{'p99':>8}"
+        f"{'frame':>8}{'p95':>8}{'p99':>8}{'fps':>8}{'cpu':>8}{'joule':>8}{'limit':>8}"
+        f"{'peak MB':>9}"
     )
     lines = [head]
     for summary in summaries:
@@ -168,8 +342,15 @@ def _table(summaries: list[dict[str, Any]]) -> str:
         cells += [ms["engine"][q] for q in ("p50", "p95", "p99")]
         cells += [ms["frame"][q] for q in ("p50", "p95", "p99")]
         lines.append(
-            f"{summary['variant']:20}"
+            f"{summary['variant']:24}"
             + "".join(f"{cell:8.2f}" for cell in cells)
-            + f"{summary['frames_per_second']:8.1f}{summary['peak_megabytes']:9.0f}"
+            + f"{summary['frames_per_second']:8.1f}{ms['cpu']['p50']:8.2f}"
+            + _or_dash(summary["joules_per_frame"], "8.3f", "")
+            + _or_dash(summary["percent_of_limit"], "6.0f", " %")
+            + f"{summary['peak_megabytes']:9.0f}"
         )
     return "\n".join(lines)
+
+
+def _or_dash(value: float | None, form: str, unit: str) -> str:
+    return f"{'–':>8}" if value is None else format(value, form) + unit

@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, MixFormerError
-from mixformerv2_ros.machine import peak_megabytes
+from mixformerv2_ros.machine import peak_megabytes, processor_joules
 from mixformerv2_ros.model.bundle import Bundle, has_graphs, open_bundle
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box
@@ -31,26 +32,38 @@ from mixformerv2_ros.tracking.pixels import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import TargetTracker, search_shape
 
-PARTS = ("decode", "crop", "engine", "frame")
-"""Columns of the timings: decoding a JPEG, cutting the crop, the network, and all of a frame."""
+PARTS = ("decode", "crop", "engine", "frame", "cpu")
+"""Columns of the timings: decoding a JPEG, cutting the crops, the network, all of a frame, and the
+time of all cores together."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run the network.
+    """One way to run the network, or one of OpenCV's trackers.
 
     Attributes:
-        engine: `onnxruntime` or `torch`.
+        engine: `onnxruntime`, `openvino` or `torch`; or a tracker as `mixformerv2 evaluate` names
+            it, such as `KCF`.
         cached: Templates are encoded once, instead of with every frame.
+        precision: Number format of the network run, as for `load_engine`.
+        bundle: Folder of another bundle than the plan's.
+        is_peer: It is one of OpenCV's trackers.
     """
 
     engine: str
     cached: bool
+    precision: str = "fp32"
+    bundle: Path | None = None
+    is_peer: bool = False
 
     @property
     def label(self) -> str:
         """Name for tables."""
-        return f"{self.engine} {'cached' if self.cached else 'joint'}"
+        if self.is_peer:
+            kind, _, path = self.engine.partition("=")
+            return f"{kind} {Path(path).stem[:14]}".strip() if path else kind
+        precision = "" if self.precision == "fp32" else f" {self.precision}"
+        return f"{self.engine}{precision} {'cached' if self.cached else 'joint'}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class Plan:
         width, height: Size of the camera image in pixels.
         rounds: How often the variants take turns.
         frames: Frames of one round.
+        targets: Targets that are tracked at once.
+        online_size: Online templates of each target.
     """
 
     bundle: Path
@@ -73,6 +88,8 @@ class Plan:
     height: int = 720
     rounds: int = 5
     frames: int = 20
+    targets: int = 1
+    online_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,13 +98,16 @@ class Measurement:
 
     Attributes:
         variant: What was run.
-        milliseconds: (frames, 4), columns as in `PARTS`.
+        milliseconds: (frames, 5), columns as in `PARTS`.
         peak_megabytes: Largest resident memory of its process.
+        joules: Energy of the processor's socket per frame, with all that runs on it; None where it
+            is not told.
     """
 
     variant: Variant
     milliseconds: npt.NDArray[np.float64]
     peak_megabytes: float
+    joules: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Percentiles of every part, frames per second, memory: what goes into the JSON."""
@@ -104,17 +124,29 @@ class Measurement:
             "milliseconds": parts,
             "frames_per_second": round(1000 / mean, 2),
             "peak_megabytes": round(self.peak_megabytes, 1),
+            "joules_per_frame": None if self.joules is None else round(self.joules, 4),
         }
 
 
 def variants_at_hand(bundle: Bundle) -> list[Variant]:
     """The variants that can run here: by installed libraries and by the files of the bundle."""
-    engines = []
+    own = bundle.inference_precision
+    found = []
     if has_graphs(bundle):
-        engines.append("onnxruntime")
+        found.append(("onnxruntime", "int8" if own == "int8" else "fp32"))
+        if find_spec("openvino") is not None:
+            from mixformerv2_ros.engines.openvino_engine import cpu_precisions
+
+            able = cpu_precisions()
+            wanted = ("int8",) if own == "int8" else ("fp32", "bf16")
+            found += [("openvino", precision) for precision in wanted if precision in able]
     if find_spec("torch") is not None:
-        engines.append("torch")
-    return [Variant(engine, cached) for engine in engines for cached in (True, False)]
+        found.append(("torch", "fp32"))
+    return [
+        Variant(engine, cached, precision)
+        for engine, precision in found
+        for cached in (True, False)
+    ]
 
 
 def measure(plan: Plan, variants: Sequence[Variant]) -> Iterator[list[Measurement]]:
@@ -126,14 +158,21 @@ def measure(plan: Plan, variants: Sequence[Variant]) -> Iterator[list[Measuremen
     with _workers(plan, variants) as connections:
         timings: list[list[npt.NDArray[np.float64]]] = [[] for _ in variants]
         peaks = [0.0] * len(variants)
+        joules: list[list[float]] = [[] for _ in variants]
         for _ in range(plan.rounds):
             for index, connection in enumerate(connections):
+                before = processor_joules()
                 connection.send(plan.frames)
                 rows, peaks[index] = _answer(connection)
+                after = processor_joules()
                 timings[index].append(rows)
+                if before is not None and after is not None and after > before:
+                    joules[index].append((after - before) / plan.frames)
             yield [
-                Measurement(variant, np.concatenate(rows), peak)
-                for variant, rows, peak in zip(variants, timings, peaks, strict=True)
+                Measurement(
+                    variant, np.concatenate(rows), peak, float(np.median(used)) if used else None
+                )
+                for variant, rows, peak, used in zip(variants, timings, peaks, joules, strict=True)
             ]
 
 
@@ -172,7 +211,9 @@ def _answer(connection: Connection) -> Any:
 def _work(plan: Plan, variant: Variant, connection: Connection) -> None:
     """Body of a worker process: load, report ready, then time as many frames as it is told."""
     try:
-        bench = _Bench(plan, variant)
+        bench: _Bench | _PeerBench = (
+            _PeerBench(plan, variant) if variant.is_peer else _Bench(plan, variant)
+        )
         bench.run(3)
     except MixFormerError as error:
         connection.send(f"{variant.label}: {error}")
@@ -188,58 +229,116 @@ def _work(plan: Plan, variant: Variant, connection: Connection) -> None:
 
 
 class _Bench:
-    """One tracker on a camera image with a target that sways around its place."""
+    """A tracker per target on a camera image, whose targets stay where they are."""
 
     def __init__(self, plan: Plan, variant: Variant) -> None:
         cv2.setNumThreads(1)
-        bundle = open_bundle(plan.bundle)
-        self.engine: Engine = load_engine(bundle, variant.engine, plan.device, plan.num_threads)
+        bundle = open_bundle(variant.bundle or plan.bundle)
+        self.engine: Engine = load_engine(
+            bundle, variant.engine, plan.device, plan.num_threads, variant.precision
+        )
         self.variant = variant
-        self.jpeg = _camera_image(plan.width, plan.height)
-        size = 0.2 * plan.height
-        self.box = Box(0.45 * plan.width, 0.4 * plan.height, 0.7 * size, 1.4 * size)
+        self.jpeg = camera_image(plan.width, plan.height)
+        self.boxes = [_box(plan, index) for index in range(plan.targets)]
         settings = TrackerSettings(
             search_factor=bundle.search_factor,
             template_factor=bundle.template_factor,
             template_background_contrast=bundle.template_background_contrast,
         )
-        self.tracker = TargetTracker(
-            self.engine, settings, decode_compressed("jpeg", self.jpeg), self.box
-        )
-        self.templates = self.tracker.templates.templates()
-        self.memory: Memory = self.tracker.memory
-        self.crops = np.empty((1, *search_shape(self.engine)), dtype=np.uint8)
+        image = decode_compressed("jpeg", self.jpeg)
+        self.trackers = [TargetTracker(self.engine, settings, image, box) for box in self.boxes]
+        self.templates = [
+            np.repeat(tracker.templates.templates(), [1, plan.online_size], axis=0)
+            for tracker in self.trackers
+        ]
+        self.memories: list[Memory] = list(map(self.engine.encode_templates, self.templates))
+        self.crops = np.empty((plan.targets, *search_shape(self.engine)), dtype=np.uint8)
 
     def run(self, frames: int) -> npt.NDArray[np.float64]:
-        """Milliseconds (frames, 4) of `frames` frames."""
+        """Milliseconds (frames, 5) of `frames` frames."""
         rows = np.empty((frames, len(PARTS)))
         for row in rows:
             # The network's answer is not followed: every frame shall cost the same.
-            self.tracker.box = self.box
+            for tracker, box in zip(self.trackers, self.boxes, strict=True):
+                tracker.box = box
+            used = time.process_time()
             start = time.perf_counter()
             image = decode_compressed("jpeg", self.jpeg)
             decoded = time.perf_counter()
-            self.tracker.crop_search(image, self.crops[0])
+            for tracker, crop in zip(self.trackers, self.crops, strict=True):
+                tracker.crop_search(image, crop)
             cut = time.perf_counter()
             prediction = self._search()
             searched = time.perf_counter()
-            self.tracker.apply(image, prediction, 0, update_templates=False)
+            for index, tracker in enumerate(self.trackers):
+                tracker.apply(image, prediction, index, update_templates=False)
             end = time.perf_counter()
-            row[:] = decoded - start, cut - decoded, searched - cut, end - start
+            cpu = time.process_time() - used
+            row[:] = decoded - start, cut - decoded, searched - cut, end - start, cpu
         return rows * 1000
 
     def _search(self) -> Prediction:
         if self.variant.cached:
-            return self.engine.search(self.crops, [self.memory])
+            return self.engine.search(self.crops, self.memories)
         if self.variant.engine == "torch":
             from mixformerv2_ros.engines.torch_engine import TorchEngine
 
             assert isinstance(self.engine, TorchEngine)
-            return self.engine.joint(self.templates, self.crops[0])
-        return self.engine.search(self.crops, [self.engine.encode_templates(self.templates)])
+            answers = [
+                self.engine.joint(templates, crop)
+                for templates, crop in zip(self.templates, self.crops, strict=True)
+            ]
+            return Prediction(
+                boxes=np.concatenate([answer.boxes for answer in answers]),
+                scores=np.concatenate([answer.scores for answer in answers]),
+                edges=np.concatenate([answer.edges for answer in answers]),
+            )
+        return self.engine.search(
+            self.crops, list(map(self.engine.encode_templates, self.templates))
+        )
 
 
-def _camera_image(width: int, height: int) -> npt.NDArray[np.uint8]:
+class _PeerBench:
+    """One of OpenCV's trackers per target on the same image; its whole work counts as engine."""
+
+    def __init__(self, plan: Plan, variant: Variant) -> None:
+        trackers = lab_module("evaluation.trackers", "--trackers")
+        make = trackers.tracker_factory(
+            trackers.parse_tracker(variant.engine, num_threads=plan.num_threads)
+        )
+        self.jpeg = camera_image(plan.width, plan.height)
+        image = self._decode()
+        self.trackers = [make() for _ in range(plan.targets)]
+        for index, tracker in enumerate(self.trackers):
+            tracker.start(image, _box(plan, index))
+
+    def run(self, frames: int) -> npt.NDArray[np.float64]:
+        """Milliseconds (frames, 5) of `frames` frames."""
+        rows = np.empty((frames, len(PARTS)))
+        for row in rows:
+            used = time.process_time()
+            start = time.perf_counter()
+            image = self._decode()
+            decoded = time.perf_counter()
+            for tracker in self.trackers:
+                tracker.update(image)
+            end = time.perf_counter()
+            cpu = time.process_time() - used
+            row[:] = decoded - start, 0, end - decoded, end - start, cpu
+        return rows * 1000
+
+    def _decode(self) -> npt.NDArray[np.uint8]:
+        return np.asarray(cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR), np.uint8)
+
+
+def _box(plan: Plan, index: int) -> Box:
+    """Targets in a row, so that each has its own crop."""
+    size = 0.2 * plan.height
+    left = (0.45 + 0.37 * index) % 0.8 * plan.width
+    return Box(left, 0.4 * plan.height, 0.7 * size, 1.4 * size)
+
+
+def camera_image(width: int, height: int) -> npt.NDArray[np.uint8]:
     """A JPEG with about the detail of a photograph."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)

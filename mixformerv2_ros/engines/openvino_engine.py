@@ -24,6 +24,12 @@ _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
+def cpu_precisions() -> tuple[str, ...]:
+    """The precisions that OpenVINO's CPU device has on this machine."""
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name, word in _CAPABILITIES.items() if word in able)
+
+
 class OpenVinoEngine:
     """Runs the two exported graphs; a memory is the pair of key and value arrays.
 

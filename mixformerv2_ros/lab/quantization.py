@@ -231,7 +231,9 @@ def folded_graph(bundle: Bundle, folder: Path) -> Path:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 3
-    ort.InferenceSession(str(bundle.path / SEARCH), options, providers=["CPUExecutionProvider"])
+    # From memory: of a file, ONNX Runtime would write references to weights that lie elsewhere.
+    whole = onnx.load(bundle.path / SEARCH).SerializeToString()
+    ort.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     return path
 
 
