@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from recordings import picture, red_box, run_command, write_video
@@ -145,3 +146,15 @@ def test_the_example_of_the_docs_runs_as_written(tmp_path, monkeypatch, capsys) 
     assert len(capsys.readouterr().out.splitlines()) == 5
     assert iou(names["track"].box, red_box(5)) > 0.5
     assert (tmp_path / "newest.png").stat().st_size > 0
+
+
+def test_the_example_with_supervision_runs_as_written(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("supervision", reason="needs supervision: pip install supervision")
+    page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text("utf-8")
+    example = page.partition("## Drawing with supervision")[2].partition("```python\n")[2]
+    write_video(tmp_path / "clip.avi", 3)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example.partition("```")[0], "docs/python.md", "exec"), names)
+    assert names["detections"].data["class_name"].tolist() == ["person", "car"]
+    assert (cv2.imread("annotated.png") != bgr(1)).any(axis=2).sum() > 100

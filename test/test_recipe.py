@@ -279,7 +279,7 @@ def test_recipes_are_checked_before_the_first_step(case, miniature_data, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-ONE_STAGE = [["visualize", "samples"], ["train", "--profile", "3"]]
+ONE_STAGE = [["visualize", "samples"], ["train", "--profile", "--profile-steps", "3"]]
 
 
 @pytest.mark.parametrize("words", ONE_STAGE)
@@ -292,7 +292,15 @@ def test_one_stage_of_a_recipe_must_be_named(stage, words, capsys):
 
 
 def test_a_stage_needs_a_recipe(capsys):
-    words = ["train", "--profile", "3", str(FOLDER / "scratch_t.yaml"), "--stage", "wide"]
+    words = [
+        "train",
+        "--profile",
+        "--profile-steps",
+        "3",
+        str(FOLDER / "scratch_t.yaml"),
+        "--stage",
+        "wide",
+    ]
     assert main(words) == 2
     assert "--stage wide needs a recipe, got the settings of one stage" in capsys.readouterr().err
 
@@ -304,7 +312,7 @@ def test_one_stage_of_a_recipe_is_drawn_and_profiled(miniature_data, tmp_path, c
     assert main([*words, "--count", "4"]) == 0
     assert image.stat().st_size > 1000
     for stage, untrained in (("first", ""), ("second", "first")):
-        words = ["train", "--profile", "2", str(path), "--stage", stage]
+        words = ["train", "--profile", str(path), "--stage", stage, "--profile-steps", "2"]
         assert main([*words, "force.schedule.steps=9"]) == 0
         shown = capsys.readouterr().out
         assert "forward and backward" in shown

@@ -65,7 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": (
         "train config/training/finetune_t.yaml data.folder=my_data output=runs/mine",
         "train config/training/recipe_t.yaml common.data.folder=my_data",
-        "train --profile 20 config/training/recipe_s.yaml --stage layers8",
+        "train --profile config/training/recipe_s.yaml --stage layers8",
     ),
     "check-data": (
         "check-data config/training/finetune_t.yaml data.folder=my_data",

@@ -63,9 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--profile",
+        action="store_true",
+        help="measure the parts of a step instead of training",
+    )
+    parser.add_argument(
+        "--profile-steps",
         type=ranged(int, 1),
-        metavar="STEPS",
-        help="profile this many steps instead of training",
+        default=20,
+        metavar="N",
+        help="number of steps to measure (default: %(default)s)",
     )
     parser.add_argument("--stage", metavar="NAME", help="with --profile: stage of the recipe")
 
@@ -188,7 +194,7 @@ def _profile(args: argparse.Namespace) -> int:
     with stand_ins(*choose_stage(args.config, args.settings, args.stage)) as (config, untrained):
         if untrained:
             print(f"not run yet, so untrained networks stand in for: {', '.join(untrained)}")
-        parts = profile_training(config, args.profile)
+        parts = profile_training(config, args.profile_steps)
     for line in parts.lines():
         print(line)
     return 0

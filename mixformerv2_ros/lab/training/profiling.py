@@ -69,8 +69,8 @@ def profile_training(config: TrainConfig, steps: int) -> StepTimes:
         run = TrainingRun(config, context, lambda count: calibration_batch(source, count))
         if run.length.steps < WARM_UP + steps:
             raise ParameterError(
-                f"--profile must be at most {run.length.steps - WARM_UP} (schedule.steps minus "
-                f"{WARM_UP} steps of warm-up), got {steps}"
+                f"--profile-steps must be at most {run.length.steps - WARM_UP} (schedule.steps "
+                f"minus {WARM_UP} steps of warm-up), got {steps}"
             )
         network = update = waiting = 0.0
         stream = load_batches(source, config, 0, WARM_UP + steps, context)
