@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from mixformerv2_ros.errors import CheckpointError, MixFormerError, ParameterError
-from mixformerv2_ros.files import write_file, write_json
 from mixformerv2_ros.lab.datasets.package_paths import settings_path
 from mixformerv2_ros.lab.training.checkpoint_files import LAST
 from mixformerv2_ros.lab.training.config import TrainConfig
@@ -40,6 +39,7 @@ from mixformerv2_ros.lab.training.initialization import (
 )
 from mixformerv2_ros.lab.training.logs import last_row
 from mixformerv2_ros.lab.training.optimizers import run_length
+from mixformerv2_ros.lab.training.recipe_report import RESULTS, Table, write_report
 from mixformerv2_ros.lab.training.stages import check_settings, student_spec
 from mixformerv2_ros.lab.training.trainer import Watch, finished_steps, train
 from mixformerv2_ros.lab.training.training_run import no_samples
@@ -66,21 +66,6 @@ class StageEntry:
     config: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of validation results in the report.
-
-    Attributes:
-        title: Title.
-        columns: Headings of the columns after the first.
-        rows: Name of a row -> one stage per column; an empty name leaves the cell empty.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -325,7 +310,7 @@ def run_recipe(
             if not _is_finished(run, context.world_size):
                 return False
             if context.is_main:
-                write_report(recipe, runs)
+                _write_report(recipe, runs)
     return True
 
 
@@ -366,23 +351,13 @@ def _is_finished(run: StageRun, world_size: int) -> bool:
     return finished_steps(run.config, run.checkpoint) >= run_length(run.config, world_size).steps
 
 
-def write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
-    """Write the validation results of all stages that have run: `report.json`, `report.md`.
-
-    Raises:
-        SourceError: the files cannot be written.
-    """
-    folder = Path(recipe.output)
+def _write_report(recipe: Recipe, runs: Sequence[StageRun]) -> None:
     rows = [
-        {**_facts(run), **{name: row[name] for name in _RESULTS if name in row}}
+        {**_facts(run), **{name: row[name] for name in RESULTS if name in row}}
         for run in runs
         if (row := last_row(Path(run.config.output))) is not None
     ]
-    write_json(folder / "report.json", {"stages": rows})
-    write_file(folder / "report.md", report_text(recipe, rows))
-
-
-_RESULTS = ("step", "validation_iou", "validation_clips_iou")
+    write_report(Path(recipe.output), recipe.tables, rows)
 
 
 def _facts(run: StageRun) -> dict[str, Any]:
@@ -397,76 +372,3 @@ def _facts(run: StageRun) -> dict[str, Any]:
         "from": run.needs.get(INIT, run.config.init_from),
         "teacher": run.needs.get(TEACHER, run.config.distillation.teacher),
     }
-
-
-def report_text(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The report in Markdown: the recipe's tables, then a list of all runs.
-
-    Args:
-        recipe: The recipe.
-        rows: One per run, as in `report.json`.
-    """
-    parts = []
-    for table in recipe.tables:
-        lines = [
-            ["", *table.columns],
-            *(
-                [name, *(_results(rows, stage) if stage else "" for stage in stages)]
-                for name, stages in table.rows.items()
-            ),
-        ]
-        parts.append(f"{table.title}\n\n{_markdown(lines)}")
-    headings = [
-        "run",
-        "stage",
-        "layers",
-        "MLP ratio",
-        "from",
-        "teacher",
-        "seed",
-        "steps",
-        "IoU",
-        "clips",
-    ]
-    lines = [
-        headings,
-        *(
-            [
-                row["name"], row["kind"], str(row["depth"]), f"{row['mlp_ratio']:g}",
-                Path(row["from"]).name, Path(row["teacher"]).name, str(row["seed"]),
-                f"{row['step']:g}", _number(row.get("validation_iou")),
-                _number(row.get("validation_clips_iou")),
-            ]
-            for row in rows
-        ),
-    ]  # fmt: skip
-    parts.append(f"All runs\n\n{_markdown(lines)}")
-    parts.append(
-        "IoU is the mean over the fixed validation samples; clips is the mean IoU of tracking on "
-        "held-out sequences. With several seeds: mean (minimum-maximum)."
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def _results(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
-    """IoU of a stage, and that on clips after a slash; with several seeds mean and range."""
-    shown = []
-    for name in _RESULTS[1:]:
-        values = [row[name] for row in rows if row["stage"] == stage and name in row]
-        if len(values) > 1:
-            mean = sum(values) / len(values)
-            shown.append(f"{mean:.3f} ({min(values):.3f}-{max(values):.3f})")
-        elif values:
-            shown.append(_number(values[0]))
-    return " / ".join(shown)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
-    rows.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(rows)
