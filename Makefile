@@ -83,11 +83,19 @@ evaluate: $(DEV)/ready
 	  --sequences mixformerv2_ros/lab/evaluation/held_out.txt --output runs/evaluation \
 	  --trackers mixformer,KCF,MIL,CSRT,Nano=../shared/data/peers/nanotrackv1,Nano=../shared/data/peers/nanotrackv2,ViT=../shared/data/peers/vittrack/object_tracking_vittrack_2023sep.onnx
 
+# DATA, a video with BOX or a folder of annotated sequences, calibrates bundles in int8 to measure beside.
+PEERS ?= ../shared/data/peers
 benchmark: $(DEV)/ready
 	@mkdir -p runs
-	$(DEV)/bin/mixformerv2 benchmark --num-threads 2 --json runs/benchmark.json
 	$(DEV)/bin/python test/formula_bundle.py S runs/formula_s
-	$(DEV)/bin/mixformerv2 benchmark runs/formula_s --num-threads 2 --json runs/benchmark_s.json
+	$(if $(DATA),for one in mixformerv2_ros/models/default,t runs/formula_s,s; do \
+	  $(DEV)/bin/mixformerv2 quantize $${one%,*} -o runs/int8_$${one#*,} --precision int8 --force \
+	    --data "$(DATA)" $(if $(BOX),--box $(BOX)) --frames 60 --samples 64 --max-sensitivity 1 || exit 1; \
+	done)
+	$(DEV)/bin/mixformerv2 benchmark --threads 1 --json runs/benchmark.json --report runs/benchmark.html \
+	  $(if $(DATA),--compare runs/int8_t) $(if $(wildcard $(PEERS)),--trackers CSRT,KCF,MIL,Nano=$(PEERS)/nanotrackv1,Nano=$(PEERS)/nanotrackv2,ViT=$(PEERS)/vittrack/object_tracking_vittrack_2023sep.onnx)
+	$(DEV)/bin/mixformerv2 benchmark runs/formula_s --threads 1 --json runs/benchmark_s.json \
+	  $(if $(DATA),--compare runs/int8_s)
 
 train: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 train config/training/scratch_t.yaml
