@@ -85,15 +85,17 @@ evaluate: $(DEV)/ready
 
 # DATA, a video with BOX or a folder of annotated sequences, calibrates bundles in int8 to measure beside.
 PEERS ?= ../shared/data/peers
+TRACKERS := CSRT,KCF,MIL,Nano=$(PEERS)/nanotrackv1,Nano=$(PEERS)/nanotrackv2,ViT=$(PEERS)/vittrack/object_tracking_vittrack_2023sep.onnx
+QUANTIZE := --precision int8 --force --frames 60 --samples 64 --max-sensitivity 1
 benchmark: $(DEV)/ready
 	@mkdir -p runs
 	$(DEV)/bin/python test/formula_bundle.py S runs/formula_s
-	$(if $(DATA),for one in mixformerv2_ros/models/default,t runs/formula_s,s; do \
-	  $(DEV)/bin/mixformerv2 quantize $${one%,*} -o runs/int8_$${one#*,} --precision int8 --force \
-	    --data "$(DATA)" $(if $(BOX),--box $(BOX)) --frames 60 --samples 64 --max-sensitivity 1 || exit 1; \
-	done)
+ifneq ($(DATA),)
+	$(DEV)/bin/mixformerv2 quantize mixformerv2_ros/models/default -o runs/int8_t $(QUANTIZE) --data "$(DATA)" $(addprefix --box ,$(BOX))
+	$(DEV)/bin/mixformerv2 quantize runs/formula_s -o runs/int8_s $(QUANTIZE) --data "$(DATA)" $(addprefix --box ,$(BOX))
+endif
 	$(DEV)/bin/mixformerv2 benchmark --threads 1 --json runs/benchmark.json --report runs/benchmark.html \
-	  $(if $(DATA),--compare runs/int8_t) $(if $(wildcard $(PEERS)),--trackers CSRT,KCF,MIL,Nano=$(PEERS)/nanotrackv1,Nano=$(PEERS)/nanotrackv2,ViT=$(PEERS)/vittrack/object_tracking_vittrack_2023sep.onnx)
+	  $(if $(DATA),--compare runs/int8_t) $(if $(wildcard $(PEERS)),--trackers $(TRACKERS))
 	$(DEV)/bin/mixformerv2 benchmark runs/formula_s --threads 1 --json runs/benchmark_s.json \
 	  $(if $(DATA),--compare runs/int8_s)
 
