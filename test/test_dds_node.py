@@ -385,8 +385,7 @@ def test_parameters_and_names_of_the_process(tmp_path: Path, peer: Peer) -> None
     with Command(
         "node", "--ros-args", *words, *names, "-r", "/diagnostics:=diagnostics_of_eye"
     ) as node:
-        node.wait_for_line("[INFO]")
-        assert "[drone.eye]: ready: model" in node.lines[0]
+        assert "[drone.eye]: " in node.wait_for_line("ready: model")
         wait_for(lambda: peer.node.participant.subscriptions_of("/cam/image_raw/compressed"), "it")
         wait_for(lambda: peer.heard["/drone/diagnostics_of_eye"], "diagnostics")
         (report,) = peer.heard["/drone/diagnostics_of_eye"][0].status
@@ -407,7 +406,7 @@ def test_repeated_signals_do_not_cut_off_the_end(number: int) -> None:
             period=0.01,
         )
         assert node.end() == 0
-    assert len(node.lines) == 1
+    assert "ready: model" in node.lines[-1]
 
 
 def test_a_parameter_file_with_a_misspelt_name_and_an_integer_for_a_float(tmp_path: Path) -> None:
@@ -417,7 +416,7 @@ def test_a_parameter_file_with_a_misspelt_name_and_an_integer_for_a_float(tmp_pa
     )
     with Command("node", "--params-file", file) as node:
         node.wait_for_line("ready: model")
-        assert [line.split("]: ")[1] for line in node.lines[:-1]] == [
+        assert [line.split("]: ")[1] for line in node.lines if line.startswith("[WARN]")] == [
             "unknown parameter fps ignored",
             "unknown parameter lost.durration ignored; nearest: lost.duration",
         ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +44,22 @@ class Losable:
     def _check(self):
         if self.lost:
             raise EngineError(f"{self.name} failed: device lost")
+
+
+SIGNALS_AFTER_ENGINES = """
+import faulthandler, os, signal
+from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.model.bundle import open_bundle
+
+faulthandler.enable()
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+engines = [load_engine(open_bundle(), "openvino") for _ in range(2)]
+while engines:
+    del engines[0]
+    os.kill(os.getpid(), signal.SIGUSR1)
+print(len(heard))
+"""
 
 
 def absent():
@@ -157,6 +175,12 @@ class TestOpenVino:
         engine = load_engine(open_bundle(), "openvino")
         templates, crop = inputs(engine.spec)
         assert engine.search(crop, [engine.encode_templates(templates)]).scores.shape == (1,)
+
+    def test_signals_are_heard_when_engines_have_gone(self):
+        done = subprocess.run(
+            [sys.executable, "-c", SIGNALS_AFTER_ENGINES], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
     def test_a_device_and_a_precision_that_are_not_there(self):
         for words, expected in (

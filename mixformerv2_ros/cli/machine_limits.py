@@ -28,7 +28,9 @@ def matrix_rates(num_threads: int) -> dict[str, float]:
         return {"fp32": SIDE**3 / _shortest(lambda: matrix @ matrix) / 1e9}
     import openvino as ov
 
-    core = ov.Core()
+    from mixformerv2_ros.engines.openvino_engine import openvino_core
+
+    core = openvino_core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     rates = {}
     for precision, capability, hint in (
