@@ -228,6 +228,20 @@ def test_a_client_that_dies_ends_the_server(run: Run) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    "said",
+    ['@@TRAX:initialize "file:', "@@TR", '@@TRAX:initialize "a" "1', '@@TRAX:frame "\n\n', "\\"],
+)
+def test_a_client_that_dies_within_a_line_ends_the_server(said: str) -> None:
+    """The library alone would wait for the rest of the line for ever, and busily."""
+    here = Path(__file__).resolve().parent
+    code = SERVER.format(paths=[str(here), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=said, capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trax", None)
     with pytest.raises(EngineError, match="pip install vot-trax"):

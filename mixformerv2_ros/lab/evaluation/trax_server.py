@@ -5,7 +5,10 @@ Needs the package vot-trax (the extra `trax`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,11 @@ from mixformerv2_ros.tracking.events import InitRequest, Output, Step, StreamIma
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
 from mixformerv2_ros.tracking.stream import Stream
+
+SOCKET = "TRAX_SOCKET"
+"""Variable of the environment with the port of a client that does not use standard input."""
+END = b'\n@@TRAX:quit\n"\n@@TRAX:quit\n'
+"""Ends a session wherever a client stopped, also within a quotation."""
 
 
 def require_trax() -> None:
@@ -57,6 +65,39 @@ def serve(stream: Stream, log: StreamLog) -> None:
     require_trax()
     import trax
 
+    with _ended_input():
+        _serve(trax, stream, log)
+
+
+@contextmanager
+def _ended_input() -> Iterator[None]:
+    """Give the library standard input with an end that it understands.
+
+    Where the client ends within a line, the library would wait for the rest for ever, busily.
+    """
+    if SOCKET in os.environ:
+        yield
+        return
+    source = os.dup(0)
+    for_library, ended = os.pipe()
+    os.dup2(for_library, 0)
+    os.close(for_library)
+    # A daemon: it may wait for a client that says nothing any more.
+    threading.Thread(target=_relay, args=(source, ended), name="trax", daemon=True).start()
+    yield
+
+
+def _relay(source: int, ended: int) -> None:
+    with open(source, "rb", buffering=0) as said, open(ended, "wb", buffering=0) as out:
+        try:
+            while data := said.read(1 << 16):
+                out.write(data)
+            out.write(END)
+        except BrokenPipeError:  # the session has ended
+            return
+
+
+def _serve(trax: Any, stream: Stream, log: StreamLog) -> None:
     try:
         server = trax.Server(
             [trax.Region.RECTANGLE, trax.Region.POLYGON],
