@@ -417,6 +417,15 @@ def test_cut_off_image_with_a_whole_thumbnail() -> None:
         decode_compressed("jpeg", data)
 
 
+def test_a_chunk_that_claims_more_than_there_is() -> None:
+    """The decoder alone would reserve 3.4 GB for it."""
+    data = bytearray(encoded(picture(), ".png"))
+    at = data.index(b"IDAT")
+    data[at - 4 : at] = b"\xcb\0\0\x99"
+    with pytest.raises(ImageError, match="cut off"):
+        decode_compressed("png", data)
+
+
 def test_padding_after_the_end_is_allowed() -> None:
     data = encoded(picture(), ".jpg") + bytes(100)
     assert decode_compressed("jpeg", data).width == 64
