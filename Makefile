@@ -21,8 +21,8 @@ help:
 	@echo "make lint | types | unit   one part of make test"
 	@echo "make test-ros              the tests that need ROS 2, in a sourced workspace with this package"
 	@echo "make test-lowest           the tests of what a robot runs, with the oldest libraries permitted"
-	@echo "make soak SECONDS=1800     feeds the node over DDS that long and weighs it"
-	@echo "make fuzz SECONDS=600      damaged images, messages, recordings, checkpoints, bundles for that long"
+	@echo "make soak                  a simulated day (HOURS=24), then the node over DDS (SECONDS=1800): does it grow?"
+	@echo "make fuzz                  damaged bytes for every reader: INPUTS=10000 each, or for SECONDS=600 in all"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
 	@echo "make train                 the first stage of the default weights (hours)"
@@ -68,15 +68,14 @@ test-lowest: $(LOWEST)/ready
 	$(LOWEST)/bin/python -m pytest \
 	  $(or $(TESTS),$(shell grep -L '^from mixformerv2_ros.lab' test/test_*.py))
 
-SECONDS ?= 60
 soak: $(DEV)/ready
-	PYTHONPATH=.:test $(DEV)/bin/python test/soak.py --seconds $(SECONDS)
+	PYTHONPATH=.:test $(DEV)/bin/python test/soak_day.py --hours $(or $(HOURS),24)
+	PYTHONPATH=.:test $(DEV)/bin/python test/soak.py --seconds $(or $(SECONDS),1800)
 
-# The properties of test/test_fuzz.py on other inputs, round after round until the time is over.
+# `pip install atheris` in the environment makes the inputs better chosen.
 fuzz: $(DEV)/ready
-	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
-	  FUZZ=1 $(DEV)/bin/python -m pytest -q -x test/test_fuzz.py --hypothesis-seed=$$(date +%s%N) || exit 1; \
-	done
+	PYTHONPATH=.:test $(DEV)/bin/python test/fuzz.py \
+	  $(if $(SECONDS),--seconds $(SECONDS),--inputs $(or $(INPUTS),10000)) $(if $(TARGETS),--targets $(TARGETS))
 
 evaluate: $(DEV)/ready
 	$(DEV)/bin/mixformerv2 evaluate --root ../shared/data/sequences \

@@ -1,20 +1,30 @@
-"""Does the node grow? Feeds it over DDS for a while and weighs it: `make soak SECONDS=1800`."""
+"""Does the node grow? Feeds it over DDS for a while and weighs it: `make soak SECONDS=1800`.
+
+Two listeners (`mixformerv2 echo`) and a recorder, which writes images and tracks to a recording,
+take part; at the end the recording must hold what was published.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from domains import own_domain
 from nodes import TYPES, init_box
 from peers import Peer
 from processes import Command
+from processes_weight import resident_megabytes
 from tqdm import tqdm
 from waiting import wait_for
 
+from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.messages import image_message
 from mixformerv2_ros.ros.topics import INITS, OUTPUTS
@@ -22,13 +32,6 @@ from mixformerv2_ros.ros.topics import INITS, OUTPUTS
 HEIGHT, WIDTH = 480, 640
 WARM_UP_S = 15.0
 """The buffer of recent images and the engine's arena fill up at first."""
-
-
-def resident_megabytes(process: int) -> float:
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError(f"process {process} has no resident memory")
 
 
 def scene(index: int) -> np.ndarray:
@@ -44,54 +47,105 @@ GROUND = NOISE.integers(60, 120, (HEIGHT, WIDTH, 3), np.uint8)
 TARGET = NOISE.integers(150, 255, (90, 120, 3), np.uint8)
 
 
+class Recorder:
+    """Writes the messages of two topics to a recording, in a thread of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._peer = Peer("recorder")
+        self._writer = BagWriter(folder)
+        self.counts = {"/image": 0, "/track": 0}
+        for topic, msgtype in (("/image", "sensor_msgs/msg/Image"), ("/track", OUTPUTS["track"])):
+            self._peer.node.create_subscription(
+                topic, msgtype, partial(self._write, topic, msgtype), profiles.reliable(30)
+            )
+
+    def __enter__(self) -> Recorder:
+        self._peer.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._peer.__exit__(*error)
+        self._writer.close()
+
+    def _write(self, topic: str, msgtype: str, message: Any) -> None:
+        if topic == "/image":  # of an hour of images only the headers fit on a disk
+            message.height = message.width = message.step = 0
+            message.data = message.data[:0]
+        self.counts[topic] += 1
+        self._writer.write(topic, msgtype, message, time.time_ns())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="after a warm-up of 15 s")
     parser.add_argument("--rate", type=float, default=30.0, help="images per second")
     parser.add_argument("--limit", type=float, default=5.0, help="MB that the node may grow")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        stack.enter_context(own_domain())
+        return soak(args, Path(folder) / "recording", stack)
+
+
+def soak(args: argparse.Namespace, recording: Path, stack: ExitStack) -> int:
+    """Feed the node, then print what was weighed; 0 if nothing grew and nothing is missing."""
     frames = [scene(i) for i in range(60)]
     # Few images are kept, or a camera that stumbles would show as memory that comes and goes.
-    words = ("-p", "buffer.frames:=10")
-    with own_domain(), Peer() as peer, Command("node", *words) as node:
-        node.wait_for_line("ready: model")
-        camera = peer.node.create_publisher("/image", "sensor_msgs/msg/Image", profiles.reliable(2))
-        starter = peer.node.create_publisher("/init_box", INITS["init_box"], profiles.reliable())
-        peer.listen("/track", OUTPUTS["track"])
-        peer.listen("/diagnostics", OUTPUTS["/diagnostics"])
-        peer.wait_reliable("/image")
-        wait_for(lambda: starter.subscription_count, "a subscription to init_box")
-        starter.publish(init_box((150, 150, 120, 90)))
-        weights: list[tuple[float, float]] = []
-        begin = time.monotonic()
-        sent, tracks = 0, 0
-        with tqdm(total=round(WARM_UP_S + args.seconds), unit="s", disable=None) as bar:
-            while (now := time.monotonic() - begin) < WARM_UP_S + args.seconds:
-                pixels = frames[sent % len(frames)]
-                camera.publish(image_message(TYPES, pixels, "bgr8", time.time_ns(), "cam"))
-                sent += 1
-                tracks += len(peer.heard["/track"])
-                peer.heard["/track"].clear()
-                if now > len(weights):
-                    weights.append((now, resident_megabytes(node.process.pid)))
-                    bar.update(len(weights) - bar.n)
-                time.sleep(max(0.0, begin + sent / args.rate - time.monotonic()))
-        values = {pair.key: pair.value for pair in peer.heard["/diagnostics"][-1].status[0].values}
-    steady = np.array([(at, weight) for at, weight in weights if at >= WARM_UP_S])
-    third = max(1, len(steady) // 3)
-    growth = np.median(steady[-third:, 1]) - np.median(steady[:third, 1])
-    slope = np.polyfit(steady[:, 0], steady[:, 1], 1)[0] * 1800
+    node = stack.enter_context(Command("node", "-p", "buffer.frames:=10"))
+    node.wait_for_line("ready: model")
+    listeners = [stack.enter_context(Command("echo", "/track")) for _ in range(2)]
+    peer = stack.enter_context(Peer())
+    camera = peer.node.create_publisher("/image", "sensor_msgs/msg/Image", profiles.reliable(2))
+    starter = peer.node.create_publisher("/init_box", INITS["init_box"], profiles.reliable())
+    peer.listen("/diagnostics", OUTPUTS["/diagnostics"])
+    recorder = Recorder(recording)
+    stack.enter_context(recorder)
+    wait_for(lambda: camera.subscription_count == 2, "node and recorder")
+    wait_for(lambda: starter.subscription_count, "a subscription to init_box")
+    wait_for(lambda: len(peer.requested("/track")) == 3, "the listeners and the recorder")
+    starter.publish(init_box((150, 150, 120, 90)))
+    processes = {"node": node, "listener 1": listeners[0], "listener 2": listeners[1]}
+    weights: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
+    begin = time.monotonic()
+    sent, heard = 0, [0, 0]
+    with tqdm(total=round(WARM_UP_S + args.seconds), unit="s", disable=None) as bar:
+        while (now := time.monotonic() - begin) < WARM_UP_S + args.seconds:
+            pixels = frames[sent % len(frames)]
+            camera.publish(image_message(TYPES, pixels, "bgr8", time.time_ns(), "cam"))
+            sent += 1
+            if now > len(weights["node"]):
+                for name, each in processes.items():
+                    weights[name].append((now, resident_megabytes(each.process.pid)))
+                bar.update(len(weights["node"]) - bar.n)
+                for index, each in enumerate(listeners):
+                    heard[index] += each.output.count("---")
+                    each.output.clear()
+            time.sleep(max(0.0, begin + sent / args.rate - time.monotonic()))
+    status = peer.heard["/diagnostics"][-1].status[0]
+    values = {pair.key: pair.value for pair in status.values}
+    processed = int(values["images processed"])
+    wait_for(lambda: recorder.counts["/track"] >= processed, "the last tracks in the recording")
+    for index, each in enumerate(listeners):
+        each.end()
+        heard[index] += each.output.count("---")
     for key in ("rate (Hz)", "latency p50 (ms)", "latency p95 (ms)", "image age p95 (ms)",
-                "images received", "images dropped", "images not decodable",
-                "images buffered"):  # fmt: skip
-        print(f"{key:20} {values[key]}")
-    print(f"{'images sent':20} {sent}, {tracks} tracks")
-    marks = weights[:: max(1, len(weights) // 12)]
-    print("resident memory", ", ".join(f"{at:.0f} s {weight:.1f} MB" for at, weight in marks))
-    print(
-        f"grew {growth:.2f} MB in {args.seconds:.0f} s ({slope:.2f} MB in 30 minutes at that pace)"
-    )
-    return 0 if growth < args.limit else 1
+                "images received", "images dropped", "images lost (middleware)",
+                "images not decodable", "images buffered"):  # fmt: skip
+        print(f"{key:24} {values[key]}")
+    print(f"{'images sent':24} {sent}; recorded {recorder.counts}; listeners heard {heard}")
+    grown = {name: growth(name, np.array(found)) for name, found in weights.items()}
+    complete = recorder.counts["/track"] >= processed and min(heard) >= processed
+    return 0 if complete and max(grown.values()) < args.limit else 1
+
+
+def growth(name: str, weights: np.ndarray) -> float:
+    """Megabytes that came on top from the first to the last third after the warm-up."""
+    steady = weights[weights[:, 0] >= WARM_UP_S]
+    third = max(1, len(steady) // 3)
+    grew = float(np.median(steady[-third:, 1]) - np.median(steady[:third, 1]))
+    marks = weights[:: max(1, len(weights) // 8)]
+    shown = ", ".join(f"{at:.0f} s {weight:.1f}" for at, weight in marks)
+    print(f"{name}: resident MB {shown}; grew {grew:.2f} MB")
+    return grew
 
 
 if __name__ == "__main__":
