@@ -1,9 +1,9 @@
-"""A day of a camera at 30 Hz through the live tracker, on a clock of its own: `make soak-day`.
+"""A day of a camera at 30 Hz through the live tracker, on a clock of its own: `make soak`.
 
 Targets come and go, hide, are lost and found; the camera stops, loops, changes its size, sends
 broken images and stamps that step. Every simulated hour the process is weighed. The engine sees
-red (`RedEngine`): what is weighed is everything around the network, which `make soak` weighs with
-the real one in real time.
+red (`RedEngine`): what is weighed is everything around the network, which `soak.py` weighs with the
+real one in real time.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.images import read_image
 from mixformerv2_ros.io.zstd import unpack_file
+from mixformerv2_ros.ros.replay import images, recorded_starts
 from mixformerv2_ros.yaml_text import YamlError, parse_yaml
 
 PAGE = 4096
@@ -210,6 +211,30 @@ def test_definition_without_end_is_not_parsed(tmp_path: Path) -> None:
         (message,) = reader.messages(["/a"])
         with pytest.raises(SourceError, match="lacks the definition of a/msg/B"):
             reader.deserialize(message)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_definition_without_a_field_of_an_image(tmp_path: Path, storage: str) -> None:
+    file = storage_file(write_bag(tmp_path / "bag", 2, storage=storage))
+    file.write_bytes(file.read_bytes().replace(b"Time stamp\n", b"Time swamp\n"))
+    with BagReader(file) as reader:
+        stamps = [image.stamp_ns for image in images(reader, reader.topics[IMAGE_TOPIC])]
+    assert stamps[0] == START_NS
+    assert len(stamps) == 2
+
+
+def test_definition_without_a_field_of_a_box(tmp_path: Path) -> None:
+    path = tmp_path / "bag.mcap"
+    with path.open("wb") as stream:
+        writer = McapWriter(stream)
+        writer.start("ros2")
+        name = "mixformerv2_ros/msg/InitBox"
+        schema = writer.register_schema(name, "ros2msg", b"float64 x\nfloat64 y\n")
+        channel = writer.register_channel("/init_box", "cdr", schema)
+        writer.add_message(channel, START_NS, b"\0\1\0\0" + bytes(16), START_NS)
+        writer.finish()
+    with BagReader(path) as reader, pytest.raises(SourceError, match=f"defines {name} in a way"):
+        recorded_starts(reader, [])
 
 
 def test_image_file_without_end(tmp_path: Path) -> None:

@@ -88,12 +88,14 @@ def run(args: argparse.Namespace) -> int:
         from mixformerv2_ros.ros.cyclonedds.node import Node
         from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
 
-    with node_stop() as stopped, engine_lines(log):
+    with (
+        node_stop() as stopped,
+        engine_lines(log),
+        Node(names, log, sim_time=sim_time) as node,
+    ):
+        # After the node: what the network refuses is found before a second is spent on the model.
         model = load_model(values)
-        with (
-            Node(names, log, sim_time=sim_time) as node,
-            DdsTrackerNode(model, values, node) as tracking,
-        ):
+        with DdsTrackerNode(model, values, node) as tracking:
             log(Level.OK, f"ready: {model.summary}")
             node.spin(lambda: stopped() or tracking.tracker.failure is not None)
         if tracking.tracker.failure is not None:

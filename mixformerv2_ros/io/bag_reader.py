@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import lz4.frame  # type: ignore[import-untyped]
-from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.interfaces import Connection, MessageDefinitionFormat, Nodetype
 from rosbags.rosbag2 import Reader, storage_mcap
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -346,7 +346,12 @@ class BagReader:
                 )
             return known
         try:
-            return _parsed(topic.msgtype, topic.encoding, topic.definition)
+            recorded = _parsed(topic.msgtype, topic.encoding, topic.definition)
+            # These have never changed: one that lacks a field was damaged or edited.
+            lasting = topic.msgtype.startswith("sensor_msgs/") and topic.msgtype in known.types
+            if lasting and not _has_fields_of(topic.msgtype, known, recorded):
+                return known
+            return recorded
         except Exception as error:  # rosbags raises what its parsers raise
             if topic.msgtype in known.types:
                 return known
@@ -441,6 +446,18 @@ def _parsed(msgtype: str, encoding: str, definition: str) -> Typestore:
     store = get_typestore(Stores.EMPTY)
     store.register(types)
     return store
+
+
+def _has_fields_of(msgtype: str, known: Typestore, other: Typestore) -> bool:
+    """Whether a type of `other` has all fields of the known one, and their types too."""
+    if msgtype not in other.fielddefs:
+        return False
+    fields = dict(other.fielddefs[msgtype][1])
+    return all(
+        fields.get(name) == definition
+        and (definition[0] != Nodetype.NAME or _has_fields_of(str(definition[1]), known, other))
+        for name, definition in known.fielddefs[msgtype][1]
+    )
 
 
 def _topic(connection: Connection) -> Topic:

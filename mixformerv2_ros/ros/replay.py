@@ -209,7 +209,14 @@ def recorded_starts(reader: BagReader, topics: Sequence[str]) -> list[Start]:
     starts = []
     try:
         for message in reader.messages(names) if names else ():
-            request = init_request(reader.deserialize(message))
+            content = reader.deserialize(message)
+            try:
+                request = init_request(content)
+            except (AttributeError, TypeError) as error:
+                raise SourceError(
+                    f"recording {reader.path} defines {printable(message.topic.msgtype)} in a way "
+                    f"that is not known: {printable(error)}"
+                ) from error
             # Without a stamp the box belongs to the image that comes next.
             record_ns = message.record_ns if request.stamp_ns is None else None
             starts.append(
