@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,7 +104,21 @@ def _images(folder: Path) -> Target:
 
     suffixes = (".jpg", ".png", ".bmp", ".webp", ".ppm", ".tiff")
     bgr = picture(0)[::4, ::4, ::-1]
-    return Target(run, [cv2.imencode(suffix, bgr)[1].tobytes() for suffix in suffixes])
+    sound = [cv2.imencode(suffix, bgr)[1].tobytes() for suffix in suffixes]
+    return Target(run, [*sound, _animated(sound[1])])
+
+
+def _animated(png: bytes) -> bytes:
+    """A PNG as an animation of one picture."""
+    chunks = b""
+    size = struct.pack(">II", *struct.unpack_from(">II", png, 16))
+    for kind, body in (
+        (b"acTL", struct.pack(">II", 1, 0)),
+        (b"fcTL", struct.pack(">I", 0) + size + struct.pack(">IIHHBB", 0, 0, 1, 30, 0, 0)),
+    ):
+        chunks += struct.pack(">I", len(body)) + kind + body
+        chunks += struct.pack(">I", zlib.crc32(kind + body))
+    return png[:33] + chunks + png[33:]
 
 
 def _cdr(folder: Path) -> Target:

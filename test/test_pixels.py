@@ -426,6 +426,12 @@ def test_a_chunk_that_claims_more_than_there_is() -> None:
         decode_compressed("png", data)
 
 
+def test_a_png_without_data() -> None:
+    data = encoded(picture(), ".png").replace(b"IDAT", b"IDAt")
+    with pytest.raises(ImageError, match="PNG image has no data"):
+        decode_compressed("png", data)
+
+
 def test_padding_after_the_end_is_allowed() -> None:
     data = encoded(picture(), ".jpg") + bytes(100)
     assert decode_compressed("jpeg", data).width == 64

@@ -27,7 +27,7 @@ from mcap.stream_reader import MAGIC_SIZE, StreamReader
 from mixformerv2_ros.io.damage import LARGEST, Damage, Recovered
 from mixformerv2_ros.io.zstd import first_bytes
 
-_DAMAGES = (McapError, struct.error, ValueError)
+_DAMAGES = (McapError, struct.error, ValueError, OverflowError)
 """What the parsers of `mcap` raise on data that is not what it should be."""
 
 

@@ -395,16 +395,20 @@ def _check_size(width: int, height: int) -> None:
 def _png_size(data: memoryview) -> tuple[int, int]:
     """Width and height from a PNG's header; ImageError if its end is missing.
 
-    OpenCV reserves what a chunk claims to hold before it looks: 3.4 GB for 210 bytes.
+    OpenCV reserves what a chunk claims to hold before it looks, 3.4 GB for 210 bytes, and where the
+    data of the image are missing, an amount that depends on nothing.
     """
     if len(data) < 33 or bytes(data[12:16]) != b"IHDR":
         raise ImageError("PNG image has no header")
     width, height = struct.unpack_from(">II", data, 16)
-    position = 8
+    position, has_data = 8, False
     while position + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        if bytes(data[position + 4 : position + 8]) == b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND":
+            if not has_data:
+                raise ImageError("PNG image has no data")
             return width, height
+        has_data = has_data or kind == b"IDAT"
         position += 12 + length
     raise ImageError(f"PNG image is cut off after {len(data)} bytes")
 

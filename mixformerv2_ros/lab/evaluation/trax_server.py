@@ -91,7 +91,8 @@ def _relay(source: int, ended: int) -> None:
     with open(source, "rb", buffering=0) as said, open(ended, "wb", buffering=0) as out:
         try:
             while data := said.read(1 << 16):
-                out.write(data)
+                # The protocol is text; at a zero byte the library ends the process.
+                out.write(data.replace(b"\0", b""))
             out.write(END)
         except BrokenPipeError:  # the session has ended
             return
