@@ -230,16 +230,24 @@ def test_a_client_that_dies_ends_the_server(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    ['@@TRAX:initialize "file:', "@@TR", '@@TRAX:initialize "a" "1', '@@TRAX:frame "\n\n', "\\"],
+    [
+        '@@TRAX:initialize "file:',
+        "@@TR",
+        '@@TRAX:initialize "a" "1',
+        '@@TRAX:frame "\n\n',
+        "\\",
+        "@@TRAX:initialize \0fi\n",
+    ],
 )
 def test_a_client_that_dies_within_a_line_ends_the_server(said: str) -> None:
-    """The library alone would wait for the rest of the line for ever, and busily."""
+    """The library alone would wait for the rest of the line for ever, and busily, or crash."""
     here = Path(__file__).resolve().parent
     code = SERVER.format(paths=[str(here), str(here.parent)])
     done = subprocess.run(
         [sys.executable, "-c", code], input=said, capture_output=True, text=True, timeout=60
     )
     assert "Traceback" not in done.stderr
+    assert done.returncode >= 0
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
