@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 import rclpy
 from domains import own_domain
-from nodes import frame_stamp
+from nodes import BUNDLE, frame_stamp
 from rcl_interfaces.srv import GetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from recordings import picture
+from recordings import RedEngine, picture
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 from waiting import repeat_until, wait_for
 
-from mixformerv2_ros.msg import Track
+from mixformerv2_ros.msg import InitBox, Track
+from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import image_message, stamp_ns
+from mixformerv2_ros.ros.rclpy import tracker_node
 from mixformerv2_ros.ros.rclpy.message_types import message_types
 from mixformerv2_ros.ros.rclpy.spin_thread import SpinThread
 
@@ -127,6 +129,64 @@ def go(node: Any, spinning: SpinThread, transition: str) -> TransitionCallbackRe
     task = spinning.executor.create_task(getattr(node, f"trigger_{transition}"))
     wait_for(task.done, transition)
     return task.result()
+
+
+class Tracker:
+    """The tracker node in this process, active unless told otherwise."""
+
+    def __init__(self, *arguments: str, active: bool = True, **values: Any) -> None:
+        words = ["--ros-args"]
+        for name, value in values.items():
+            text = str(value).lower() if isinstance(value, bool) else value
+            words += ["-p", f"{name.replace('__', '.')}:={text}"]
+        self.node = tracker_node.TrackerNode(cli_args=[*words, *arguments])
+        self.spinning = start_spinning(self.node)
+        if active:
+            assert self.go("configure") == self.go("activate") == TransitionCallbackReturn.SUCCESS
+
+    def go(self, transition: str) -> TransitionCallbackReturn:
+        return go(self.node, self.spinning, transition)
+
+    def close(self) -> None:
+        ended = self.spinning.executor.create_task(self.node.close)
+        wait_for(ended.done, "the end")
+        self.spinning.close()
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that sees what is red, in place of the model."""
+    model = Model(BUNDLE, RedEngine())
+    monkeypatch.setattr(tracker_node, "load_model", lambda values: model)
+
+
+@pytest.fixture
+def peer(capfd: pytest.CaptureFixture[str]) -> Iterator[Peer]:
+    made = Peer(capfd)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tracker(red: None) -> Iterator[Tracker]:
+    made = Tracker()
+    yield made
+    made.close()
+
+
+def init_box(box: Any, stamp: int = 0, target_id: str = "") -> InitBox:
+    x, y, w, h = map(float, box)
+    message = InitBox(target_id=target_id, x=x, y=y, w=w, h=h)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+    return message
+
+
+def draw(peer: Peer, message: Any, topic: str = "/init_box") -> None:
+    publisher = peer.node.create_publisher(type(message), topic, RELIABLE)
+    wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
+    publisher.publish(message)
+    assert publisher.wait_for_all_acked()
 
 
 def image(index: int) -> Any:

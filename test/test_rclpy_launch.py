@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from nodes import box_of, frame_stamp
@@ -19,39 +14,13 @@ pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
-from ros_peers import Peer, ros  # noqa: F401
+from ros_launches import ROS2, Launch
+from ros_peers import Peer, peer, ros  # noqa: F401
 
 from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.messages import stamp_ns
 
-ROS2 = shutil.which("ros2")
 pytestmark = pytest.mark.skipif(ROS2 is None, reason="needs the ros2 command")
-
-
-@pytest.fixture
-def peer(capfd: pytest.CaptureFixture[str]) -> Iterator[Peer]:
-    made = Peer(capfd)
-    yield made
-    made.close()
-
-
-class Launch:
-    """`ros2 launch mixformerv2_ros FILE ...` as a process, ended with Ctrl-C."""
-
-    def __init__(self, file: str, **arguments: Any) -> None:
-        words = [f"{name}:={value}" for name, value in arguments.items()]
-        self.process = subprocess.Popen(
-            [str(ROS2), "launch", "mixformerv2_ros", f"{file}.launch.py", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Launch:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.output = self.process.communicate(timeout=60)[0]
 
 
 def state(peer: Peer, node: str) -> str:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import weakref
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,19 @@ from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
-from ros_peers import BEST_EFFORT, RELIABLE, Peer, go, image, ros, start_spinning  # noqa: F401
+from ros_peers import (  # noqa: F401
+    BEST_EFFORT,
+    RELIABLE,
+    Peer,
+    Tracker,
+    draw,
+    image,
+    init_box,
+    peer,
+    red,
+    ros,
+    tracker,
+)
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import Trigger
@@ -43,7 +54,7 @@ from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.msg import InitBox, Track
+from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.live.goal_observer import End
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import stamp_ns, track_message
@@ -56,64 +67,6 @@ from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings
-
-
-class Tracker:
-    """The tracker node in this process, active unless told otherwise."""
-
-    def __init__(self, *arguments: str, active: bool = True, **values: Any) -> None:
-        words = ["--ros-args"]
-        for name, value in values.items():
-            text = str(value).lower() if isinstance(value, bool) else value
-            words += ["-p", f"{name.replace('__', '.')}:={text}"]
-        self.node = tracker_node.TrackerNode(cli_args=[*words, *arguments])
-        self.spinning = start_spinning(self.node)
-        if active:
-            assert self.go("configure") == self.go("activate") == TransitionCallbackReturn.SUCCESS
-
-    def go(self, transition: str) -> TransitionCallbackReturn:
-        return go(self.node, self.spinning, transition)
-
-    def close(self) -> None:
-        ended = self.spinning.executor.create_task(self.node.close)
-        wait_for(ended.done, "the end")
-        self.spinning.close()
-        self.node.destroy_node()
-
-
-@pytest.fixture
-def red(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that sees what is red, in place of the model."""
-    model = Model(BUNDLE, RedEngine())
-    monkeypatch.setattr(tracker_node, "load_model", lambda values: model)
-
-
-@pytest.fixture
-def peer(capfd: pytest.CaptureFixture[str]) -> Iterator[Peer]:
-    made = Peer(capfd)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def tracker(red: None) -> Iterator[Tracker]:
-    made = Tracker()
-    yield made
-    made.close()
-
-
-def init_box(box: Any, stamp: int = 0, target_id: str = "") -> InitBox:
-    x, y, w, h = map(float, box)
-    message = InitBox(target_id=target_id, x=x, y=y, w=w, h=h)
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
-    return message
-
-
-def draw(peer: Peer, message: Any, topic: str = "/init_box") -> None:
-    publisher = peer.node.create_publisher(type(message), topic, RELIABLE)
-    wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
-    publisher.publish(message)
-    assert publisher.wait_for_all_acked()
 
 
 def test_every_image_gives_a_track_and_an_array(peer: Peer, tracker: Tracker) -> None:

@@ -1,0 +1,156 @@
+"""A tracker commanded by topics and by its page, on rclpy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import struct
+from typing import Any
+
+import pytest
+from nodes import frame_stamp
+from recordings import red_box
+from waiting import wait_for
+
+pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
+
+from diagnostic_msgs.msg import DiagnosticArray, KeyValue
+from ros_launches import ROS2, Launch
+from ros_peers import (  # noqa: F401
+    RELIABLE,
+    Peer,
+    Tracker,
+    draw,
+    image,
+    init_box,
+    peer,
+    red,
+    ros,
+    tracker,
+)
+from std_msgs.msg import String
+
+from mixformerv2_ros.msg import Track
+from mixformerv2_ros.ros.messages import stamp_ns
+from mixformerv2_ros.ros.rclpy.remote_node import RemoteNode
+from mixformerv2_ros.ros.remote.tracker_view import RemoteTopics
+from mixformerv2_ros.tracking.boxes import Box
+
+THRESHOLD = "uncertain.score_threshold"
+
+
+def shown(peer: Peer) -> dict[str, str]:
+    """The last diagnostics of the tracker by name."""
+    arrays = peer.heard["/diagnostics"]
+    return {pair.key: pair.value for pair in arrays[-1].status[0].values} if arrays else {}
+
+
+def test_targets_are_stopped_and_parameters_changed_by_topic(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    peer.listen("/diagnostics", DiagnosticArray)
+    stop = peer.node.create_publisher(String, "/stop_target", RELIABLE)
+    change = peer.node.create_publisher(KeyValue, "/set_parameter", RELIABLE)
+    for publisher in (stop, change):
+        wait_for(publisher.get_subscription_count, f"a subscription to {publisher.topic_name}")
+    for name in ("one", "two"):
+        draw(peer, init_box(red_box(0), target_id=name))
+    peer.show(camera, 0)
+    stop.publish(String(data="one"))
+    peer.wait_for_line("stopped: one")
+    peer.show(camera, 1)
+    assert {t.target_id for t in peer.heard["/track"][-1:]} == {"two"}
+    change.publish(KeyValue(key=THRESHOLD, value="0.95"))
+    peer.wait_for_line(f"parameter {THRESHOLD} is 0.95")
+    assert peer.parameters("/tracker", THRESHOLD) == [0.95]
+    wait_for(lambda: shown(peer).get(f"parameter {THRESHOLD}") == "0.95", "the new value")
+    for key, value, words in (
+        (THRESHOLD, "2", "must be 0 to 1, got 2"),
+        ("model", "/elsewhere", "cannot be changed at runtime"),
+        ("fps", "1", "unknown parameter fps"),
+    ):
+        change.publish(KeyValue(key=key, value=value))
+        peer.wait_for_line(f"parameter not changed: {key if key == 'model' else ''}")
+        peer.wait_for_line(words)
+    stop.publish(String())
+    peer.wait_for_line("stopped: two")
+    peer.show(camera, 2)
+    assert peer.heard["/track"][-1].state == Track.IDLE
+
+
+def test_a_view_sees_and_commands_the_tracker(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    with RemoteNode("viewer", "/", [], RemoteTopics(image="image")) as view:
+        view.want_images(True)
+        wait_for(lambda: camera.get_subscription_count() == 2, "the viewer's subscription")
+        box = Box(*map(float, red_box(0)))
+        wait_for(
+            lambda: "nobody subscribes" not in view.start(box, "seen", 0, "cam"),
+            "the tracker's subscription",
+        )
+        peer.show(camera, 0, 1)
+        wait_for(lambda: [t.target_id for t in view.tracks()] == ["seen"], "the target")
+        wait_for(lambda: (m := view.image()) and stamp_ns(m) == frame_stamp(1), "the image")
+        wait_for(view.diagnostics, "diagnostics")
+        assert view.image_size() == (160, 120)
+        view.set_parameter(THRESHOLD, 0.9)
+        wait_for(lambda: view.diagnostics().get(f"parameter {THRESHOLD}") == "0.9", "the change")
+        view.stop("seen")
+        peer.wait_for_line("stopped: seen")
+        view.want_images(False)
+        wait_for(lambda: camera.get_subscription_count() == 1, "the end of the subscription")
+        assert view.failure is None
+
+
+@pytest.mark.skipif(ROS2 is None, reason="needs the ros2 command")
+def test_the_page_of_the_launch_file(peer: Peer) -> None:
+    pytest.importorskip("tornado", reason="needs tornado, which is not installed")
+    with Launch("tracker", namespace="drone", image="/eye", web=True, web_port=0) as launch:
+        wait_for(lambda: page_address(launch) or launch.process.poll() is not None, "the page")
+        address = page_address(launch)
+        assert address, launch.output
+        camera = peer.camera("/eye")
+        peer.listen("/drone/track", Track)
+        wait_for(lambda: "active: subscribed to /eye" in launch.output, "the tracker")
+        asyncio.run(asyncio.wait_for(draw_on_the_page(address, camera, peer), 90))
+    assert "Traceback" not in launch.output
+    assert launch.process.returncode == 0, launch.output
+
+
+def page_address(launch: Launch) -> str:
+    found = re.search(r"page: http://(\S+?)/?(\s|$)", launch.output)
+    return found[1] if found else ""
+
+
+async def draw_on_the_page(address: str, camera: Any, peer: Peer) -> None:
+    """Draw a box on the picture of an image, and stop the target."""
+    from tornado.websocket import websocket_connect
+
+    page = await websocket_connect(f"ws://{address}/socket?token=")
+
+    async def until(wanted: Any, index: int = 0) -> Any:
+        """The first message wanted; images go on meanwhile."""
+        while True:
+            camera.publish(image(index))
+            message = await page.read_message()
+            assert message is not None, "disconnected"
+            if isinstance(message, bytes):
+                (length,) = struct.unpack(">I", message[:4])
+                found = json.loads(message[4 : 4 + length])
+                await page.write_message(json.dumps({"kind": "shown"}))
+            else:
+                found = json.loads(message)
+            if wanted(found):
+                return found
+            index += 1
+
+    picture = await until(lambda m: "stamp" in m)
+    assert (picture["width"], picture["height"]) == (160, 120)
+    start = {"kind": "box", "box": list(red_box(0)), "stamp": "0", "frame_id": "cam"}
+    await page.write_message(json.dumps({**start, "target_id": "drawn"}))
+    names = lambda m: [t["id"] for t in m.get("targets", [])]  # noqa: E731
+    await until(lambda m: m.get("kind") == "state" and names(m) == ["drawn"], 1)
+    assert {t.target_id for t in peer.heard["/drone/track"]} >= {"drawn"}
+    await page.write_message(json.dumps({"kind": "stop", "target_id": "drawn"}))
+    await until(lambda m: m.get("kind") == "state" and names(m) == [], 100)
+    page.close()
