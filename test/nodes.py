@@ -157,6 +157,15 @@ def init_region(box: Any) -> Any:
     return region(x_offset=x, y_offset=y, height=h, width=w, do_rectify=False)
 
 
+def init_point(box: Any, stamp: int = 0) -> Any:
+    """A click on the centre of a box."""
+    x, y, w, h = map(float, box)
+    point = TYPES["geometry_msgs/msg/Point"](x=x + w / 2, y=y + h / 2, z=0.0)
+    return TYPES["geometry_msgs/msg/PointStamped"](
+        header=header_message(TYPES, stamp, ""), point=point
+    )
+
+
 def box_of(track: Any) -> tuple[float, float, float, float]:
     """Top-left corner and size of a track message's box."""
     center, box = track.box.center.position, track.box

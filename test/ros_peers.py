@@ -12,15 +12,17 @@ import rclpy
 from domains import own_domain
 from nodes import BUNDLE, frame_stamp
 from rcl_interfaces.srv import GetParameters
+from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from recordings import RedEngine, picture
+from recordings import RedEngine, picture, red_box
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 from waiting import repeat_until, wait_for
 
+from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.msg import InitBox, Track
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import image_message, stamp_ns
@@ -187,6 +189,30 @@ def draw(peer: Peer, message: Any, topic: str = "/init_box") -> None:
     wait_for(lambda: publisher.get_subscription_count() > 0, f"a subscription to {topic}")
     publisher.publish(message)
     assert publisher.wait_for_all_acked()
+
+
+class Goal:
+    """A goal of the action, and what comes of it."""
+
+    def __init__(self, peer: Peer, **fields: Any) -> None:
+        self.peer = peer
+        self.feedback: list[Any] = []
+        self.client = ActionClient(peer.node, TrackTarget, "/track_target")
+        assert self.client.wait_for_server(10)
+        goal = TrackTarget.Goal(box=init_box(fields.pop("box", red_box(0)), fields.pop("stamp", 0)))
+        for name, seconds in fields.items():
+            getattr(goal, name).sec = seconds
+        future = self.client.send_goal_async(goal, lambda m: self.feedback.append(m.feedback.track))
+        wait_for(future.done, "an answer to the goal")
+        self.handle = future.result()
+        if self.handle.accepted:
+            self._result = self.handle.get_result_async()
+
+    def result(self) -> tuple[int, Any]:
+        wait_for(self._result.done, "the result")
+        answer = self._result.result()
+        self.client.destroy()
+        return answer.status, answer.result
 
 
 def image(index: int) -> Any:

@@ -13,7 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from nodes import TYPES, content, frame_stamp, image, init_box, init_detection, init_region
+from nodes import (
+    TYPES,
+    content,
+    frame_stamp,
+    image,
+    init_box,
+    init_detection,
+    init_point,
+    init_region,
+)
 from recordings import red_box, run_command
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
@@ -45,7 +54,7 @@ from mixformerv2_ros.ros.cyclonedds.types import (
 from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.qos import Reliability
 from mixformerv2_ros.ros.replay import images
-from mixformerv2_ros.ros.topics import COMMANDS, IMAGES, INITS, OUTPUTS
+from mixformerv2_ros.ros.topics import COMMANDS, IMAGES, INIT_POINT, INITS, OUTPUTS
 from mixformerv2_ros.tracking.session import State
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -223,6 +232,26 @@ def test_the_overlay_comes_when_somebody_listens(peer: Peer, camera: Any) -> Non
         assert peer.stamps("/debug_image") == [frame_stamp(1)]
 
 
+def test_a_click_and_the_compressed_overlay_beside_a_remapped_one(peer: Peer, camera: Any) -> None:
+    names = NodeNames("tracker", rules={"debug_image": "seen/image"})
+    click, point = INIT_POINT
+    with Local(names=names) as local:
+        ready(peer, local)
+        feed(peer, camera, 0)
+        starter = peer.node.create_publisher(f"/{click}", point, profiles.reliable())
+        wait_for(lambda: starter.subscription_count, "a subscription to clicks")
+        peer.listen("/seen/image/compressed", OUTPUTS["debug_image/compressed"])
+        wait_for(lambda: local.tracking.has_subscribers("debug_image/compressed"), "the listener")
+        starter.publish(init_point(red_box(1), frame_stamp(1)))
+        wait_for(lambda: local.tracking.tracker.targets, "the click")
+        feed(peer, camera, 1)
+        assert peer.heard["/track"][-1].state == 1
+        wait_for(lambda: peer.heard["/seen/image/compressed"], "an overlay")
+        (overlay,) = peer.heard["/seen/image/compressed"]
+        assert cv2.imdecode(overlay.data, cv2.IMREAD_COLOR).shape == (120, 160, 3)
+        assert "/seen/image/compressed" not in local.tracking.image_topics()
+
+
 def test_auto_follows_the_reliability_of_the_cameras(peer: Peer) -> None:
     peer.listen("/detections", OUTPUTS["detections"])
     with Local() as local:
@@ -355,7 +384,7 @@ def test_ros_sees_the_node(peer: Peer) -> None:
         assert endpoint.qos[Policy.Userdata].data == f"typehash={hash_};".encode()
         written = {bytes(g.data) for g in node.writer_gid_seq}
         assert len(written) == len(OUTPUTS)
-        assert len(node.reader_gid_seq) == len(INITS) + len(COMMANDS) + 1
+        assert len(node.reader_gid_seq) == len(INITS) + len(COMMANDS) + 2  # a click, the images
 
 
 def test_type_names_are_those_of_ros() -> None:

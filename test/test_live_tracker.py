@@ -467,7 +467,8 @@ def test_images_of_which_none_can_be_decoded_are_named_every_30_s() -> None:
 
 
 def test_without_an_init_box_the_log_names_its_topics_once() -> None:
-    line = "no target: no init box received on /init_box, /init_detection, /init_roi"
+    topics = "/init_box, /init_detection, /init_roi, /init_point"
+    line = f"no target: no init box received on {topics}"
     with Node() as node:
         lines = []
         for i in range(20):

@@ -26,7 +26,6 @@ from lifecycle_msgs.msg import State as LifecycleState
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters
-from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
@@ -35,6 +34,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from ros_peers import (  # noqa: F401
     BEST_EFFORT,
     RELIABLE,
+    Goal,
     Peer,
     Tracker,
     draw,
@@ -322,30 +322,6 @@ def test_services(peer: Peer, tracker: Tracker) -> None:
     peer.show(camera, 1)
     assert peer.heard["/track"][-1].state == Track.IDLE
     assert peer.call(Trigger, "/tracker/reset", Trigger.Request()).success
-
-
-class Goal:
-    """A goal of the action, and what comes of it."""
-
-    def __init__(self, peer: Peer, **fields: Any) -> None:
-        self.peer = peer
-        self.feedback: list[Any] = []
-        self.client = ActionClient(peer.node, TrackTarget, "/track_target")
-        assert self.client.wait_for_server(10)
-        goal = TrackTarget.Goal(box=init_box(fields.pop("box", red_box(0)), fields.pop("stamp", 0)))
-        for name, seconds in fields.items():
-            getattr(goal, name).sec = seconds
-        future = self.client.send_goal_async(goal, lambda m: self.feedback.append(m.feedback.track))
-        wait_for(future.done, "an answer to the goal")
-        self.handle = future.result()
-        if self.handle.accepted:
-            self._result = self.handle.get_result_async()
-
-    def result(self) -> tuple[int, Any]:
-        wait_for(self._result.done, "the result")
-        answer = self._result.result()
-        self.client.destroy()
-        return answer.status, answer.result
 
 
 def test_an_action_gives_tracks_until_it_is_cancelled(peer: Peer, tracker: Tracker) -> None:

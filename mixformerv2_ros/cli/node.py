@@ -20,7 +20,7 @@ from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameter_profiles import PROFILES, Profile
 from mixformerv2_ros.ros.parameters import (
-    AUTOSTART,
+    LIFECYCLE_PARAMETERS,
     NODE_PARAMETERS,
     check_values,
     unknown_parameters,
@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Run the tracker node on Cyclone DDS, without a ROS installation.\n"
-        "Subscriptions: image (or image/compressed), init_box, init_detection, init_roi.\n"
-        "Publishers: track, detections, debug_image, /diagnostics."
+        "Subscriptions: image (or image/compressed), init_box, init_detection, init_roi,\n"
+        "init_point.\n"
+        "Publishers: track, detections, debug_image, debug_image/compressed, /diagnostics."
     )
     parser.epilog = "parameters:\n" + "\n".join(_parameter_lines())
     parser.add_argument(
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     names = names_from_arguments(args)
     log = write_log(names.full)
     given = _values(args, names.full)
-    known = [*(p.name for p in NODE_PARAMETERS), USE_SIM_TIME, AUTOSTART.name]
+    known = [*(p.name for p in (*NODE_PARAMETERS, *LIFECYCLE_PARAMETERS)), USE_SIM_TIME]
     for line in unknown_parameters(given, known):
         log(Level.WARN, line)
     sim_time = given.pop(USE_SIM_TIME, False)

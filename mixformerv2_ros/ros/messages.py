@@ -225,6 +225,20 @@ def init_request(message: Any) -> InitRequest:
     return InitRequest(box, name or DEFAULT_TARGET, stamp_ns(message) or None)
 
 
+def point_request(message: Any, side: float) -> InitRequest:
+    """Read a click, a `geometry_msgs/PointStamped`: x and y in pixels of the image of its stamp.
+
+    The box is a square around it. A stamp of zero means the next image; z is ignored.
+
+    Args:
+        message: The message.
+        side: Side of the box in pixels.
+    """
+    x, y = float(message.point.x), float(message.point.y)
+    box = Box(x - side / 2, y - side / 2, side, side)
+    return InitRequest(box, stamp_ns=stamp_ns(message) or None)
+
+
 def init_box_message(types: Types, box: Box, target_id: str, stamp_ns: int, frame_id: str) -> Any:
     """Make a `mixformerv2_ros/msg/InitBox` for the image of that stamp."""
     return make_message(

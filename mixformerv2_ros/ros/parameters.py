@@ -256,6 +256,25 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         low=1, high=64,
     ),
     Parameter(
+        "init_point.size", 0.15,
+        "side of the init box around a click, as a fraction of the image's shorter side",
+        low=0.01, high=1, live=True,
+    ),
+    Parameter(
+        "debug_image.compressed.max_size", 640,
+        "longest side of debug_image/compressed; larger images are scaled down; 0: any",
+        unit="px", low=0, high=16_384, live=True,
+    ),
+    Parameter(
+        "debug_image.compressed.max_rate", 10.0,
+        "maximum rate of debug_image/compressed; 0: every processed image",
+        unit="Hz", low=0, high=1000, live=True,
+    ),
+    Parameter(
+        "debug_image.compressed.jpeg_quality", 75, "JPEG quality of debug_image/compressed",
+        low=1, high=100, live=True,
+    ),
+    Parameter(
         "diagnostics.period", 1.0, "period of /diagnostics",
         unit="s", low=0.1, high=3600,
     ),
@@ -343,6 +362,19 @@ AUTOSTART = Parameter(
     True,
     "configure and activate at start; false: transitions are left to a lifecycle manager (rclpy)",
 )
+
+BOND_HEARTBEAT_PERIOD = Parameter(
+    "bond_heartbeat_period",
+    0.1,
+    "period of the heartbeat for Nav2's lifecycle_manager, while autostart is false; 0: none "
+    "(rclpy)",
+    unit="s",
+    high=2,
+    low=0,
+)
+
+LIFECYCLE_PARAMETERS = (AUTOSTART, BOND_HEARTBEAT_PERIOD)
+"""Parameters of every lifecycle node, beside those of its table."""
 
 
 def check_keywords(keywords: Mapping[str, Any]) -> dict[str, Value]:

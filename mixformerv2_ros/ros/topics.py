@@ -26,6 +26,9 @@ INITS = {
 }
 """Topics of init boxes and their types."""
 
+INIT_POINT = ("init_point", "geometry_msgs/msg/PointStamped")
+"""Topic and type of clicks, x and y in pixels, each of which starts a target around it."""
+
 STOP_TARGET = "stop_target"
 SET_PARAMETER = "set_parameter"
 
@@ -42,15 +45,20 @@ COMMANDS = {
 TRACK = "track"
 DETECTIONS = "detections"
 DEBUG_IMAGE = "debug_image"
+DEBUG_IMAGE_COMPRESSED = "debug_image/compressed"
 DIAGNOSTICS = "/diagnostics"
 
 OUTPUTS = {
     TRACK: "mixformerv2_ros/msg/Track",
     DETECTIONS: "vision_msgs/msg/Detection2DArray",
     DEBUG_IMAGE: "sensor_msgs/msg/Image",
+    DEBUG_IMAGE_COMPRESSED: "sensor_msgs/msg/CompressedImage",
     DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
 }
 """Topics that the tracker node publishes and their types."""
+
+OVERLAYS = (DEBUG_IMAGE, DEBUG_IMAGE_COMPRESSED)
+"""Outputs that are published only while they have subscribers."""
 
 CAMERA_INFO = ("camera_info", "sensor_msgs/msg/CameraInfo")
 DEPTH_IMAGE = ("depth", "sensor_msgs/msg/Image")

@@ -23,12 +23,16 @@ from mixformerv2_ros.ros.qos import (
 from mixformerv2_ros.ros.topic_checks import Publication, Requested
 from mixformerv2_ros.ros.topics import (
     COMMANDS,
+    COMPRESSED,
     DEBUG_IMAGE,
+    DEBUG_IMAGE_COMPRESSED,
     IMAGE,
     IMAGE_TYPES,
     IMAGES,
+    INIT_POINT,
     INITS,
     OUTPUTS,
+    OVERLAYS,
 )
 
 
@@ -58,12 +62,14 @@ class DdsTrackerNode:
         topic = node.names.topic
         self._outputs = {
             name: node.create_publisher(
-                topic(name), msgtype, reliable(1 if name == DEBUG_IMAGE else HISTORY_DEPTH)
+                self.full_topic(name), msgtype, reliable(1 if name in OVERLAYS else HISTORY_DEPTH)
             )
             for name, msgtype in OUTPUTS.items()
         }
         for name, msgtype in INITS.items():
             node.create_subscription(topic(name), msgtype, self.tracker.receive_init, reliable())
+        click, point = INIT_POINT
+        node.create_subscription(topic(click), point, self.tracker.receive_point, reliable())
         for name, callback in RemoteCommands(self.tracker, self).callbacks.items():
             node.create_subscription(topic(name), COMMANDS[name], callback, reliable())
         transport, choice = str(values["image_transport"]), str(values["image_qos"])
@@ -114,12 +120,16 @@ class DdsTrackerNode:
     def image_topics(self) -> dict[str, str]:
         """Types of all published topics of images but its own, by full name."""
         published = self._node.participant.published_topics()
-        published.pop(self.full_topic(DEBUG_IMAGE), None)
+        for name in OVERLAYS:
+            published.pop(self.full_topic(name), None)
         return {name: kind for name, kind in published.items() if kind in IMAGE_TYPES}
 
     def full_topic(self, name: str) -> str:
         """Full name of a topic after remapping."""
-        return self._node.names.topic(name)
+        names = self._node.names
+        if name == DEBUG_IMAGE_COMPRESSED:
+            return names.image_topic(DEBUG_IMAGE, COMPRESSED)
+        return names.topic(name)
 
     def change_parameter(self, name: str, value: Any) -> None:
         """Change a parameter before the next image.

@@ -16,6 +16,7 @@ from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
 from mixformerv2_ros.ros.live.mailbox import GoalRequest, Mail, Mailbox
 from mixformerv2_ros.ros.live.middleware import ImageMiddleware
 from mixformerv2_ros.ros.live.model import Model
+from mixformerv2_ros.ros.live.overlay_publisher import overlay_limits
 from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics, status
 from mixformerv2_ros.ros.live.step_publisher import StepPublisher
 from mixformerv2_ros.ros.live.stream_monitor import StreamMonitor
@@ -24,6 +25,7 @@ from mixformerv2_ros.ros.messages import (
     diagnostics_message,
     image_frame,
     init_request,
+    point_request,
     stamp_ns,
 )
 from mixformerv2_ros.ros.parameters import (
@@ -96,7 +98,7 @@ class LiveTracker:
             rules.buffer_bytes,
             PENDING_PER_TARGET * int(self._values["max_targets"]),
         )
-        self._publisher = StepPublisher(middleware)
+        self._publisher = StepPublisher(middleware, overlay_limits(self._values))
         self._thread = threading.Thread(target=self._run, name="tracker")
         self._setting = threading.Lock()
         # Of the timer that publishes the diagnostics.
@@ -149,14 +151,26 @@ class LiveTracker:
         """Take an `InitBox`, `vision_msgs/Detection2D` or `sensor_msgs/RegionOfInterest`."""
         self.start_goal(message, None)
 
+    def receive_point(self, message: Any) -> None:
+        """Take a `geometry_msgs/PointStamped`: a click, around which a target starts."""
+        size = self._publisher.image_size
+        side = float(self._values["init_point.size"]) * min(size or (0, 0))
+        request = point_request(message, side)
+        if size is None:
+            self._on_event(rejected(request, "no image has come that a click could be on"))
+        else:
+            self._start(request, None)
+
     def start_goal(self, message: Any, observer: GoalObserver | None) -> str:
         """Take an init box as `receive_init` does, with an observer of its target.
 
         Returns:
             The name of the target.
         """
+        return self._start(init_request(message), observer)
+
+    def _start(self, given: InitRequest, observer: GoalObserver | None) -> str:
         self._box_received = True
-        given = init_request(message)
         request = GoalRequest(given.box, given.target_id, given.stamp_ns, observer)
         try:
             former = self._mailbox.put_request(request)
@@ -200,6 +214,7 @@ class LiveTracker:
         with self._setting:
             values = check_changes(self._values, changes, NODE_PARAMETERS, running=True)
             self._mailbox.set_settings(self._model.settings(values))
+            self._publisher.set_overlay_limits(overlay_limits(values))
             self._values = values
 
     def statistics(self) -> TrackerStatistics:

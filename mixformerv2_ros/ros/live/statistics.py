@@ -183,6 +183,24 @@ def status(
     )
 
 
+def lifecycle_status(node: str, state: str, failed: str, model: Mapping[str, str]) -> Status:
+    """Diagnostic status of a tracker that is not active.
+
+    Args:
+        node: Full name of the node.
+        state: Its lifecycle state.
+        failed: Which transition failed last and why; empty if it did not.
+        model: Entries about model and engine by name; empty while none is loaded.
+    """
+    return Status(
+        f"{node.lstrip('/')}: tracker",
+        model.get("engine", "no engine loaded"),
+        Level.ERROR if failed else Level.OK,
+        printable(failed, 500) if failed else state,
+        {"lifecycle state": state, **model},
+    )
+
+
 def incremented(counts: Counts, **by: int) -> Counts:
     """Counts with some of them incremented."""
     return replace(counts, **{name: getattr(counts, name) + n for name, n in by.items()})

@@ -5,16 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import cv2
-import numpy as np
-
-from mixformerv2_ros.overlay import draw_tracks
 from mixformerv2_ros.ros.live.goal_observer import GoalObserver
 from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.overlay_publisher import OverlayLimits, OverlayPublisher
 from mixformerv2_ros.ros.live.stamp_gaps import StampGaps
 from mixformerv2_ros.ros.live.statistics import Counts, Timing, TrackerStatistics, incremented
-from mixformerv2_ros.ros.messages import detections_message, image_message, track_message
-from mixformerv2_ros.ros.topics import DEBUG_IMAGE, DETECTIONS, TRACK
+from mixformerv2_ros.ros.messages import detections_message, track_message
+from mixformerv2_ros.ros.topics import DETECTIONS, TRACK
 from mixformerv2_ros.tracking.events import Step
 from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import Track, idle_track
@@ -28,7 +25,7 @@ class StepPublisher:
         tracks: The last track of every target.
     """
 
-    def __init__(self, middleware: Middleware) -> None:
+    def __init__(self, middleware: Middleware, limits: OverlayLimits) -> None:
         self.tracks: tuple[Track, ...] = ()
         self._middleware = middleware
         self._lock = threading.Lock()
@@ -37,6 +34,17 @@ class StepPublisher:
         self._gaps = StampGaps()
         self._arrival_ns: int | None = None
         self._image = ""
+        self._image_size: tuple[int, int] | None = None
+        self._overlay = OverlayPublisher(middleware, limits)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Width and height of the last processed image; None before the first."""
+        return self._image_size
+
+    def set_overlay_limits(self, limits: OverlayLimits) -> None:
+        """Change the limits of the compressed overlay."""
+        self._overlay.limits = limits
 
     def reset(self) -> None:
         """Count from zero."""
@@ -78,10 +86,11 @@ class StepPublisher:
             )
 
     def publish(self, step: Step, observer_of: Callable[[str], GoalObserver | None]) -> None:
-        """Publish tracks and detections of an image, and the overlay if it has subscribers."""
+        """Publish tracks and detections of an image, and overlays that have subscribers."""
         middleware, types, frame = self._middleware, self._middleware.types, step.frame
         pixels = frame.pixels
         self._image = f"{pixels.width}x{pixels.height} {pixels.encoding}"
+        self._image_size = pixels.width, pixels.height
         self.tracks = step.tracks
         tracks = step.tracks or (idle_track(frame),)
         now, arrival = middleware.now_ns(), step.image.arrival_ns
@@ -98,9 +107,4 @@ class StepPublisher:
             self._counts = incremented(self._counts, processed=1)
             # An image without a stamp is as old as its arrival.
             self._timing.add(now, latency, max(0, now - (frame.stamp_ns or arrival or now)))
-        if middleware.has_subscribers(DEBUG_IMAGE):
-            image = np.asarray(cv2.cvtColor(pixels.rgb(), cv2.COLOR_RGB2BGR), np.uint8)
-            draw_tracks(image, step.tracks)
-            middleware.publish(
-                DEBUG_IMAGE, image_message(types, image, "bgr8", frame.stamp_ns, frame.frame_id)
-            )
+        self._overlay.publish(frame, step.tracks)

@@ -6,7 +6,7 @@ from mixformerv2_ros.ros.live.middleware import ImageMiddleware
 from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.topic_checks import no_image_reason
-from mixformerv2_ros.ros.topics import INITS
+from mixformerv2_ros.ros.topics import INIT_POINT, INITS
 from mixformerv2_ros.tracking.frame import NS
 
 REPEAT_NS = 30 * NS
@@ -102,7 +102,8 @@ class StreamMonitor:
             self._images_ns = self._images_ns or now_ns
             if not self._asked and now_ns - self._images_ns >= INIT_BOX_NS:
                 self._asked = True
-                topics = ", ".join(self._middleware.full_topic(name) for name in INITS)
+                names = (*INITS, INIT_POINT[0])
+                topics = ", ".join(self._middleware.full_topic(name) for name in names)
                 self._middleware.log(Level.OK, f"no target: no init box received on {topics}")
         return ""
 

@@ -10,13 +10,23 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosidl_runtime_py.utilities import get_message
 
-from mixformerv2_ros.errors import MixFormerError
+from mixformerv2_ros.errors import InstallationError, MixFormerError, ParameterError
 from mixformerv2_ros.ros.messages import Level
-from mixformerv2_ros.ros.parameters import AUTOSTART, Parameter, Value, check_changes, check_values
+from mixformerv2_ros.ros.parameters import (
+    AUTOSTART,
+    BOND_HEARTBEAT_PERIOD,
+    LIFECYCLE_PARAMETERS,
+    Parameter,
+    Value,
+    check_changes,
+    check_values,
+)
 from mixformerv2_ros.ros.rclpy import parameters
+from mixformerv2_ros.ros.rclpy.bond import Bond
 from mixformerv2_ros.ros.rclpy.message_types import message_types
 from mixformerv2_ros.ros.rclpy.subscriptions import (
     SensorSubscription,
@@ -31,6 +41,17 @@ reports a missing publisher."""
 _FOLLOW_S = 0.2
 """Time between two checks of the QoS that sensors offer."""
 
+_OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+)
+"""Policies of publishers that `qos_overrides` may set."""
+
+
+UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
+
 
 class ManagedNode(LifecycleNode, ABC):
     """A lifecycle node that is the `Middleware` of a live node.
@@ -38,6 +59,8 @@ class ManagedNode(LifecycleNode, ABC):
     A child defines `parameter_table`, `configure`, `activate` and `apply_parameters`.
 
     Attributes:
+        lifecycle_state: `unconfigured`, `inactive`, `active` or `finalized`.
+        failed_transition: Which transition failed last and why; empty if it did not.
         until_cleanup: Callbacks for cleanup, in reverse order.
         until_deactivate: Callbacks for deactivate, in reverse order.
     """
@@ -56,9 +79,10 @@ class ManagedNode(LifecycleNode, ABC):
             ParameterError: a parameter was given a wrong value.
         """
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
-        parameters.declare(self, (*self.parameter_table, AUTOSTART))
+        parameters.declare(self, (*self.parameter_table, *LIFECYCLE_PARAMETERS))
         parameters.on_change(self, self.parameter_table, self._check_changes, self.apply_parameters)
-        self._configured = False
+        self.lifecycle_state = UNCONFIGURED
+        self.failed_transition = ""
         self._outputs: dict[str, Any] = {}
         self.until_cleanup = ExitStack()
         self.until_deactivate = ExitStack()
@@ -100,43 +124,50 @@ class ManagedNode(LifecycleNode, ABC):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition configure."""
-        result = self._attempt(self.configure, self.until_cleanup)
-        self._configured = result == TransitionCallbackReturn.SUCCESS
+        self.get_logger().info("configuring")
+        result = self._attempt("configure", self.configure, self.until_cleanup)
+        if result == TransitionCallbackReturn.SUCCESS:
+            self.lifecycle_state = INACTIVE
         return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition activate."""
         super().on_activate(state)
-        result = self._attempt(self.activate, self.until_deactivate)
+        result = self._attempt("activate", self.activate, self.until_deactivate)
         if result != TransitionCallbackReturn.SUCCESS:
             super().on_deactivate(state)
+            return result
+        self.lifecycle_state = ACTIVE
+        self._form_bond()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition deactivate."""
         self.until_deactivate.close()
+        self._enter(INACTIVE)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition cleanup."""
         self.close()
+        self._enter(UNCONFIGURED)
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition shutdown, from any state."""
         self.close()
+        self._enter(FINALIZED)
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Error processing: back to unconfigured."""
-        return self.on_shutdown(state)
+        return self.on_cleanup(state)
 
     def close(self) -> None:
         """Deactivate and clean up, whatever state the node is in."""
         self.until_deactivate.close()
         self.until_cleanup.close()
         self._outputs.clear()
-        self._configured = False
 
     def now_ns(self) -> int:
         """Time of the node's clock in nanoseconds."""
@@ -161,10 +192,20 @@ class ManagedNode(LifecycleNode, ABC):
             self.get_logger().error(text)
 
     def create_output(self, topic: str, msgtype: str, qos: QoSProfile) -> None:
-        """Create a lifecycle publisher for `publish`, until cleanup."""
-        publisher = self.create_lifecycle_publisher(get_message(msgtype), topic, qos)
+        """Create a lifecycle publisher for `publish`, until cleanup.
+
+        Raises:
+            ParameterError: see `qos_overridable`.
+        """
+        publisher = qos_overridable(
+            self.create_lifecycle_publisher, get_message(msgtype), self.full_topic(topic), qos
+        )
         self._outputs[topic] = publisher
         self.until_cleanup.callback(self.destroy_lifecycle_publisher, publisher)
+
+    def full_topic(self, name: str) -> str:
+        """Full name of a topic after remapping."""
+        return str(self.resolve_topic_name(name))
 
     def create_reliable_subscription(
         self, topic: str, msgtype: str, callback: Callable[[Any], None]
@@ -211,20 +252,62 @@ class ManagedNode(LifecycleNode, ABC):
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         values = parameters.values(self, self.parameter_table)
-        check_changes(values, changes, self.parameter_table, running=self._configured)
+        running = self.lifecycle_state in (INACTIVE, ACTIVE)
+        check_changes(values, changes, self.parameter_table, running=running)
+
+    def _form_bond(self) -> None:
+        """Form a bond with the lifecycle manager that has activated the node, if one has."""
+        period = float(self.get_parameter(BOND_HEARTBEAT_PERIOD.name).value)
+        if self.get_parameter(AUTOSTART.name).value or not period:
+            return
+        try:
+            bond = Bond(self, period, self.log)
+        except InstallationError as error:
+            self.get_logger().warning(str(error))
+        else:
+            self.until_deactivate.callback(bond.close)
+
+    def _enter(self, state: str) -> None:
+        """Note and log the state that a transition has led to."""
+        self.lifecycle_state, self.failed_transition = state, ""
+        self.get_logger().info(state)
 
     def _attempt(
-        self, work: Callable[[Mapping[str, Value]], None], undo: ExitStack
+        self, name: str, work: Callable[[Mapping[str, Value]], None], undo: ExitStack
     ) -> TransitionCallbackReturn:
         """Do the work of a transition; log why it failed, which rclpy does not."""
+        self.failed_transition = ""
         try:
             work(self.parameter_values())
         except MixFormerError as error:
-            self.get_logger().error(str(error))
+            self.failed_transition = f"{name} failed: {error}"
+            self.get_logger().error(self.failed_transition)
             undo.close()
             return TransitionCallbackReturn.FAILURE
-        except Exception:
+        except Exception as error:
+            self.failed_transition = f"{name} failed: {type(error).__name__}: {error}"
             self.get_logger().error(traceback.format_exc())
             undo.close()
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
+
+
+def qos_overridable(create: Callable[..., Any], msgtype: Any, topic: str, qos: QoSProfile) -> Any:
+    """Create a publisher that `qos_overrides` apply to.
+
+    Args:
+        create: Method of a node.
+        msgtype: Class of the messages.
+        topic: Full name of the topic.
+        qos: Default of its QoS.
+
+    Raises:
+        ParameterError: an override has a wrong value.
+    """
+    try:
+        return create(
+            msgtype, topic, qos, qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE)
+        )
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        # rclpy has no one class of error for it.
+        raise ParameterError(f"qos_overrides.{topic}.publisher: {error}") from error

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
+from rosidl_runtime_py.utilities import get_message
 from std_srvs.srv import Trigger
 
 from mixformerv2_ros.action import TrackTarget
@@ -18,30 +20,41 @@ from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.ros.live.engine_log import engine_lines
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
+from mixformerv2_ros.ros.live.log_throttle import LogThrottle
 from mixformerv2_ros.ros.live.model import Model, load_model
 from mixformerv2_ros.ros.live.remote_commands import RemoteCommands
+from mixformerv2_ros.ros.live.statistics import lifecycle_status
+from mixformerv2_ros.ros.messages import Level, diagnostics_message
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, Value
 from mixformerv2_ros.ros.qos import HISTORY_DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
-from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode
+from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode, qos_overridable
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
 from mixformerv2_ros.ros.rclpy.run import run
 from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, publications
 from mixformerv2_ros.ros.topic_checks import Publication, Requested
 from mixformerv2_ros.ros.topics import (
     COMMANDS,
-    COMPRESSED_IMAGE,
+    COMPRESSED,
     DEBUG_IMAGE,
+    DEBUG_IMAGE_COMPRESSED,
+    DIAGNOSTICS,
     IMAGE,
     IMAGE_TYPES,
     IMAGES,
+    INIT_POINT,
     INITS,
     OUTPUTS,
+    OVERLAYS,
+    RAW,
 )
+from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import DEFAULT_TARGET
 from mixformerv2_ros.tracking.frame import NS
 
 NOT_ACTIVE = "node is not active"
+
+_PERIOD = "diagnostics.period"
 
 
 class TrackerNode(ManagedNode):
@@ -56,6 +69,17 @@ class TrackerNode(ManagedNode):
         self._tracker: LiveTracker | None = None
         self._images: SensorSubscription | None = None
         self._goals: dict[bytes, TrackGoal] = {}
+        self._goal_log = LogThrottle(self.log)
+        # Published while there is no tracker, too.
+        self._diagnostics = qos_overridable(
+            self.create_publisher, get_message(OUTPUTS[DIAGNOSTICS]), self.full_topic(DIAGNOSTICS),
+            reliable(),
+        )  # fmt: skip
+        self._reports = self.create_timer(
+            float(self.get_parameter(_PERIOD).value),
+            self._report,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
         # Not destroyed with the other entities: results of goals are sent after they have ended.
         self._server = _TrackServer(
             self,
@@ -69,6 +93,7 @@ class TrackerNode(ManagedNode):
 
     def destroy_node(self) -> None:
         """Destroy the node with its action."""
+        self._reports.cancel()
         self._server.destroy()
         super().destroy_node()
 
@@ -87,7 +112,10 @@ class TrackerNode(ManagedNode):
         self._model = load_model(values)
         self.until_cleanup.callback(self._drop_model)
         for name, msgtype in OUTPUTS.items():
-            self.create_output(name, msgtype, reliable(1 if name == DEBUG_IMAGE else HISTORY_DEPTH))
+            if name != DIAGNOSTICS:
+                self.create_output(
+                    name, msgtype, reliable(1 if name in OVERLAYS else HISTORY_DEPTH)
+                )
         for name, callback in (("~/stop", self._stop), ("~/reset", self._reset)):
             service = self.create_service(Trigger, name, callback)
             self.until_cleanup.callback(self.destroy_service, service)
@@ -106,16 +134,17 @@ class TrackerNode(ManagedNode):
         self._tracker = tracker
         self.until_deactivate.callback(self._drop_tracker)
         transport = str(values["image_transport"])
-        topic, msgtype = self._image_topic(transport), IMAGES[transport][1]
+        topic, msgtype = self._image_topic(IMAGE, transport), IMAGES[transport][1]
         tracker.start()
         self._images = self.create_sensor_subscription(
             topic, msgtype, tracker.receive_image, str(values["image_qos"]), tracker.add_lost
         )
         for name, kind in INITS.items():
             self.create_reliable_subscription(name, kind, tracker.receive_init)
+        self.create_reliable_subscription(*INIT_POINT, tracker.receive_point)
         for name, callback in RemoteCommands(tracker, self).callbacks.items():
             self.create_reliable_subscription(name, COMMANDS[name], callback)
-        self.create_steady_timer(float(values["diagnostics.period"]), tracker.publish_diagnostics)
+        self._reports.timer_period_ns = round(float(values[_PERIOD]) * NS)
         self.get_logger().info(f"active: subscribed to {topic}")
 
     def image_subscription(self) -> Requested:
@@ -129,19 +158,28 @@ class TrackerNode(ManagedNode):
 
     def image_topics(self) -> dict[str, str]:
         """Types of all published topics of images but its own, by full name."""
-        own = self.full_topic(DEBUG_IMAGE)
+        own = [self.full_topic(name) for name in OVERLAYS]
         return {
             name: kind
             for name, kinds in self.get_topic_names_and_types()
             for kind in kinds
             if kind in IMAGE_TYPES
-            and name != own
+            and name not in own
             and any(each.msgtype == kind for each in publications(self, name))
         }
 
     def full_topic(self, name: str) -> str:
-        """Full name of a topic after remapping."""
-        return str(self.resolve_topic_name(name))
+        """Full name of a topic after remapping; that of compressed images follows the raw one's."""
+        if name == DEBUG_IMAGE_COMPRESSED:
+            return self._image_topic(DEBUG_IMAGE, COMPRESSED)
+        return super().full_topic(name)
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Publish on one of the outputs."""
+        if topic == DIAGNOSTICS:
+            self._diagnostics.publish(message)
+        else:
+            super().publish(topic, message)
 
     def change_parameter(self, name: str, value: Any) -> None:
         """Change a parameter, as `ros2 param set` does.
@@ -167,14 +205,25 @@ class TrackerNode(ManagedNode):
             # The subscription is destroyed, but its callback would keep tracker and model.
             self._tracker = self._images = None
 
-    def _image_topic(self, transport: str) -> str:
-        """Full name of the images' topic; like image_transport, a rule for `image` moves both."""
-        raw = str(self.resolve_topic_name(IMAGE))
-        if transport == "raw":
+    def _report(self) -> None:
+        """Publish the diagnostics, whatever state the node is in."""
+        if self._tracker is not None:
+            self._tracker.publish_diagnostics()
+            return
+        model = {} if self._model is None else self._model.info
+        status = lifecycle_status(
+            self.get_fully_qualified_name(), self.lifecycle_state, self.failed_transition, model
+        )
+        self.publish(DIAGNOSTICS, diagnostics_message(self.types, status, self.now_ns()))
+
+    def _image_topic(self, base: str, transport: str) -> str:
+        """Full name of an image topic; like image_transport, a rule for `image` moves both."""
+        raw = str(self.resolve_topic_name(base))
+        if transport == RAW:
             return raw
-        own = str(self.resolve_topic_name(COMPRESSED_IMAGE))
-        unmapped = self.resolve_topic_name(COMPRESSED_IMAGE, only_expand=True)
-        return own if own != unmapped else f"{raw}/{transport}"
+        name = f"{base}/{transport}"
+        own, unmapped = (self.resolve_topic_name(name, only_expand=e) for e in (False, True))
+        return str(own) if own != unmapped else f"{raw}/{transport}"
 
     def _stop(self, _: Any, response: Any) -> Any:
         if self._tracker is None:
@@ -206,15 +255,24 @@ class TrackerNode(ManagedNode):
             if end in (End.DURATION, End.CANCELED, End.LOST):
                 tracker.release(name, observer)
             last = self._goals.pop(key).last
-            self._server.notify_execute(handle, lambda _: _result(handle, end, reason, last))
+            self._server.notify_execute(handle, lambda _: self._end_goal(handle, end, reason, last))
 
-        observer = TrackGoal(
-            _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration), feedback, done
-        )
+        lost_timeout, duration = _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration)
+        limit = f"for {duration / NS:g} s" if duration else "until canceled"
+        self._log_goal(name, f"accepted: {limit}, lost_timeout {lost_timeout / NS:g} s")
+        observer = TrackGoal(lost_timeout, duration, feedback, done)
         self._goals[key] = observer
         # On the status topic from now on: command-line clients cancel no goal that is not.
         handle.execute()
         tracker.start_goal(goal.box, observer)
+
+    def _end_goal(self, handle: Any, end: End, reason: str, last: Any) -> Any:
+        name = handle.request.box.target_id or DEFAULT_TARGET
+        self._log_goal(name, f"ended: {end.name}, {reason}")
+        return _result(handle, end, reason, last)
+
+    def _log_goal(self, target_id: str, text: str) -> None:
+        self._goal_log.burst(Level.OK, "goals", f"goal of {printable(target_id)} {text}")
 
     def _cancel(self, handle: Any) -> CancelResponse:
         if observer := self._goals.get(bytes(handle.goal_id.uuid)):
