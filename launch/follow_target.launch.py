@@ -15,6 +15,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
+from mixformerv2_ros.ros.topics import prefix_rules
+
 TRACKER = Path(__file__).resolve().parent / "tracker.launch.py"
 
 ARGUMENTS = {
@@ -22,6 +24,7 @@ ARGUMENTS = {
     "source": ("depth", "source of the distance; bearing: directions only"),
     "depth": ("depth", "topic of depth images registered to the camera"),
     "points": ("points", "topic of organised point clouds registered to the camera"),
+    "rectified": ("", "whether the tracked images are rectified; empty: as in the parameter file"),
     "target_width": ("0.0", "width of the target in metres, required by source:=width"),
     "target_frame": (
         "",
@@ -37,6 +40,7 @@ ARGUMENTS = {
     ),
 }
 CHOICES = {
+    "rectified": ["", "true", "false", "True", "False"],
     "source": ["depth", "cloud", "width", "bearing"],
     "tf_in_namespace": ["true", "false", "True", "False"],
 }
@@ -55,16 +59,19 @@ def generate_launch_description() -> LaunchDescription:
 
 def target_pose(context: LaunchContext) -> list[LifecycleNode]:
     """Return the target pose node; with the tracker's namespace, clock and autostart."""
-    shared = ("namespace", "use_sim_time", "autostart", "log_level")
+    shared = ("namespace", "topic_prefix", "use_sim_time", "autostart", "respawn", "log_level")
     values = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *shared)}
     given = {name: values[name] for name in ("source", "target_frame", "tf_frame") if values[name]}
-    switches = [name for name in ("use_sim_time", "autostart") if values[name]]
+    switches = [name for name in ("use_sim_time", "autostart", "rectified") if values[name]]
     given |= {name: values[name].lower() == "true" for name in switches}
     if float(values["target_width"]) > 0:
         given["target_width"] = float(values["target_width"])
     files = [values["pose_params_file"]] if values["pose_params_file"] else []
     topics = ("camera_info", "depth", "points", "target_pose", "goal_update")
-    remaps = [(topic, values[topic]) for topic in topics]
+    # A topic that was named keeps its name.
+    named = [topic for topic in topics if values[topic] != topic]
+    remaps = [(topic, values[topic]) for topic in topics if topic in named]
+    remaps += [rule for rule in prefix_rules(values["topic_prefix"]) if rule[0] not in named]
     if values["tf_in_namespace"].lower() == "true":
         remaps += [("/tf", "tf"), ("/tf_static", "tf_static")]
     logger = ".".join([*filter(None, values["namespace"].split("/")), "target_pose"])
@@ -77,6 +84,8 @@ def target_pose(context: LaunchContext) -> list[LifecycleNode]:
             parameters=[*files, given],
             remappings=remaps,
             ros_arguments=["--log-level", f"{logger}:={values['log_level']}"],
+            respawn=values["respawn"].lower() == "true",
+            respawn_delay=2.0,
             output="screen",
         )
     ]

@@ -65,19 +65,23 @@ def play(context: LaunchContext) -> list[RegisterEventHandler]:
         )
     ]
     if values["box"]:
-        drawn = _draw(values["box"], LaunchConfiguration("namespace").perform(context))
+        names = ("namespace", "topic_prefix")
+        drawn = _draw(
+            values["box"], *(LaunchConfiguration(name).perform(context) for name in names)
+        )
         steps = [drawn]
         handlers.append(RegisterEventHandler(OnProcessExit(target_action=drawn, on_exit=[player])))
     handlers.append(RegisterEventHandler(OnStateTransition(goal_state="active", entities=steps)))
     return handlers
 
 
-def _draw(box: str, namespace: str) -> ExecuteProcess:
+def _draw(box: str, namespace: str, prefix: str) -> ExecuteProcess:
     try:
         x, y, w, h = (float(part) for part in box.split(","))
     except ValueError:
         raise RuntimeError(f"box must be x,y,w,h in pixels, got {box!r}") from None
-    topic = "/".join(["", *filter(None, namespace.split("/")), "init_box"])
+    name = f"{prefix}init_box"
+    topic = name if name[0] == "/" else "/".join(["", *filter(None, namespace.split("/")), name])
     message = f"{{x: {x}, y: {y}, w: {w}, h: {h}}}"
     return ExecuteProcess(
         cmd=[

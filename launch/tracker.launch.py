@@ -11,6 +11,8 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
+from mixformerv2_ros.ros.topics import IMAGE, prefix_rules
+
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 ARGUMENTS = {
@@ -22,6 +24,11 @@ ARGUMENTS = {
     "device": ("", "device that runs the network; empty: as in the parameter file"),
     "name": ("tracker", "node name"),
     "namespace": ("", "node namespace"),
+    "topic_prefix": (
+        "",
+        "prefix of all topics but the images, such as front/: several trackers in one namespace",
+    ),
+    "respawn": ("false", "start the process again, after 2 s, when it has ended"),
     "use_sim_time": ("", "use the time of /clock; empty: as in the parameter file"),
     "autostart": (
         "",
@@ -32,6 +39,7 @@ ARGUMENTS = {
     "web_host": ("127.0.0.1", "address of the page; another than this machine's has a token"),
     "web_port": ("8080", "port of the page"),
 }
+RESPAWN_DELAY_S = 2.0
 # Booleans as Python or as YAML writes them.
 TRUTH = ["true", "false", "True", "False"]
 CHOICES = {
@@ -40,6 +48,7 @@ CHOICES = {
     "device": ["", "cpu", "cuda", "gpu", "npu"],
     "use_sim_time": ["", *TRUTH],
     "autostart": ["", *TRUTH],
+    "respawn": TRUTH,
     "log_level": ["debug", "info", "warn", "error", "fatal"],
     "web": TRUTH,
 }
@@ -74,8 +83,10 @@ def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
             name=values["name"],
             namespace=values["namespace"],
             parameters=[*files, given],
-            remappings=[("image", values["image"])],
+            remappings=[(IMAGE, values["image"]), *prefix_rules(values["topic_prefix"])],
             ros_arguments=["--log-level", f"{logger}:={values['log_level']}"],
+            respawn=values["respawn"].lower() == "true",
+            respawn_delay=RESPAWN_DELAY_S,
             output="screen",
         ),
     ]
@@ -89,4 +100,6 @@ def _page(values: dict[str, str]) -> ExecuteProcess:
     command += ["--host", values["web_host"], "--port", values["web_port"]]
     if values["namespace"]:
         command += ["--namespace", values["namespace"]]
+    for old, new in prefix_rules(values["topic_prefix"]):
+        command += ["-r", f"{old}:={new}"]
     return ExecuteProcess(cmd=command, output="screen")

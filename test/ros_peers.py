@@ -197,7 +197,8 @@ class Goal:
     def __init__(self, peer: Peer, **fields: Any) -> None:
         self.peer = peer
         self.feedback: list[Any] = []
-        self.client = ActionClient(peer.node, TrackTarget, "/track_target")
+        name = fields.pop("action", "/track_target")
+        self.client = ActionClient(peer.node, TrackTarget, name)
         assert self.client.wait_for_server(10)
         goal = TrackTarget.Goal(box=init_box(fields.pop("box", red_box(0)), fields.pop("stamp", 0)))
         for name, seconds in fields.items():

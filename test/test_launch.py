@@ -52,3 +52,26 @@ def test_unknown_choices_are_refused():
     }
     with pytest.raises(RuntimeError, match="storage"):
         declared["storage"].execute(context)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "components", "image"),
+    [
+        ({}, ["usb_cam", "image_proc"], "image_rect"),
+        ({"driver": "v4l2_camera", "rectify": "false"}, ["v4l2_camera"], "image_raw"),
+        ({"driver": "none"}, ["image_proc"], "image_rect"),
+        ({"driver": "none", "rectify": "False"}, [], "image_raw"),
+    ],
+)
+def test_components_of_the_camera(arguments, components, image):
+    made = []
+    module = load("camera_tracker")
+    real = module.component
+    module.component = lambda *words: made.append(words) or real(*words)
+    context = launch.LaunchContext()
+    defaults = {key: default for key, (default, _) in module.ARGUMENTS.items()}
+    context.launch_configurations.update({**defaults, **arguments})
+    *containers, tracker = module.pipeline(context)
+    assert len(containers) == bool(components)
+    assert [package for _, package, *_ in made] == components
+    assert dict(tracker.launch_arguments) == {"namespace": "camera", "image": image}

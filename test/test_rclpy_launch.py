@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from nodes import box_of, frame_stamp
 from recordings import IMAGE_TOPIC, red_box, write_bag
-from waiting import wait_for
+from waiting import repeat_until, wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
@@ -15,8 +20,9 @@ from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from ros_launches import ROS2, Launch
-from ros_peers import Peer, peer, ros  # noqa: F401
+from ros_peers import Goal, Peer, image, peer, ros  # noqa: F401
 
+from mixformerv2_ros import __version__
 from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.messages import stamp_ns
 
@@ -78,3 +84,52 @@ def test_following_a_target_is_wired(peer: Peer) -> None:
         peer.listen("/target_pose", PoseStamped)
         wait_for(lambda: peer.node.count_publishers("/target_pose"), "the poses")
     assert "Traceback" not in launch.output
+
+
+def test_a_prefix_for_the_topics_of_both_nodes_and_of_the_action(peer: Peer) -> None:
+    with Launch(
+        "follow_target", image="/eye/image", source="bearing", topic_prefix="front/",
+        target_pose="/nav/pose", rectified=True,
+    ) as launch:  # fmt: skip
+        names = {"tracker", "target_pose"}
+        wait_for(lambda: names <= set(peer.node.get_node_names()), "both nodes")
+        wait_for(lambda: state(peer, "/tracker") == state(peer, "/target_pose") == "active", "both")
+        goal = Goal(peer, action="/front/track_target")
+        camera = peer.camera("/eye/image")
+        peer.listen("/front/track", Track)
+        repeat_until(lambda: camera.publish(image(0)), lambda: goal.feedback, "feedback")
+        wait_for(lambda: peer.heard["/front/track"], "a track")
+        published = dict(peer.node.get_topic_names_and_types())
+        assert {"/front/detections", "/front/debug_image/compressed", "/front/bearing_angles",
+                "/nav/pose", "/diagnostics"} <= set(published)  # fmt: skip
+        assert not peer.node.count_publishers("/track")
+        assert peer.parameters("/target_pose", "rectified") == [True]
+    assert "Traceback" not in launch.output
+
+
+def test_a_node_that_ended_is_started_again(peer: Peer) -> None:
+    with Launch("tracker", respawn=True) as launch:
+        for count in (1, 2):
+            wait_for(lambda c=count: launch.output.count("active: subscribed") == c, "the node")
+            (pid,) = re.findall(r"process started with pid \[(\d+)\]", launch.output)[count - 1 :]
+            os.kill(int(pid), signal.SIGKILL)
+        wait_for(lambda: launch.output.count("active: subscribed") == 3, "the node")
+    assert launch.process.returncode == 0
+
+
+def test_camera_and_tracker_in_one_namespace(peer: Peer) -> None:
+    """Driver and rectification are other packages; without them the wiring is the same."""
+    with Launch("camera_tracker", namespace="front", driver="none", rectify=False, follow=True):
+        wait_for(
+            lambda: {"tracker", "target_pose"} <= set(peer.node.get_node_names()), "both nodes"
+        )
+        wait_for(lambda: state(peer, "/front/tracker") == "active", "the tracker")
+        for topic in ("/front/image_raw", "/front/camera_info", "/front/track"):
+            wait_for(lambda topic=topic: peer.node.count_subscribers(topic), topic)
+
+
+def test_the_command_is_on_the_path_of_a_sourced_workspace() -> None:
+    command = shutil.which("mixformerv2")
+    assert command is not None
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"mixformerv2 {__version__}\n", done.stderr

@@ -60,6 +60,32 @@ OUTPUTS = {
 OVERLAYS = (DEBUG_IMAGE, DEBUG_IMAGE_COMPRESSED)
 """Outputs that are published only while they have subscribers."""
 
+TRACK_TARGET = "track_target"
+"""Action of the tracker node on rclpy."""
+
+_OF_AN_ACTION = ("send_goal", "cancel_goal", "get_result", "feedback", "status")
+"""What an action consists of: no remapping rule of ROS 2 is for an action as a whole."""
+
+
+def prefix_rules(prefix: str) -> list[tuple[str, str]]:
+    """Remapping rules that prefix the topics of both nodes, except those of sensors.
+
+    `/diagnostics` and `/tf` are everybody's and stay.
+
+    Args:
+        prefix: Such as `front_` or `front/`; empty for none.
+
+    Returns:
+        Old and new name of every rule.
+    """
+    if not prefix:
+        return []
+    outputs = [*OUTPUTS, *POSE_OUTPUTS]
+    topics = [*INITS, INIT_POINT[0], *COMMANDS, *(name for name in outputs if name[0] != "/")]
+    actions = [f"{TRACK_TARGET}/_action/{part}" for part in _OF_AN_ACTION]
+    return [(name, prefix + name) for name in (*topics, *actions)]
+
+
 CAMERA_INFO = ("camera_info", "sensor_msgs/msg/CameraInfo")
 DEPTH_IMAGE = ("depth", "sensor_msgs/msg/Image")
 POINTS = ("points", "sensor_msgs/msg/PointCloud2")

@@ -47,6 +47,7 @@ from mixformerv2_ros.ros.topics import (
     OUTPUTS,
     OVERLAYS,
     RAW,
+    TRACK_TARGET,
 )
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import DEFAULT_TARGET
@@ -84,7 +85,7 @@ class TrackerNode(ManagedNode):
         self._server = _TrackServer(
             self,
             TrackTarget,
-            "track_target",
+            TRACK_TARGET,
             execute_callback=_no_execution,
             goal_callback=self._accept_goal,
             handle_accepted_callback=self._start_goal,
