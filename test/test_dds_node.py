@@ -41,7 +41,7 @@ from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
-from mixformerv2_ros.ros.cyclonedds.node import GRAPH_TOPIC, GRAPH_TYPE
+from mixformerv2_ros.ros.cyclonedds.node import GRAPH_TOPIC, GRAPH_TYPE, Node
 from mixformerv2_ros.ros.cyclonedds.types import (
     dds_type,
     from_cdr,
@@ -51,7 +51,7 @@ from mixformerv2_ros.ros.cyclonedds.types import (
     type_hash,
     type_name,
 )
-from mixformerv2_ros.ros.messages import header_message, image_message, stamp_ns
+from mixformerv2_ros.ros.messages import Level, header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.qos import Reliability
 from mixformerv2_ros.ros.replay import images
 from mixformerv2_ros.ros.topics import COMMANDS, IMAGES, INIT_POINT, INITS, OUTPUTS
@@ -250,6 +250,23 @@ def test_a_click_and_the_compressed_overlay_beside_a_remapped_one(peer: Peer, ca
         (overlay,) = peer.heard["/seen/image/compressed"]
         assert cv2.imdecode(overlay.data, cv2.IMREAD_COLOR).shape == (120, 160, 3)
         assert "/seen/image/compressed" not in local.tracking.image_topics()
+
+
+def test_the_log_is_published_on_rosout(peer: Peer) -> None:
+    lines: list[str] = []
+    names = NodeNames("tracker", "/drone")
+    with Node(names, lambda _, text: lines.append(text), rosout=True) as node:
+        node.log(Level.WARN, "before anybody listens")
+        peer.listen("/rosout", "rcl_interfaces/msg/Log", profiles.transient_local(10))
+        wait_for(lambda: peer.heard["/rosout"], "the line of before")
+        node.log(Level.OK, "now")
+        wait_for(lambda: len(peer.heard["/rosout"]) == 2, "the line")
+    node.log(Level.ERROR, "after the end")
+    assert lines == ["before anybody listens", "now", "after the end"]
+    first, second = peer.heard["/rosout"]
+    assert (first.name, first.level, first.msg) == ("drone.tracker", first.WARN, lines[0])
+    assert (second.level, second.msg) == (second.INFO, "now")
+    assert abs(time.time() - second.stamp.sec) < 3600
 
 
 def test_auto_follows_the_reliability_of_the_cameras(peer: Peer) -> None:

@@ -24,12 +24,12 @@ from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as LifecycleState
 from lifecycle_msgs.srv import GetState
-from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.msg import Log, ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from ros_peers import (  # noqa: F401
     BEST_EFFORT,
@@ -660,6 +660,8 @@ def test_a_wrong_parameter_ends_the_process_with_one_line(pair: str) -> None:
 def test_the_node_without_ros_serves_ros(peer: Peer) -> None:
     """`mixformerv2 node` on Cyclone DDS from PyPI, and rclpy on this side."""
     pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
+    peer.listen("/rosout", Log, QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    peer.listen("/debug_image/compressed", CompressedImage)
     with Command("node") as node:
         node.wait_for_line("ready: model")
         wait_for(lambda: "/tracker" in names(peer), "the node in the graph")
@@ -668,6 +670,9 @@ def test_the_node_without_ros_serves_ros(peer: Peer) -> None:
         camera = peer.camera()
         draw(peer, init_box(red_box(0), frame_stamp(0)))
         peer.show(camera, 0, 1, 2)
+        wait_for(lambda: peer.heard["/debug_image/compressed"], "an overlay")
+        ready = [m for m in peer.heard["/rosout"] if m.msg.startswith("ready: model")]
+        assert [(m.name, m.level) for m in ready] == [("tracker", 20)]
         assert node.end() == 0
     assert [track.state for track in peer.heard["/track"]] == [Track.TRACKING] * 3
     assert box_of(peer.heard["/track"][0]) == pytest.approx(red_box(0))

@@ -91,13 +91,13 @@ def run(args: argparse.Namespace) -> int:
 
     with (
         node_stop() as stopped,
-        engine_lines(log),
-        Node(names, log, sim_time=sim_time) as node,
+        Node(names, log, sim_time=sim_time, rosout=True) as node,
+        engine_lines(node.log),
     ):
         # After the node: what the network refuses is found before a second is spent on the model.
         model = load_model(values)
         with DdsTrackerNode(model, values, node) as tracking:
-            log(Level.OK, f"ready: {model.summary}")
+            node.log(Level.OK, f"ready: {model.summary}")
             node.spin(lambda: stopped() or tracking.tracker.failure is not None)
         if tracking.tracker.failure is not None:
             raise tracking.tracker.failure

@@ -35,6 +35,14 @@ from mixformerv2_ros.tracking.frame import NS
 CLOCK = "/clock"
 CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
 
+ROSOUT = "/rosout"
+ROSOUT_TYPE = "rcl_interfaces/msg/Log"
+ROSOUT_DEPTH = 1000
+"""Log lines that late subscriptions get, as many as of a node on rcl."""
+
+_SEVERITIES = {Level.OK: 20, Level.WARN: 30, Level.ERROR: 40}
+"""Severities of `rcl_interfaces/msg/Log`."""
+
 GRAPH_TOPIC = "ros_discovery_info"
 """DDS topic on which every node lists its endpoints, for `ros2 node info`."""
 GRAPH_TYPE = "rmw_dds_common/msg/ParticipantEntitiesInfo"
@@ -53,12 +61,17 @@ class Node:
 
     Attributes:
         names: Name, namespace and remapping rules.
-        log: Writes a line to the node's log.
         participant: Its DDS entities, and what is discovered in the domain.
     """
 
     def __init__(
-        self, names: NodeNames, log: Log, *, domain: int | None = None, sim_time: bool = False
+        self,
+        names: NodeNames,
+        log: Log,
+        *,
+        domain: int | None = None,
+        sim_time: bool = False,
+        rosout: bool = False,
     ) -> None:
         """Join a domain.
 
@@ -67,19 +80,21 @@ class Node:
             log: Writes a line to the node's log.
             domain: The domain; None takes `ROS_DOMAIN_ID`, 0 if that is not set.
             sim_time: Take the time from `/clock`.
+            rosout: Publish the log on `/rosout`, too.
 
         Raises:
             MiddlewareError: the domain cannot be joined.
             ParameterError: `ROS_DOMAIN_ID` or another variable of ROS has a wrong value.
         """
         self.names = names
-        self.log = log
+        self._write_log = log
+        self._rosout: Publisher | None = None
         self._sim_time = sim_time
         self._sim_ns = 0
         self._publishers: list[Publisher] = []
         self._subscriptions: list[Subscription] = []
         self._timers = [_Timer(CHECK_S, self._check_qos)]
-        self.participant = Participant(log, domain)
+        self.participant = Participant(self.log, domain)
         self._graph: DataWriter[Any] = DataWriter(
             self.participant.publisher,
             self.participant.topic(GRAPH_TOPIC, GRAPH_TYPE),
@@ -92,6 +107,10 @@ class Node:
         )
         self._nodes: dict[bytes, dict[bytes, str]] = {}
         self._reading_graph = threading.Lock()
+        if rosout:
+            self._rosout = self.create_publisher(
+                names.topic(ROSOUT), ROSOUT_TYPE, transient_local(ROSOUT_DEPTH)
+            )
         if sim_time:
             self.create_subscription(CLOCK, CLOCK_TYPE, self._set_time, sensor_data(1))
 
@@ -109,7 +128,8 @@ class Node:
         self.close()
 
     def close(self) -> None:
-        """Leave the domain, at once for all others too; nothing can be used after it."""
+        """Leave the domain, at once for all others too; nothing but `log` can be used after it."""
+        self._rosout = None
         for subscription in self._subscriptions:
             subscription.close()
         for publisher in self._publishers:
@@ -118,6 +138,22 @@ class Node:
         self._publishers.clear()
         del self._graph, self._graph_reader
         self.participant.close()
+
+    def log(self, level: Level, text: str) -> None:
+        """Write a line to the node's log, from any thread."""
+        self._write_log(level, text)
+        if (rosout := self._rosout) is not None:
+            types, (seconds, rest) = typestore().types, divmod(self.now_ns(), NS)
+            message = types[ROSOUT_TYPE](
+                stamp=types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=rest),
+                level=_SEVERITIES[level],
+                name=self.names.full.strip("/").replace("/", "."),
+                msg=text,
+                file="",
+                function="",
+                line=0,
+            )
+            rosout.publish(message)
 
     def create_publisher(self, topic: str, msgtype: str, qos: Qos) -> Publisher:
         """Create a publisher; `topic` is its full name.
