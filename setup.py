@@ -25,6 +25,7 @@ EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
 OPENVINO = ["openvino>=2025.0"]
 WEB = ["tornado>=6.1"]
+RERUN = ["rerun-sdk>=0.23"]
 TRAX = ["vot-trax>=4", "six"]
 
 setup(
@@ -94,10 +95,12 @@ setup(
         "dds": DDS,
         "trax": TRAX,
         "web": WEB,
+        "rerun": RERUN,
         "dev": [
             *LAB,
             *DDS,
             *WEB,
+            *RERUN,
             *TRAX,
             *OPENVINO,
             "pytest>=8",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mixformerv2_ros.cli.rerun_option import add_rerun_argument, check_rerun, rerun_observer
 from mixformerv2_ros.cli.ros_graph import (
     add_node_arguments,
     cyclone,
@@ -15,6 +16,7 @@ from mixformerv2_ros.cli.ros_graph import (
 )
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
+from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.ros.live.engine_log import engine_lines
 from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.messages import Level
@@ -65,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help=f"print a parameter file and exit: {DEFAULTS} or {', '.join(PROFILES)}",
     )
+    add_rerun_argument(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite the file of --rerun")
     add_node_arguments(parser, "tracker")
 
 
@@ -85,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
         raise ParameterError(f"{USE_SIM_TIME} must be true or false, got {sim_time!r}")
     table = {p.name for p in NODE_PARAMETERS}
     values = check_values({n: given[n] for n in given if n in table}, NODE_PARAMETERS)
+    check_rerun(args.rerun)
+    if isinstance(args.rerun, Path):
+        check_output(args.rerun, args.force)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import Node
         from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
@@ -96,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
     ):
         # After the node: what the network refuses is found before a second is spent on the model.
         model = load_model(values)
-        with DdsTrackerNode(model, values, node) as tracking:
+        with (
+            rerun_observer(args.rerun, names.full, node.log) as observer,
+            DdsTrackerNode(model, values, node, observer) as tracking,
+        ):
             node.log(Level.OK, f"ready: {model.summary}")
             node.spin(lambda: stopped() or tracking.tracker.failure is not None)
         if tracking.tracker.failure is not None:

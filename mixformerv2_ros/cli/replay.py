@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="OUT",
         help="output folder; of several recordings, the folder of their outputs (then --csv, "
-        "--json, --video, --report and --reference are folders of one file per recording, too)",
+        "--json, --video, --report, --rerun and --reference are folders of one file per recording, "
+        "too)",
     )
     parser.add_argument("--image-topic", metavar="T", help="image topic (default: the only one)")
     starts = parser.add_argument_group(
@@ -252,7 +253,7 @@ def _write(
         try:
             for step in progress:
                 write_step(outputs.bag, step, args.copy_images)
-                outputs.write(_index(step), step.frame, step.tracks)
+                outputs.write(_index(step), step)
                 if stopped():
                     break
         except MixFormerError as error:

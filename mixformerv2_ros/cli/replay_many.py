@@ -29,7 +29,7 @@ OUTCOMES = ".replay"
 
 SUMMARY = "summary.csv"
 
-_FOLDERS = {"csv": ".csv", "json": ".json", "video": ".mp4", "report": ".html"}
+_FOLDERS = {"csv": ".csv", "json": ".json", "video": ".mp4", "report": ".html", "rerun": ".rrd"}
 """Options that are folders here, and the suffix of the files in them."""
 
 _CONFIGURATION = (
@@ -148,7 +148,7 @@ def _open_folder(args: argparse.Namespace) -> None:
         raise SourceError(f"output {args.output} exists and is not of several recordings")
     try:
         for folder in (path.parent, *(getattr(args, name) for name in _FOLDERS)):
-            if folder is not None:
+            if isinstance(folder, Path):
                 folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(f"{error.filename} cannot be made a folder: {error.strerror}") from None
@@ -163,7 +163,8 @@ def _options(args: argparse.Namespace, name: str) -> argparse.Namespace:
     options.force = True
     for option, suffix in _FOLDERS.items():
         folder = getattr(args, option)
-        setattr(options, option, None if folder is None else folder / f"{name}{suffix}")
+        if isinstance(folder, Path):  # --rerun may name a viewer
+            setattr(options, option, folder / f"{name}{suffix}")
     if args.reference is not None:
         options.reference = args.reference / f"{name}.json"
     return options

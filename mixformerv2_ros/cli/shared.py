@@ -7,7 +7,6 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -15,12 +14,19 @@ from typing import Any
 
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.parameter_options import values_from_arguments
+from mixformerv2_ros.cli.rerun_option import (
+    add_rerun_argument,
+    check_rerun,
+    is_viewer,
+    open_rerun,
+)
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.partial import PartialOutput, partial_path
 from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.rerun_output import RerunOutput
 from mixformerv2_ros.io.track_tables import CsvFile, JsonFile
 from mixformerv2_ros.io.video import CODECS, VideoFile
 from mixformerv2_ros.machine import environment
@@ -32,8 +38,8 @@ from mixformerv2_ros.ros.parameters import (
     stream_rules,
     tracker_settings,
 )
+from mixformerv2_ros.tracking.events import Step
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.session import Track
 from mixformerv2_ros.tracking.stream import Stream
 
 
@@ -62,6 +68,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"write a video with the tracks drawn in ({', '.join(CODECS)})",
     )
     group.add_argument("--report", type=Path, metavar="F", help="write an HTML report")
+    add_rerun_argument(group)
     group.add_argument("--force", action="store_true", help="overwrite existing outputs")
 
 
@@ -71,7 +78,9 @@ def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = 
     Raises:
         SourceError: an output must not or cannot be written.
     """
-    files = (args.csv, args.json, args.video, args.report)
+    check_rerun(args.rerun)
+    rerun = None if is_viewer(args.rerun) else args.rerun
+    files = (args.csv, args.json, args.video, args.report, rerun)
     paths = [path for path in (folder, *files) if path is not None]
     if len({path.resolve() for path in paths}) < len(paths):
         raise SourceError("outputs must be different files")
@@ -116,11 +125,15 @@ class TrackOutputs:
         self.states: Counter[str] = Counter()
         self.bag: BagWriter | None = None
         bag = getattr(args, "output", None)
-        self.paths = [p for p in (bag, args.csv, args.json, args.report, args.video) if p]
+        rerun = None if is_viewer(args.rerun) else args.rerun
+        files = (bag, args.csv, args.json, args.report, args.video, rerun)
+        self.paths = [path for path in files if path]
         self._outputs: list[PartialOutput] = []
         self._tables: list[CsvFile | JsonFile] = []
         self._video: VideoFile | None = None
         self._report: Any = None
+        self._rerun: RerunOutput | None = None
+        self._session = stream.session
         self._last = time.perf_counter()
         # Until `finish`: what an exception leaves is not whole.
         self._missing, self._ended_early = "ended by an error", True
@@ -172,6 +185,11 @@ class TrackOutputs:
             facts = report.RunFacts(**_facts(args, source, stream))
             self._report = report.RunReport(self._partial(args.report), facts)
             stack.callback(self._report.close)
+        if args.rerun is not None:
+            rerun = args.rerun if is_viewer(args.rerun) else self._partial(args.rerun)
+            # Images of recordings have the time of a clock; those of videos count from 0.
+            self._rerun = open_rerun(rerun, source, is_clock=bag is not None)
+            stack.callback(self._rerun.close)
 
     def _partial(self, path: Path, is_folder: bool = False) -> Path:
         self._outputs.append(PartialOutput(path, is_folder))
@@ -197,25 +215,28 @@ class TrackOutputs:
             for output in self._outputs:
                 output.publish()
 
-    def write(self, index: int, frame: Frame, tracks: Sequence[Track]) -> None:
-        """Append one frame's tracks to every file but the recording.
+    def write(self, index: int, step: Step) -> None:
+        """Append the tracks of image `index` to every file but the recording.
 
         Raises:
             SourceError: a file cannot be written.
         """
         seconds = time.perf_counter() - self._last
+        tracks = step.tracks
         self.frames += 1
         for track in tracks:
             self.states[track.state.name] += 1
             for table in self._tables:
                 table.write(index, track)
         if self._video is not None or self._report is not None:
-            image = bgr_copy(frame.pixels)
+            image = bgr_copy(step.frame.pixels)
             draw_tracks(image, tracks)
             if self._video is not None:
                 self._video.write(image)
             if self._report is not None:
                 self._report.write(image, tracks, seconds)
+        if self._rerun is not None:
+            self._rerun.write(index, step, self._session)
         self._last = time.perf_counter()
 
     def finish(self, missing: str = "", ended_early: bool = False) -> None:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mixformerv2 track`."""
     parser.description = (
         "Track a target in a video file, a camera or an image folder, and write its track as CSV, "
-        "JSON, HTML report or a video with the box drawn in."
+        "JSON, HTML report, a video with the box drawn in, or for the Rerun viewer."
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="video file, camera index, or image folder"
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for step in progress:
             assert isinstance(step.image, VideoFrame)
-            outputs.write(step.image.index, step.frame, step.tracks)
+            outputs.write(step.image.index, step)
             if stopped():
                 break
         interrupted = stopped()

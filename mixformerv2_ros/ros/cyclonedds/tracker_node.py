@@ -9,7 +9,7 @@ from typing import Any
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.ros.cyclonedds.node import Node
 from mixformerv2_ros.ros.cyclonedds.qos_profiles import make_qos, reliable
-from mixformerv2_ros.ros.live.live_tracker import LiveTracker
+from mixformerv2_ros.ros.live.live_tracker import LiveTracker, StepObserver
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.live.remote_commands import RemoteCommands
 from mixformerv2_ros.ros.messages import Level, Types
@@ -43,13 +43,20 @@ class DdsTrackerNode:
         tracker: The tracker.
     """
 
-    def __init__(self, model: Model, values: Mapping[str, Any], node: Node) -> None:
+    def __init__(
+        self,
+        model: Model,
+        values: Mapping[str, Any],
+        node: Node,
+        observer: StepObserver | None = None,
+    ) -> None:
         """Create publishers and subscriptions.
 
         Args:
             model: The model to track with.
             values: Parameters by name.
             node: The node.
+            observer: Sees every step of the tracker.
 
         Raises:
             ParameterError: a value is out of range, or values are inconsistent.
@@ -57,7 +64,7 @@ class DdsTrackerNode:
         """
         self._node = node
         self.types: Types = typestore().types
-        self.tracker = LiveTracker(model, values, self, node.names.full)
+        self.tracker = LiveTracker(model, values, self, node.names.full, observer=observer)
         values = self.tracker.values
         topic = node.names.topic
         self._outputs = {

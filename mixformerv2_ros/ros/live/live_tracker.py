@@ -49,6 +49,7 @@ from mixformerv2_ros.tracking.events import (
     stopped,
 )
 from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET, Stream
 
 _ENDS = {
@@ -57,6 +58,9 @@ _ENDS = {
     EventKind.STOPPED: End.STOPPED,
     EventKind.FORGOTTEN: End.RESET,
 }
+
+StepObserver = Callable[[Step, Session], None]
+"""Sees every step in the worker, after its publication, with the session that made it."""
 
 
 class LiveTracker:
@@ -73,6 +77,7 @@ class LiveTracker:
         middleware: ImageMiddleware,
         name: str,
         open_image: Callable[[Any], Frame] = image_frame,
+        observer: StepObserver | None = None,
     ) -> None:
         """Create a tracker; `start` starts its worker.
 
@@ -82,6 +87,7 @@ class LiveTracker:
             middleware: The node.
             name: Full name of the node, for diagnostics.
             open_image: Decodes an image message; raises ImageError.
+            observer: Sees every step; must return at once.
 
         Raises:
             ParameterError: see `parameters.check_values`.
@@ -91,6 +97,7 @@ class LiveTracker:
         self._middleware = middleware
         self._name = name
         self._open_image = open_image
+        self._observer = observer
         self._values = check_values(values, NODE_PARAMETERS)
         self._rules = rules = stream_rules(self._values)
         self._mailbox = Mailbox(
@@ -278,6 +285,8 @@ class LiveTracker:
         for output in outputs:
             if isinstance(output, Step):
                 self._publisher.publish(output, self._observers.get)
+                if self._observer is not None:
+                    self._observer(output, self._stream.session)
             else:
                 self._on_event(output)
 
