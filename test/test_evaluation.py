@@ -33,13 +33,19 @@ from mixformerv2_ros.lab.datasets.sequences import (
     read_names,
 )
 from mixformerv2_ros.lab.evaluation import run, trackers
+from mixformerv2_ros.lab.evaluation.absences import absence_scores, with_absence
 from mixformerv2_ros.lab.evaluation.results import (
     Result,
     claim_folder,
     read_result,
     write_result,
 )
-from mixformerv2_ros.lab.evaluation.summary import Summary, overall_table, summarise
+from mixformerv2_ros.lab.evaluation.summary import (
+    Summary,
+    absence_table,
+    overall_table,
+    summarise,
+)
 from mixformerv2_ros.lab.evaluation.trackers import Estimate, TrackerSpec, parse_tracker
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.architecture import expected_shapes
@@ -255,6 +261,61 @@ def test_a_summary_of_all_sequences(root: Path) -> None:
     assert summary.long_term.recall == pytest.approx(0.5)
     assert [sequence.name for sequence in sequences] == list(summary.sequences)
     json.dumps(summary.as_dict())
+
+
+def test_an_absence_is_inserted_and_the_target_returns_from_the_end(tmp_path: Path) -> None:
+    write_plain(tmp_path, "long", 8)
+    write_plain(tmp_path, "short", 2)
+    small = np.zeros((10, 12, 3), np.uint8)
+    for path in (tmp_path / "short" / "img").iterdir():
+        assert cv2.imwrite(str(path), small)
+    (long, short), _ = load_sequences(tmp_path)
+    both = with_absence(long, short, 5)
+    names = [path.parent.parent.name + path.stem[-1] for path in both.frames]
+    assert " ".join(names) == (
+        "long1 long2 long3 long4 short1 short2 short1 short2 short1 long8 long7 long6 long5"
+    )
+    assert np.isnan(both.boxes[4:9]).all()
+    np.testing.assert_array_equal(both.boxes[9:], long.boxes[:3:-1])
+    truth = [*long.boxes[:4], *[long.boxes[3]] * 6, *long.boxes[6:3:-1]]
+    seen: list[tuple[int, ...]] = []
+
+    class Watching(Script):
+        def update(self, image: np.ndarray) -> Estimate:
+            seen.append(image.shape)
+            return super().update(image)
+
+    say = lambda index, _: Estimate(Box(*truth[index]), 0.9, False)  # noqa: E731
+    summary = summarise([(both, run.run_sequence(Watching(say), both))])
+    assert set(seen) == {(HEIGHT, WIDTH, 3)}
+    assert summary.absences is not None
+    assert summary.absences.returns == 1
+    assert summary.absences.found == 1
+    assert summary.absences.frames == 1  # its first frame still had the box of before
+    assert summary.absences.long_term is not None
+    assert "1.000     1.0" in absence_table({"x": summary})
+
+
+def test_returns_are_counted_until_the_next_absence() -> None:
+    nan = math.nan
+    overlap = [
+        np.array([1.0, nan, nan, 0.2, 0.5, 0.6, nan, 0.9, nan]),  # after 2 frames, after 0
+        np.array([1.0, nan, 0.4, nan, 0.9]),  # never, after 0
+        np.array([1.0, 0.9]),  # no absence
+    ]
+    confidence = [np.ones(len(each)) for each in overlap]
+    scores = absence_scores(overlap, confidence)
+    assert scores is not None
+    assert (scores.sequences, scores.returns, scores.found) == (2, 4, 0.75)
+    assert scores.frames == 0
+    # All boxes are reported: mean overlap over all frames, and over those with the target.
+    assert scores.long_term is not None
+    assert scores.long_term.precision == pytest.approx((2.2 / 8 + 1.3 / 4) / 2)
+    assert scores.long_term.recall == pytest.approx((2.2 / 4 + 1.3 / 2) / 2)
+    assert absence_scores(overlap[2:], confidence[2:]) is None
+    silent = absence_scores(overlap, confidence, with_long_term=False)
+    assert silent is not None
+    assert silent.long_term is None
 
 
 def test_frames_are_read_ahead_in_order_and_no_further_than_needed(
@@ -629,6 +690,17 @@ def command(*argv: object) -> int:
     return evaluate.run(parser.parse_args([str(each) for each in argv]))
 
 
+def test_command_lets_targets_be_absent(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--root", root, "--trackers", "MIL", "-o", tmp_path / "out")
+    assert command(*arguments, "--absence", 4) == 0
+    assert "with absences  seqs  returns" in capsys.readouterr().out
+    assert len((tmp_path / "out/MIL/one.txt").read_text().splitlines()) == 10
+    with pytest.raises(ParameterError, match="holds results with absence 4, this run has None"):
+        command(*arguments)
+
+
 def test_command_evaluates_and_compares(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -710,6 +782,11 @@ def test_command_takes_every_other_frame(
             ["--submission", "x.zip", "--dataset", "got10k", "--frame-step", "2"],
             "--submission requires all frames, got --frame-step 2",
         ),
+        (
+            ["--submission", "x.zip", "--dataset", "got10k", "--absence", "3"],
+            "--submission requires the published frames, got --absence 3",
+        ),
+        (["--absence", "3", "--sequences", "one"], "--absence requires two sequences, got 1"),
         (["--num-threads", "-1"], "num_threads must be"),
         (["--trackers", "KCF,kcf"], "each tracker once, got KCF twice"),
         (["--sequences", "absent.txt"], "--sequences must be a file of names, or names"),

@@ -23,6 +23,7 @@ from mixformerv2_ros.lab.datasets.evaluation_sets import (
     load_sequences,
 )
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
+from mixformerv2_ros.lab.evaluation.absences import with_absence
 from mixformerv2_ros.lab.evaluation.analysis import read_run
 from mixformerv2_ros.lab.evaluation.metrics import score_sequence
 from mixformerv2_ros.lab.evaluation.protocols import published_settings
@@ -31,6 +32,7 @@ from mixformerv2_ros.lab.evaluation.run import Evaluation, evaluate_results, eva
 from mixformerv2_ros.lab.evaluation.submission import DATASETS, check_submission, write_submission
 from mixformerv2_ros.lab.evaluation.summary import (
     Summary,
+    absence_table,
     confidence_table,
     overall_table,
     sequence_table,
@@ -50,6 +52,10 @@ LEGEND = (
 CONFIDENCE_LEGEND = (
     "Median confidence where overlap > 0.5 (hit) and < 0.1 or target absent (miss); precision and "
     "recall of LOST; long-term (LT) precision, recall, F."
+)
+ABSENCE_LEGEND = (
+    "Sequences in which the target is absent for a while. returns: how often it returned; found: "
+    "share of them after which it was tracked again, and the median number of frames until then."
 )
 
 
@@ -101,6 +107,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use every N-th frame only, as from a camera with a lower frame rate (default: 1)",
     )
     add_renamed_option(parser, "--every", "--frame-step")
+    parser.add_argument(
+        "--absence",
+        type=ranged(int, 0),
+        default=0,
+        metavar="N",
+        help="let every target be absent: N frames of another sequence after the first half, then "
+        "the second half backwards (default: 0)",
+    )
     kinds = ", ".join(["mixformer", *OPENCV_TRACKERS])
     parser.add_argument(
         "--trackers",
@@ -166,6 +180,10 @@ def run(args: argparse.Namespace) -> int:
             raise ParameterError(
                 f"--submission requires all frames, got --frame-step {args.frame_step}"
             )
+        if args.absence:
+            raise ParameterError(
+                f"--submission requires the published frames, got --absence {args.absence}"
+            )
     sequences, problems = load_sequences(args.root, args.dataset, _names(args))
     if args.frame_step > 1:
         shortest = min(map(len, sequences), default=math.inf)
@@ -175,6 +193,8 @@ def run(args: argparse.Namespace) -> int:
                 f"got {args.frame_step}"
             )
         sequences = [sequence.subsampled(args.frame_step) for sequence in sequences]
+    if args.absence:
+        sequences = _with_absences(sequences, args.absence)
     if args.compare:
         outcomes = {
             label: evaluate_results(folder, sequences, args.dataset)
@@ -295,6 +315,10 @@ def _evaluate(
     dataset: dict[str, str | int] = {"dataset": args.dataset, "root": str(args.root.resolve())}
     if args.frame_step > 1:
         dataset["frame_step"] = args.frame_step
+    if args.absence:
+        dataset["absence"] = args.absence
+        # Which scene stands between depends on all of them.
+        dataset["absence_sequences"] = ",".join(sequence.name for sequence in sequences)
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
         bar = RunningAuc(spec.label, sum(map(len, sequences)), shown=rank.is_main)
@@ -314,6 +338,20 @@ def _evaluate(
         finally:
             bar.close()
     return outcomes
+
+
+def _with_absences(sequences: list[AnnotatedSequence], frames: int) -> list[AnnotatedSequence]:
+    """Each with the scene of one half the list further on: neighbours by name may be alike.
+
+    Raises:
+        ParameterError: there is no other sequence.
+    """
+    if len(sequences) < 2:
+        raise ParameterError(f"--absence requires two sequences, got {len(sequences)}")
+    half = len(sequences) // 2
+    others = sequences[half:] + sequences[:half]
+    pairs = zip(sequences, others, strict=True)
+    return [with_absence(sequence, other, frames) for sequence, other in pairs]
 
 
 def _with_settings(spec: TrackerSpec, dataset: str, given: dict[str, Any]) -> TrackerSpec:
@@ -364,4 +402,6 @@ def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:
     if table := toolkit_table(summaries):
         print(table, end="\n\n")
     print(confidence_table(summaries), CONFIDENCE_LEGEND, sep="\n", end="\n\n")
+    if table := absence_table(summaries):
+        print(table, ABSENCE_LEGEND, sep="\n", end="\n\n")
     print(spread_table(summaries), SPREAD_LEGEND, sep="\n")

@@ -76,6 +76,8 @@ class AnnotatedSequence:
         size: Width and height of its images, if the annotation has them.
         withheld: Only the first box is published and the others are NaN: results can only be
             evaluated by the benchmark's server.
+        other_scene: Indices of frames that belong to another sequence (`absences.with_absence`)
+            and are shown in the size of the first frame.
     """
 
     name: str
@@ -84,6 +86,7 @@ class AnnotatedSequence:
     attributes: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     withheld: bool = False
+    other_scene: range = range(0)
 
     def __len__(self) -> int:
         """Number of frames."""

@@ -103,8 +103,13 @@ def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result
         EngineError: the tracker cannot run or gives a box that is not finite.
     """
     boxes, seconds, confidences, lost = [], [], [], []
+    size = (0, 0)
     estimate = Estimate(sequence.initial_box, 1.0, False)
     for index, image in enumerate(read_images(sequence.frames)):
+        if index == 0 and not isinstance(image, MixFormerError):
+            size = image.shape[1], image.shape[0]
+        elif index in sequence.other_scene and not isinstance(image, MixFormerError):
+            image = _resized(image, size)
         before = time.perf_counter()
         if isinstance(image, MixFormerError):
             if index == 0:
@@ -130,6 +135,10 @@ def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result
         confidences=np.array(confidences, dtype=np.float64),
         lost=np.array(lost, dtype=bool),
     )
+
+
+def _resized(image: Image, size: tuple[int, int]) -> Image:
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
+from mixformerv2_ros.lab.evaluation.absences import AbsenceScores, absence_scores
 from mixformerv2_ros.lab.evaluation.metrics import (
     ConfidenceScores,
     LongTermScores,
@@ -37,6 +38,8 @@ class Summary:
             frames (starts) not counted; NaN without times.
         confidence: How well confidences and the LOST decision separate right from wrong.
         long_term: Long-term precision, recall and F; None from trackers without confidences.
+        absences: Figures over the sequences in which the target is absent for a while; None where
+            there are none.
         sequences: Figures per sequence, by name.
         sequence_fps: Frames per second per sequence, by name.
         toolkit: Figures as the data set's own toolkit computes them, where it differs; see
@@ -47,6 +50,7 @@ class Summary:
     fps: float
     confidence: ConfidenceScores
     long_term: LongTermScores | None
+    absences: AbsenceScores | None
     sequences: dict[str, SequenceScores]
     sequence_fps: dict[str, float]
     toolkit: dict[str, float] = field(default_factory=dict)
@@ -57,6 +61,7 @@ class Summary:
             "overall": {**dataclasses.asdict(self.overall), "fps": self.fps},
             "confidence": dataclasses.asdict(self.confidence),
             "long_term": dataclasses.asdict(self.long_term) if self.long_term else None,
+            "absences": dataclasses.asdict(self.absences) if self.absences else None,
             "toolkit": self.toolkit,
             "sequences": {
                 name: {**dataclasses.asdict(scores), "fps": self.sequence_fps[name]}
@@ -87,6 +92,7 @@ def summarise(
         fps=_fps([result for _, result in everything]),
         confidence=confidence_scores(overlap, confidence, [result.lost for _, result in pairs]),
         long_term=long_term(overlap, confidence) if known else None,
+        absences=absence_scores(overlap, confidence, known),
         sequences=scores,
         sequence_fps={each.name: _fps([result]) for each, result in everything},
         toolkit=_toolkit(pairs, dataset),
@@ -155,6 +161,27 @@ def confidence_table(summaries: Mapping[str, Summary]) -> str:
         values += [lt.precision, lt.recall, lt.f_score] if lt else [math.nan] * 3
         rows.append([label, *map(_share, values)])
     return _table(header, rows)
+
+
+def absence_table(summaries: Mapping[str, Summary]) -> str:
+    """Table of the sequences with absences, one line per tracker; empty where there are none.
+
+    See `absences.AbsenceScores`.
+    """
+    rows = []
+    for label, summary in summaries.items():
+        if (a := summary.absences) is None:
+            continue
+        lt = a.long_term
+        rows.append(
+            [
+                label,
+                *(str(a.sequences), str(a.returns), _share(a.found), _number(a.frames, ".1f")),
+                *map(_share, [lt.precision, lt.recall, lt.f_score] if lt else [math.nan] * 3),
+            ]
+        )
+    columns = ["seqs", "returns", "found", "frames", "LT-P", "LT-R", "LT-F"]
+    return _table(["with absences", *columns], rows) if rows else ""
 
 
 def spread_table(summaries: Mapping[str, Summary]) -> str:
