@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from losable import Losable
 from nodes import Node, frame_stamp, image, init_box
 from recordings import red_box
 
@@ -23,27 +24,6 @@ from mixformerv2_ros.ros.messages import Level, stamp_ns
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-
-class Losable:
-    """A real engine on a device that can be lost."""
-
-    def __init__(self, name):
-        self.engine, self.name, self.lost = load_engine(open_bundle(), "onnxruntime"), name, False
-        self.spec = self.engine.spec
-
-    def encode_templates(self, templates):
-        self._check()
-        return self.name, self.engine.encode_templates(templates)
-
-    def search(self, crops, memories):
-        self._check()
-        assert {owner for owner, _ in memories} <= {self.name}
-        return self.engine.search(crops, [memory for _, memory in memories])
-
-    def _check(self):
-        if self.lost:
-            raise EngineError(f"{self.name} failed: device lost")
 
 
 SIGNALS_AFTER_ENGINES = """

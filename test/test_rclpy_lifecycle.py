@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from losable import Losable
 from nodes import box_of, frame_stamp
 from processes import ROOT, Command
 from recordings import HEIGHT, red_box
@@ -37,7 +38,11 @@ from ros_peers import (  # noqa: F401
 )
 from sensor_msgs.msg import CompressedImage
 
+from mixformerv2_ros.engines.chain import Candidate, EngineChain
+from mixformerv2_ros.model.bundle import open_bundle
 from mixformerv2_ros.msg import Track
+from mixformerv2_ros.ros.live.model import Model
+from mixformerv2_ros.ros.rclpy import tracker_node
 
 FAILURE, SUCCESS = TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.SUCCESS
 
@@ -114,6 +119,32 @@ def test_transitions_and_goals_are_logged(peer: Peer, managed: Tracker) -> None:
     # A goal ends in a callback of its own, maybe after the transition that ended it.
     assert sorted(filter(None, found)) == sorted(expected)
     assert found.index("inactive") < found.index("unconfigured") < found.index("finalized")
+
+
+def test_the_choice_of_the_engine_and_its_loss_are_logged(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [Losable("first"), Losable("second")]
+
+    def load_chain(values: Any) -> Model:
+        candidates = [Candidate(e.name, lambda e=e: e, "it is there") for e in engines]
+        return Model(open_bundle(), EngineChain(candidates))
+
+    monkeypatch.setattr(tracker_node, "load_model", load_chain)
+    made = Tracker()
+    try:
+        peer.listen("/diagnostics", DiagnosticArray)
+        peer.wait_for_line("engine first: it is there")
+        camera = peer.camera()
+        draw(peer, init_box(red_box(0)))
+        peer.show(camera, 0)
+        engines[0].lost = True
+        peer.show(camera, 1)
+        peer.wait_for_line("first failed: device lost; goes on with second")
+        assert peer.heard["/track"][-1].state == Track.TRACKING
+        wait_for(lambda: status(peer).hardware_id == "second", "the engine in the diagnostics")
+    finally:
+        made.close()
 
 
 def test_a_bond_as_the_lifecycle_manager_of_nav2_forms_it(peer: Peer, managed: Tracker) -> None:
