@@ -11,9 +11,12 @@ from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import Event, EventKind, Output, Step
 
 MAX_LINES = 5
-"""Resets and the like that are printed; further ones are only counted."""
+"""Resets, targets found again and the like that are printed; further ones are only counted."""
 
-_NOTED = (EventKind.RESET, EventKind.NO_TIME, EventKind.ENCODING, EventKind.BITS)
+_NOTED = (
+    *(EventKind.RESET, EventKind.NO_TIME, EventKind.ENCODING, EventKind.BITS),
+    EventKind.REACQUIRED,
+)
 
 
 class StreamLog:

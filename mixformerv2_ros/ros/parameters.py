@@ -198,6 +198,31 @@ PARAMETERS: tuple[Parameter, ...] = (
         unit="s", low=0, high=3600, live=True, setting="lost_duration",
     ),
     Parameter(
+        "reacquire.frames", _S.reacquire_frames,
+        "images that a LOST target must be seen elsewhere to be followed there; 0: no such search",
+        unit="frames", low=0, high=1000, live=True, setting="reacquire_frames",
+    ),
+    Parameter(
+        "reacquire.crops", _S.reacquire_crops,
+        "maximum number of crops per image that are searched for LOST targets",
+        low=0, high=1000, live=True, setting="reacquire_crops",
+    ),
+    Parameter(
+        "reacquire.score_threshold", _S.reacquire_score_threshold,
+        "confidence above which a find is followed on trial",
+        low=0, high=1, live=True, setting="reacquire_score_threshold",
+    ),
+    Parameter(
+        "reacquire.margin", _S.reacquire_margin,
+        "difference by which its confidence must exceed that at any other place",
+        low=0, high=1, live=True, setting="reacquire_margin",
+    ),
+    Parameter(
+        "reacquire.max_speed", _S.reacquire_max_speed,
+        "maximum speed of a LOST target, as a multiple of its size sqrt(w*h) per second",
+        unit="1/s", low=0, high=1_000_000, live=True, setting="reacquire_max_speed",
+    ),
+    Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
         "maximum lateness of a dropped image; a larger step back in time resets the targets",
         unit="s", low=0, high=3600, stream=True,
@@ -226,6 +251,11 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "image_timeout", 2.0, "time without an image after which the camera is reported as stalled",
         unit="s", low=0.1, high=3600,
+    ),
+    Parameter(
+        "reacquire.budget_ms", 15.0,
+        "time per image that the search for LOST targets may take on top, as measured per crop",
+        unit="ms", low=0, high=10_000, live=True,
     ),
     Parameter(
         "buffer.frames", _RULES.buffer_images,

@@ -56,6 +56,8 @@ class EventKind(Enum):
     """A target is tracked from now on."""
     REJECTED = auto()
     """No target can be started from an init box."""
+    REACQUIRED = auto()
+    """A lost target was found again elsewhere in the image."""
     REPLACED = auto()
     """Another init box took the target over."""
     STOPPED = auto()

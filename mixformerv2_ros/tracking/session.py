@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,7 +11,9 @@ import numpy.typing as npt
 
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.crop import crop_and_resize
 from mixformerv2_ros.tracking.frame import NS, Frame
+from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import Observation, TargetTracker, search_shape
 
@@ -92,21 +95,40 @@ def _lasted(since: int | None, stamp_ns: int, seconds: float) -> bool:
     return since is not None and stamp_ns - since >= seconds * NS
 
 
+class _Target:
+    """One target: its tracker, its state, where it was seen last, and the search for it."""
+
+    def __init__(self, tracker: TargetTracker, time_ns: int) -> None:
+        self.tracker = tracker
+        self.begin(time_ns)
+
+    def begin(self, time_ns: int) -> None:
+        """Be TRACKING from now on."""
+        self.machine = StateMachine()
+        self.sighting = Sighting(self.tracker.box, time_ns)
+        self.search: Reacquisition | None = None
+
+
 class Session:
     """Follows any number of targets through one stream of frames with one engine.
 
     Templates are not updated while a target is not TRACKING: an update from a doubtful box
     cannot be undone. With both thresholds 0 a target is always TRACKING, and the
-    protocol is exactly the reference's.
+    protocol is exactly the reference's. A LOST target is looked for all over the image
+    (`reacquisition.py`).
 
     Attributes:
         settings: May be replaced between frames; holds for all targets.
+        reacquired: Of the last update, the targets that were found again elsewhere, and the seconds
+            since they had been seen.
     """
 
     def __init__(self, engine: Engine, settings: TrackerSettings) -> None:
         self.engine = engine
         self.settings = settings
-        self._targets: dict[str, tuple[TargetTracker, StateMachine]] = {}
+        self.reacquired: dict[str, float] = {}
+        self._targets: dict[str, _Target] = {}
+        self._turn = 0
         self._crops = np.empty((0, *search_shape(engine)), dtype=np.uint8)
 
     @property
@@ -120,7 +142,7 @@ class Session:
         Raises:
             KeyError: there is no such target.
         """
-        return self._targets[target_id][0]
+        return self._targets[target_id].tracker
 
     def start(
         self, frame: Frame, box: Box, target_id: str = "target", time_ns: int | None = None
@@ -139,7 +161,7 @@ class Session:
         time_ns = frame.stamp_ns if time_ns is None else time_ns
         tracker = TargetTracker(self.engine, self.settings, frame.pixels, box, time_ns)
         self._targets.pop(target_id, None)
-        self._targets[target_id] = (tracker, StateMachine())
+        self._targets[target_id] = _Target(tracker, time_ns)
         return Track(
             target_id=target_id,
             stamp_ns=frame.stamp_ns,
@@ -172,23 +194,74 @@ class Session:
             frame: The image.
             time_ns: Time of the image for all durations; its stamp where None.
         """
+        self.reacquired = {}
         if not self._targets:
             return []
         time_ns = frame.stamp_ns if time_ns is None else time_ns
         crops = self._buffer(len(self._targets))
-        trackers = [tracker for tracker, _ in self._targets.values()]
+        trackers = [target.tracker for target in self._targets.values()]
         for tracker, crop in zip(trackers, crops, strict=True):
             tracker.settings = self.settings
             tracker.crop_search(frame.pixels, crop)
         prediction = self.engine.search(crops, [tracker.memory for tracker in trackers])
-        tracks = []
-        for index, (name, (tracker, machine)) in enumerate(self._targets.items()):
-            state = machine.update(float(prediction.scores[index]), time_ns, self.settings)
-            seen = tracker.apply(
+        seen: dict[str, tuple[Observation, State]] = {}
+        for index, (name, target) in enumerate(self._targets.items()):
+            tracker, score = target.tracker, float(prediction.scores[index])
+            state = target.machine.update(score, time_ns, self.settings)
+            observation = tracker.apply(
                 frame.pixels, prediction, index, time_ns, update_templates=state is State.TRACKING
             )
-            tracks.append(_track(name, frame, seen, state, time_ns - tracker.updated_ns))
-        return tracks
+            seen[name] = observation, state
+            if state is not State.LOST:
+                target.search = None
+                if state is State.TRACKING and score >= self.settings.uncertain_threshold:
+                    target.sighting = Sighting(tracker.box, time_ns)
+        for name, find in self._look_for_lost(frame, time_ns, seen):
+            target = self._targets[name]
+            self.reacquired[name] = (time_ns - target.sighting.time_ns) / NS
+            seen[name] = target.tracker.move(find), State.TRACKING
+            target.begin(time_ns)
+        return [
+            _track(name, frame, *seen[name], time_ns - target.tracker.updated_ns)
+            for name, target in self._targets.items()
+        ]
+
+    def _look_for_lost(
+        self, frame: Frame, time_ns: int, seen: Mapping[str, tuple[Observation, State]]
+    ) -> list[tuple[str, Find]]:
+        """Look for lost targets elsewhere in the image; those that are found.
+
+        Each on trial takes a crop, and one of them, in turn, the rest.
+        """
+        if not (self.settings.reacquire_frames and self.settings.reacquire_crops):
+            return []
+        searches: list[tuple[str, Reacquisition]] = []
+        for name, (_, state) in seen.items():
+            if state is State.LOST:
+                target = self._targets[name]
+                target.search = target.search or Reacquisition(target.sighting)
+                searches.append((name, target.search))
+        if not searches:
+            return []
+        self._turn = (self._turn + 1) % len(searches)
+        spare = self.settings.reacquire_crops - sum(search.on_trial for _, search in searches)
+        found = []
+        for place, (name, search) in enumerate(searches):
+            limit = int(search.on_trial) + (max(0, spare) if place == self._turn else 0)
+            if limit and (find := self._look(name, search, frame, time_ns, limit)):
+                found.append((name, find))
+        return found
+
+    def _look(
+        self, name: str, search: Reacquisition, frame: Frame, time_ns: int, limit: int
+    ) -> Find | None:
+        windows = search.windows(frame, time_ns, self.settings, limit)
+        crops = np.empty((len(windows), *search_shape(self.engine)), dtype=np.uint8)
+        for window, crop in zip(windows, crops, strict=True):
+            crop_and_resize(frame.pixels, window, crop)
+        memory = self._targets[name].tracker.memory
+        prediction = self.engine.search(crops, [memory] * len(windows))
+        return search.take(frame, windows, prediction, self.settings)
 
     def _buffer(self, count: int) -> npt.NDArray[np.uint8]:
         if len(self._crops) != count:

@@ -27,6 +27,13 @@ class TrackerSettings:
         uncertain_duration: Seconds that the confidence must stay below it.
         lost_threshold: Confidence below which the target counts as gone.
         lost_duration: Seconds that the confidence must stay below it.
+        reacquire_frames: Images in a row in which a lost target that was found elsewhere must be
+            seen before it is followed there (0 = it is not looked for elsewhere).
+        reacquire_crops: Crops per image that looking for one lost target may take.
+        reacquire_score_threshold: Confidence that a find must have.
+        reacquire_margin: What it must have more than any find at another place.
+        reacquire_max_speed: Farthest distance per second since the last sure box, and in the first
+            one, in sides of that box (sqrt(w * h)).
     """
 
     search_factor: float
@@ -41,3 +48,8 @@ class TrackerSettings:
     uncertain_duration: float = 0.0
     lost_threshold: float = 0.2
     lost_duration: float = 1.0
+    reacquire_frames: int = 5
+    reacquire_crops: int = 8
+    reacquire_score_threshold: float = 0.7
+    reacquire_margin: float = 0.05
+    reacquire_max_speed: float = 10.0

@@ -25,6 +25,9 @@ Init boxes
     A box with a stamp starts on the image of that stamp: on one that is still to come, or on a
     buffered one, from which the target catches up. A box without a stamp starts on the next image.
     A box that arrived after the last image before a reset belongs to the images after it.
+Lost targets
+    A target that is LOST is looked for all over the image (`reacquisition.py`). An event reports
+    that it was found.
 Catching up
     A target that starts on a past image is searched for in the buffered images since, silently and
     in slices: at most `StreamRules.catch_up_searches` before every new image, so that the other
@@ -131,7 +134,7 @@ class Stream:
     def settings(self, settings: TrackerSettings) -> None:
         self.session.settings = settings
         for catch_up in self._catching_up.values():
-            catch_up.session.settings = settings
+            catch_up.session.settings = _of_catch_up(settings)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -333,6 +336,7 @@ class Stream:
             if not starts.keys() >= set(self.targets):
                 found = self.session.update(frame, image.time_ns)
                 tracks = {track.target_id: track for track in found}
+                outputs += self._reacquired(image)
             for name, pending in list(starts.items()):
                 box = pending.request.box
                 try:
@@ -347,6 +351,17 @@ class Stream:
             text = str(error)
             return [*outputs, Event(EventKind.ENGINE_FAILED, text, image=image, error=error)]
         return [*outputs, Step(image, frame, tuple(tracks.values()))]
+
+    def _reacquired(self, image: StreamImage) -> list[Output]:
+        return [
+            Event(
+                EventKind.REACQUIRED,
+                f"found {printable(name)} again, {seconds:.3f} s after it was seen last",
+                self._active[name].request,
+                image,
+            )
+            for name, seconds in self.session.reacquired.items()
+        ]
 
     def _due(self, image: StreamImage, frame: Frame) -> tuple[dict[str, PendingInit], list[Output]]:
         """Take out the init boxes that start on `image`."""
@@ -443,7 +458,7 @@ class Stream:
         outputs: list[Output] = []
         if former := self._catching_up.pop(request.target_id, None):
             outputs.append(replaced(former.pending.request))
-        session = Session(self.session.engine, self.session.settings)
+        session = Session(self.session.engine, _of_catch_up(self.settings))
         time_ns = self._time_of(start)
         try:
             frame = self._decode(start)
@@ -514,6 +529,11 @@ class Stream:
         if image.time_ns is not None:
             return image.time_ns
         return self._clock.peek(image.stamp_ns, image.arrival_ns)
+
+
+def _of_catch_up(settings: TrackerSettings) -> TrackerSettings:
+    """A target on its way to the newest image is not looked for elsewhere, which takes time."""
+    return replace(settings, reacquire_frames=0)
 
 
 def track_one(

@@ -23,6 +23,7 @@ from mixformerv2_ros.tracking.crop import (
 from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.memory import TemplateMemory
 from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.reacquisition import Find
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
 
@@ -115,6 +116,23 @@ class TargetTracker:
             edge_std=_edge_std(prediction.edges[index], side),
             candidate_taken=taken,
             template_updated=updated,
+        )
+        return self.observation
+
+    def move(self, find: Find) -> Observation:
+        """Go on from a find elsewhere in the image that the last `apply` was for.
+
+        A whole interval of views is gathered there before the online template may change.
+        """
+        self.box = find.box
+        self.search_window = find.window
+        self.frames_since_update = 0
+        self.observation = Observation(
+            box=find.box,
+            confidence=find.score,
+            edge_std=_edge_std(find.edges, find.window.side),
+            candidate_taken=False,
+            template_updated=False,
         )
         return self.observation
 

@@ -43,8 +43,8 @@ class EventLog:
         kind, text = event.kind, event.text
         if name := _COUNTED.get(kind):
             self._publisher.count(**{name: 1})
-        if kind is EventKind.STARTED:
-            self._throttle.burst(Level.OK, "starts", text)
+        if kind in (EventKind.STARTED, EventKind.REACQUIRED):
+            self._throttle.burst(Level.OK, kind.name, text)
         elif kind is EventKind.REJECTED:
             self._throttle.burst(Level.WARN, "rejections", text)
         elif kind is EventKind.UNDECODABLE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from mixformerv2_ros.ros.live.overlay_publisher import overlay_limits
 from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics, status
 from mixformerv2_ros.ros.live.step_publisher import StepPublisher
 from mixformerv2_ros.ros.live.stream_monitor import StreamMonitor
+from mixformerv2_ros.ros.live.timed_engine import TimedEngine
 from mixformerv2_ros.ros.messages import (
     Level,
     diagnostics_message,
@@ -50,6 +52,7 @@ from mixformerv2_ros.tracking.events import (
 )
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.session import Session
+from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET, Stream
 
 _ENDS = {
@@ -113,6 +116,7 @@ class LiveTracker:
         self._monitor = StreamMonitor(middleware, float(self._values["image_timeout"]))
         self._box_received = False
         # Written by the worker alone.
+        self._engine = TimedEngine(model.engine)
         self._stream = self._new_stream()
         self._event_log = EventLog(middleware, self._publisher)
         self._requests: tuple[InitRequest, ...] = ()
@@ -274,6 +278,7 @@ class LiveTracker:
             newest = mail.images.pop()
             for image in mail.images:
                 stream.skip(image)
+            stream.settings = self._within_budget(stream.settings)
             self._emit(stream.process(newest))
         else:
             self._emit(stream.advance())
@@ -315,4 +320,10 @@ class LiveTracker:
         self._observers.clear()
 
     def _new_stream(self) -> Stream:
-        return Stream(self._model.engine, self._model.settings(self._values), self._rules)
+        return Stream(self._engine, self._model.settings(self._values), self._rules)
+
+    def _within_budget(self, settings: TrackerSettings) -> TrackerSettings:
+        """As many crops for lost targets as the budget of an image has time for."""
+        crops = self._engine.crops_in(float(self._values["reacquire.budget_ms"]) / 1000)
+        most = int(self._values["reacquire.crops"])
+        return replace(settings, reacquire_crops=min(crops, most))

@@ -1,0 +1,56 @@
+"""How long an engine takes for a crop, and how many crops fit into a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.spec import ModelSpec
+
+SMOOTHING = 0.1
+"""Share of the newest search in the mean."""
+
+
+class TimedEngine:
+    """An engine that measures its searches.
+
+    Attributes:
+        engine: The engine that does the work.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Measure `engine` by a clock in seconds."""
+        self.engine = engine
+        self._clock = clock
+        self._seconds: float | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Architecture of the loaded model."""
+        return self.engine.spec
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self.engine.name
+
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
+        """See `Engine.encode_templates`."""
+        return self.engine.encode_templates(templates)
+
+    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+        """See `Engine.search`."""
+        begin = self._clock()
+        prediction = self.engine.search(crops, memories)
+        seconds = (self._clock() - begin) / len(crops)
+        mean = seconds if self._seconds is None else self._seconds
+        self._seconds = mean + SMOOTHING * (seconds - mean)
+        return prediction
+
+    def crops_in(self, seconds: float) -> int:
+        """How many crops it searches in a time; 0 before the first search."""
+        return 0 if not self._seconds else int(seconds / self._seconds)
