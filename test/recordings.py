@@ -22,6 +22,7 @@ from mixformerv2_ros.tracking.settings import TrackerSettings
 WIDTH, HEIGHT = 160, 120
 START_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 50_000_000
+BOX_TEXT = "20,30,24,18"
 IMAGE_TOPIC = "/camera/image_raw"
 
 

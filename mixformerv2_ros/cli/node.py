@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Run the tracker node on Cyclone DDS, without a ROS installation.\n"
         "Subscriptions: image (or image/compressed), init_box, init_detection, init_roi,\n"
         "init_point.\n"
-        "Publishers: track, detections, debug_image, debug_image/compressed, /diagnostics."
+        "Publishers: track, detections, track_predicted, debug_image, debug_image/compressed,\n"
+        "/diagnostics."
     )
     parser.epilog = "parameters:\n" + "\n".join(_parameter_lines())
     parser.add_argument(

@@ -30,6 +30,7 @@ from mixformerv2_ros.io.reference_tracks import Comparison
 from mixformerv2_ros.io.video import DEFAULT_FPS
 from mixformerv2_ros.ros.replay import (
     RecordedImage,
+    RecordedPrediction,
     Start,
     assign_images,
     choose_image_topic,
@@ -112,6 +113,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="storage format of the output (default: %(default)s)",
     )
     parser.add_argument("--copy-images", action="store_true", help="record the images, too")
+    parser.add_argument(
+        "--track-predicted",
+        action="store_true",
+        help="record /track_predicted, too: tracks extrapolated from the stamp of each image to "
+        "the time of its recording",
+    )
     reference = parser.add_argument_group("comparison")
     reference.add_argument(
         "--reference",
@@ -250,9 +257,12 @@ def _write(
                 file=sys.stderr,
             )
         )
+        prediction = RecordedPrediction(stream) if args.track_predicted else None
         try:
             for step in progress:
                 write_step(outputs.bag, step, args.copy_images)
+                if prediction is not None:
+                    prediction.write(outputs.bag, step)
                 outputs.write(_index(step), step)
                 if stopped():
                     break

@@ -34,7 +34,7 @@ _FOLDERS = {"csv": ".csv", "json": ".json", "video": ".mp4", "report": ".html", 
 
 _CONFIGURATION = (
     *("image_topic", "box", "start_frame", "start_time", "init_topic", "max_frames"),
-    *("storage", "copy_images", "reference", "min_iou", *_FOLDERS),
+    *("storage", "copy_images", "track_predicted", "reference", "min_iou", *_FOLDERS),
 )
 
 

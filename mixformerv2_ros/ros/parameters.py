@@ -19,6 +19,7 @@ from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
 from mixformerv2_ros.ros.topics import IMAGES, RAW
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.frame import NS
+from mixformerv2_ros.tracking.prediction import PredictionSettings
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.stream import StreamRules
 
@@ -236,6 +237,24 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
+
+def _prediction_parameters(what: str) -> tuple[Parameter, ...]:
+    defaults = PredictionSettings()
+    return (
+        Parameter(
+            "predict.max_time", defaults.max_time_ns / NS,
+            f"longest extrapolation of {what}; older images give none",
+            unit="s", low=0, high=10, live=True,
+        ),
+        Parameter(
+            "predict.acceleration", defaults.acceleration,
+            "standard deviation by which the velocity of a box changes within a second, in target "
+            "sizes sqrt(w*h) per second",
+            low=0, high=1000, live=True,
+        ),
+    )  # fmt: skip
+
+
 NODE_PARAMETERS: tuple[Parameter, ...] = (
     *PARAMETERS,
     Parameter(
@@ -290,6 +309,7 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         "side of the init box around a click, as a fraction of the image's shorter side",
         low=0.01, high=1, live=True,
     ),
+    *_prediction_parameters("track_predicted"),
     Parameter(
         "debug_image.compressed.max_size", 640,
         "longest side of debug_image/compressed; larger images are scaled down; 0: any",
@@ -333,6 +353,18 @@ POSE_PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "publish_uncertain", False, "publish poses while the target is UNCERTAIN, too", live=True,
+    ),
+    Parameter(
+        "predict.enabled", False,
+        "extrapolate bearings and poses from the stamp of the image to the time of publication, "
+        "which is their stamp then",
+        live=True,
+    ),
+    *_prediction_parameters("bearings and poses"),
+    Parameter(
+        "predict.position_acceleration", 3.0,
+        "standard deviation by which the velocity of a pose changes within a second",
+        unit="m/s", low=0, high=1000, live=True,
     ),
     Parameter(
         "target_frame", "",
@@ -498,6 +530,13 @@ def _check_together(values: Mapping[str, Any]) -> None:
     child = values.get("tf_frame")
     if child and child == values["target_frame"]:
         raise ParameterError(f"tf_frame must differ from target_frame, got {child!r} for both")
+
+
+def prediction_settings(values: Mapping[str, Any]) -> PredictionSettings:
+    """How tracks are extrapolated, from the parameter values of a node."""
+    return PredictionSettings(
+        round(float(values["predict.max_time"]) * NS), float(values["predict.acceleration"])
+    )
 
 
 def engine_arguments(values: Mapping[str, Any]) -> tuple[str, str, int, str, bool]:

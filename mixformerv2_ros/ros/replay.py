@@ -18,7 +18,15 @@ from mixformerv2_ros.ros.messages import (
     stamp_ns,
     track_message,
 )
-from mixformerv2_ros.ros.topics import DETECTIONS, IMAGE_TYPES, INIT_BOX, INITS, TRACK
+from mixformerv2_ros.ros.topics import (
+    DETECTIONS,
+    IMAGE_TYPES,
+    INIT_BOX,
+    INITS,
+    OUTPUTS,
+    TRACK,
+    TRACK_PREDICTED,
+)
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import Box, check_form
 from mixformerv2_ros.tracking.events import (
@@ -31,10 +39,12 @@ from mixformerv2_ros.tracking.events import (
 )
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.image_buffer import INIT_TOLERANCE_NS
+from mixformerv2_ros.tracking.prediction import PredictionSettings, TrackPredictor
 from mixformerv2_ros.tracking.stream import Stream
 
 TRACK_TOPIC = f"/{TRACK}"
 DETECTIONS_TOPIC = f"/{DETECTIONS}"
+TRACK_PREDICTED_TOPIC = f"/{TRACK_PREDICTED}"
 
 
 @dataclass(eq=False)
@@ -307,6 +317,27 @@ def replay(
     if stream.pending:
         name = printable(stream.pending[0].target_id)
         raise SourceError(f"the recording ends before an image that target {name} can start in")
+
+
+class RecordedPrediction:
+    """Tracks extrapolated from the stamp of an image to the time at which it was recorded."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Predict the tracks of a stream."""
+        self._stream = stream
+        self._predictor = TrackPredictor()
+        self._settings = PredictionSettings()
+
+    def write(self, writer: BagWriter, step: Step) -> None:
+        """Write the predictions of an image; none where its stamp is no time, or out of reach."""
+        if not self._stream.stamps_usable:
+            return
+        self._predictor.update(step.tracks, self._settings)
+        now = step.image.arrival_ns
+        for track in step.tracks:
+            if (predicted := self._predictor.predicted(track, now, self._settings)) is not None:
+                message = track_message(typestore().types, predicted)
+                writer.write(TRACK_PREDICTED_TOPIC, OUTPUTS[TRACK_PREDICTED], message, now)
 
 
 def write_step(writer: BagWriter, step: Step, copy_image: bool = False) -> None:

@@ -44,6 +44,7 @@ COMMANDS = {
 
 TRACK = "track"
 DETECTIONS = "detections"
+TRACK_PREDICTED = "track_predicted"
 DEBUG_IMAGE = "debug_image"
 DEBUG_IMAGE_COMPRESSED = "debug_image/compressed"
 DIAGNOSTICS = "/diagnostics"
@@ -51,6 +52,7 @@ DIAGNOSTICS = "/diagnostics"
 OUTPUTS = {
     TRACK: "mixformerv2_ros/msg/Track",
     DETECTIONS: "vision_msgs/msg/Detection2DArray",
+    TRACK_PREDICTED: "mixformerv2_ros/msg/Track",
     DEBUG_IMAGE: "sensor_msgs/msg/Image",
     DEBUG_IMAGE_COMPRESSED: "sensor_msgs/msg/CompressedImage",
     DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",

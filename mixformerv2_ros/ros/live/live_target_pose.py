@@ -15,10 +15,18 @@ import numpy as np
 from mixformerv2_ros.errors import PoseError
 from mixformerv2_ros.ros.live.log_throttle import LogThrottle
 from mixformerv2_ros.ros.live.middleware import Middleware
+from mixformerv2_ros.ros.live.prediction_publisher import NO_PREDICTION, too_old
 from mixformerv2_ros.ros.messages import Level, read_track
-from mixformerv2_ros.ros.parameters import POSE_PARAMETERS, Value, check_changes, check_values
+from mixformerv2_ros.ros.parameters import (
+    POSE_PARAMETERS,
+    Value,
+    check_changes,
+    check_values,
+    prediction_settings,
+)
 from mixformerv2_ros.ros.pose.camera import Bearing, Vector
 from mixformerv2_ros.ros.pose.estimate import PoseEstimate
+from mixformerv2_ros.ros.pose.prediction import PosePredictionSettings, PosePredictor
 from mixformerv2_ros.ros.pose.target_pose import (
     CLOUD,
     DEPTH,
@@ -45,6 +53,7 @@ from mixformerv2_ros.ros.topics import (
 )
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.frame import NS
+from mixformerv2_ros.tracking.prediction import PredictionSettings, TrackPredictor
 from mixformerv2_ros.tracking.session import Track
 
 RANGE_TOPICS = {DEPTH: DEPTH_IMAGE, CLOUD: POINTS}
@@ -78,6 +87,7 @@ class LiveTargetPose:
         self._values = check_values(values, POSE_PARAMETERS)
         self._lock = threading.Lock()
         self._throttle = LogThrottle(middleware.log)
+        self._predictor, self._pose_predictor = TrackPredictor(), PosePredictor()
         self._pose = TargetPose(pose_settings(self._values), middleware.transform)
 
     @property
@@ -106,7 +116,7 @@ class LiveTargetPose:
                 self._warn("no bearing", error)
             else:
                 if bearing is not None:
-                    self._publish_bearing(track, bearing)
+                    self._predict_bearing(track, bearing)
             self._publish_poses()
 
     def receive_camera_info(self, message: Any) -> None:
@@ -137,6 +147,23 @@ class LiveTargetPose:
                 return
             self._publish_pose(estimate)
 
+    def _predict_bearing(self, track: Track, bearing: Bearing) -> None:
+        """Publish a bearing, extrapolated to now if that is asked for and possible."""
+        if self._values["predict.enabled"]:
+            settings, now = prediction_settings(self._values), self._middleware.now_ns()
+            self._predictor.update([track], settings)
+            predicted = self._predictor.predicted(track, now, settings)
+            if predicted is None:
+                self._warn_not_predicted(settings)
+            else:
+                try:
+                    bearing = self._pose.camera.bearing(*predicted.box.center)
+                except PoseError as error:  # beyond what the lens shows
+                    self._warn("no bearing", error)
+                    return
+                track = predicted
+        self._publish_bearing(track, bearing)
+
     def _publish_bearing(self, track: Track, bearing: Bearing) -> None:
         types, publish = self._middleware.types, self._middleware.publish
         place = track.stamp_ns, track.frame_id or self._pose.camera.frame_id
@@ -158,6 +185,14 @@ class LiveTargetPose:
             except PoseError as error:
                 self._warn("no pose", error)
                 return
+        if self._values["predict.enabled"]:
+            boxes, now = prediction_settings(self._values), self._middleware.now_ns()
+            acceleration = float(self._values["predict.position_acceleration"])
+            settings = PosePredictionSettings(boxes, acceleration)
+            predicted = self._pose_predictor.predicted(estimate, now, settings)
+            if predicted is None:
+                self._warn_not_predicted(boxes)
+            estimate = predicted or estimate
         types, publish = self._middleware.types, self._middleware.publish
         pose = estimate.position, estimate.orientation
         place = estimate.stamp_ns, estimate.frame_id
@@ -170,6 +205,9 @@ class LiveTargetPose:
             publish(GOAL_UPDATE, pose_message(types, *ground_goal(estimate), *place))
         if tf_frame:
             publish(TF, tf_message(types, *pose, *place, tf_frame))
+
+    def _warn_not_predicted(self, settings: PredictionSettings) -> None:
+        self._throttle.once(Level.WARN, f"{NO_PREDICTION}: {too_old(settings.max_time_ns)}")
 
     def _warn(self, what: str, error: ValueError) -> None:
         self._throttle.throttle(Level.WARN, what, f"{what}: {error}")

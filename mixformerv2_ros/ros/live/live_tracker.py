@@ -18,6 +18,7 @@ from mixformerv2_ros.ros.live.mailbox import GoalRequest, Mail, Mailbox
 from mixformerv2_ros.ros.live.middleware import ImageMiddleware
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.live.overlay_publisher import overlay_limits
+from mixformerv2_ros.ros.live.prediction_publisher import PredictionPublisher
 from mixformerv2_ros.ros.live.statistics import Counts, TrackerStatistics, status
 from mixformerv2_ros.ros.live.step_publisher import StepPublisher
 from mixformerv2_ros.ros.live.stream_monitor import StreamMonitor
@@ -35,6 +36,7 @@ from mixformerv2_ros.ros.parameters import (
     Value,
     check_changes,
     check_values,
+    prediction_settings,
     stream_rules,
 )
 from mixformerv2_ros.ros.topics import DIAGNOSTICS
@@ -109,6 +111,7 @@ class LiveTracker:
             PENDING_PER_TARGET * int(self._values["max_targets"]),
         )
         self._publisher = StepPublisher(middleware, overlay_limits(self._values))
+        self._predictions = PredictionPublisher(middleware, prediction_settings(self._values))
         self._thread = threading.Thread(target=self._run, name="tracker")
         self._setting = threading.Lock()
         # Of the timer that publishes the diagnostics.
@@ -226,6 +229,7 @@ class LiveTracker:
             values = check_changes(self._values, changes, NODE_PARAMETERS, running=True)
             self._mailbox.set_settings(self._model.settings(values))
             self._publisher.set_overlay_limits(overlay_limits(values))
+            self._predictions.settings = prediction_settings(values)
             self._values = values
 
     def statistics(self) -> TrackerStatistics:
@@ -290,6 +294,7 @@ class LiveTracker:
         for output in outputs:
             if isinstance(output, Step):
                 self._publisher.publish(output, self._observers.get)
+                self._predictions.publish(output, self._stream.stamps_usable)
                 if self._observer is not None:
                     self._observer(output, self._stream.session)
             else:
