@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+MAX_ERROR = 10_000
+"""Characters of an error's line, which may name a path of 4096."""
+
 
 def printable(text: object, limit: int = 80) -> str:
     """Return `text` without control characters, at most `limit` characters long.

@@ -228,3 +228,16 @@ def test_no_command_imports_torch_before_it_is_run(name):
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "\x1b[2Ja.png"])
+def test_names_of_files_do_not_break_an_error_or_the_terminal(name, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / name).write_bytes(b"x")
+    words = ["--box", "1,1,20,20", "--csv", str(tmp_path / "o.csv")]
+    assert main(["track", str(tmp_path / "images"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert main(["track", str(tmp_path / name), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()

@@ -16,7 +16,7 @@ from mixformerv2_ros.cli.examples import EXAMPLES
 from mixformerv2_ros.cli.laboratory import lab_module, libraries
 from mixformerv2_ros.errors import BAD_INPUT, MixFormerError
 from mixformerv2_ros.interrupt import INTERRUPTED
-from mixformerv2_ros.text import printable
+from mixformerv2_ros.text import MAX_ERROR, printable
 
 COMMANDS: dict[str, dict[str, str]] = {
     "start here": {
@@ -129,7 +129,8 @@ def _run(name: str, words: list[str]) -> int:
     except SystemExit as end:  # argparse: --help, or a malformed command line
         return int(end.code or 0)
     except MixFormerError as error:
-        print(f"mixformerv2 {name}: {error}", file=sys.stderr)
+        # Names of files may hold anything but a zero byte, line breaks too.
+        print(f"mixformerv2 {name}: {printable(error, MAX_ERROR)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from mixformerv2_ros.errors import BoxError, EngineError, ImageError
-from mixformerv2_ros.text import printable
+from mixformerv2_ros.text import MAX_ERROR, printable
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.image_buffer import BufferedImage
@@ -156,4 +156,4 @@ def stopped(request: InitRequest) -> Event:
 
 def undecodable(image: StreamImage, error: ImageError) -> Event:
     """The event of an image that cannot be decoded."""
-    return Event(EventKind.UNDECODABLE, str(error), image=image, error=error)
+    return Event(EventKind.UNDECODABLE, printable(error, MAX_ERROR), image=image, error=error)

@@ -18,6 +18,7 @@ from mixformerv2_ros.errors import EngineError, ImageError, MixFormerError, Sour
 from mixformerv2_ros.io.images import read_image
 from mixformerv2_ros.lab.datasets.vot import polygon_box
 from mixformerv2_ros.lab.evaluation.trackers import FRAME_RATE
+from mixformerv2_ros.text import MAX_ERROR, printable
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.events import InitRequest, Output, Step, StreamImage, raise_failure
 from mixformerv2_ros.tracking.frame import Frame
@@ -111,7 +112,7 @@ def _serve(trax: Any, stream: Stream, log: StreamLog) -> None:
         try:
             _answer(server, stream, log)
         except MixFormerError as error:
-            server.quit(str(error))
+            server.quit(printable(error, MAX_ERROR))
             raise
         server.quit()
     except trax.TraxException as error:
@@ -160,7 +161,7 @@ def _decoder(images: dict[str, Any], stamp_ns: int) -> Callable[[], Frame]:
         try:
             return Frame(_pixels(images), stamp_ns)
         except SourceError as error:
-            raise ImageError(str(error)) from error
+            raise ImageError(printable(error, MAX_ERROR)) from error
 
     return decode
 
