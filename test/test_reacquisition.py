@@ -10,6 +10,7 @@ import pytest
 from nodes import BUNDLE, TYPES, Node, frame_stamp, init_box
 from recordings import RedEngine, published_settings
 
+from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.ros.live.timed_engine import TimedEngine
 from mixformerv2_ros.ros.messages import image_message
@@ -149,6 +150,39 @@ def test_all_lost_targets_together_take_so_many_crops(crops: int) -> None:
         assert sum(engine.calls) <= 3 + max(crops, 0)
     if crops:
         assert {track.state for track in tracks} == {State.TRACKING}
+
+
+def test_candidates_are_scored_in_one_call_and_nothing_moves() -> None:
+    run = Run()
+    session, engine = run.session, run.engine
+    engine.calls.clear()
+    before = session.tracker("target").box
+    shown = frame(run.index + 1, THERE)
+    near = Box(THERE.x - 15, THERE.y + 10, 50, 30)
+    finds = session.score_boxes(shown, "target", [Box(300, 200, 40, 40), near, THERE])
+    assert engine.calls == [3]
+    assert [find.score > 0.5 for find in finds] == [False, True, True]
+    assert iou(finds[1].box, THERE) > 0.9
+    assert session.tracker("target").box == before
+    assert session.score_boxes(shown, "target", []) == []
+
+    track = session.move(shown, "target", finds[1])
+    assert track.state is State.TRACKING
+    assert (track.target_id, track.box) == ("target", finds[1].box)
+    run.index += 1
+    assert iou(run.feed(THERE)[0].box, THERE) > 0.9
+
+
+def test_candidates_that_cannot_be_scored() -> None:
+    session = Run().session
+    with pytest.raises(BoxError, match="must overlap the 640x360 image"):
+        session.score_boxes(frame(1), "target", [THERE, Box(700, 0, 20, 20)])
+    with pytest.raises(BoxError, match="width and height must be positive"):
+        session.score_boxes(frame(1), "target", [Box(0, 0, 0, 20)])
+    with pytest.raises(KeyError):
+        session.score_boxes(frame(1), "nobody", [THERE])
+    with pytest.raises(KeyError):
+        session.score_boxes(frame(1), "nobody", [])
 
 
 def test_the_stream_reports_it_once() -> None:

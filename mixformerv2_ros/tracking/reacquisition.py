@@ -70,7 +70,7 @@ class Find:
 
 
 class Reacquisition:
-    """The search for one lost target. Per image: `windows`, the engine's search, then `take`."""
+    """The search for one lost target. Per image: `windows`, their search, then `take`."""
 
     def __init__(self, last: Sighting) -> None:
         """Begin after the last sure sighting."""
@@ -99,19 +99,13 @@ class Reacquisition:
         count = min(limit - len(chosen), len(self._todo))
         return chosen + [self._todo.popleft() for _ in range(count)]
 
-    def take(
-        self,
-        frame: Frame,
-        windows: Sequence[CropWindow],
-        prediction: Prediction,
-        settings: TrackerSettings,
-    ) -> Find | None:
-        """Take the answers to `windows`.
+    def take(self, finds: Sequence[Find], settings: TrackerSettings) -> Find | None:
+        """Take what was found in `windows`, in their order.
 
         Returns:
             Where the target is again; None while it is lost.
         """
-        finds = [find(frame, window, prediction, i) for i, window in enumerate(windows)]
+        finds = list(finds)
         if self._trial is not None:
             self._follow(finds.pop(0), settings)
         self._group += finds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mixformerv2_ros.model.engine import Engine
-from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.crop import crop_and_resize
+from mixformerv2_ros.tracking.boxes import Box, check_box
+from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window
 from mixformerv2_ros.tracking.frame import NS, Frame
-from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting
+from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting, find
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import Observation, TargetTracker, search_shape
 
@@ -216,15 +216,59 @@ class Session:
                 target.search = None
                 if state is State.TRACKING and score >= self.settings.uncertain_threshold:
                     target.sighting = Sighting(tracker.box, time_ns)
-        for name, find in self._look_for_lost(frame, time_ns, seen):
-            target = self._targets[name]
-            self.reacquired[name] = (time_ns - target.sighting.time_ns) / NS
-            seen[name] = target.tracker.move(find), State.TRACKING
-            target.begin(time_ns)
-        return [
-            _track(name, frame, *seen[name], time_ns - target.tracker.updated_ns)
+        tracks = {
+            name: _track(name, frame, *seen[name], time_ns - target.tracker.updated_ns)
             for name, target in self._targets.items()
-        ]
+        }
+        for name, found in self._look_for_lost(frame, time_ns, seen):
+            self.reacquired[name] = (time_ns - self._targets[name].sighting.time_ns) / NS
+            tracks[name] = self.move(frame, name, found, time_ns)
+        return list(tracks.values())
+
+    def score_boxes(self, frame: Frame, target_id: str, boxes: Sequence[Box]) -> list[Find]:
+        """Score candidate boxes against the templates of a target, in one call of the engine.
+
+        Each is searched as if the target had been there in the image before. Neither the target nor
+        its templates change; `move` takes a find over.
+
+        Args:
+            frame: The image.
+            target_id: Name of the target.
+            boxes: Candidates in pixels of that image, such as detections.
+
+        Returns:
+            Per candidate the box that the network finds there, which may be another than the
+            candidate, and its confidence.
+
+        Raises:
+            KeyError: there is no such target.
+            BoxError, ImageError: no target could be tracked from one of the boxes
+                (`boxes.check_box`).
+            EngineError: the engine failed.
+        """
+        for box in boxes:
+            check_box(box, frame.pixels.width, frame.pixels.height)
+        factor = self.settings.search_factor
+        return self._search(frame, target_id, [crop_window(box, factor) for box in boxes])
+
+    def move(self, frame: Frame, target_id: str, find: Find, time_ns: int | None = None) -> Track:
+        """Follow a target at a find in a frame from now on; it is TRACKING again.
+
+        Args:
+            frame: The image; `update` has seen it, or would have been next.
+            target_id: Name of the target.
+            find: Where it is, see `score_boxes`.
+            time_ns: Time of the image for all durations; its stamp where None.
+
+        Raises:
+            KeyError: there is no such target.
+        """
+        time_ns = frame.stamp_ns if time_ns is None else time_ns
+        target = self._targets[target_id]
+        observation = target.tracker.move(find)
+        target.begin(time_ns)
+        age = time_ns - target.tracker.updated_ns
+        return _track(target_id, frame, observation, State.TRACKING, age)
 
     def _look_for_lost(
         self, frame: Frame, time_ns: int, seen: Mapping[str, tuple[Observation, State]]
@@ -248,20 +292,26 @@ class Session:
         found = []
         for place, (name, search) in enumerate(searches):
             limit = int(search.on_trial) + (max(0, spare) if place == self._turn else 0)
-            if limit and (find := self._look(name, search, frame, time_ns, limit)):
-                found.append((name, find))
+            if limit and (seen_at := self._look(name, search, frame, time_ns, limit)):
+                found.append((name, seen_at))
         return found
 
     def _look(
         self, name: str, search: Reacquisition, frame: Frame, time_ns: int, limit: int
     ) -> Find | None:
         windows = search.windows(frame, time_ns, self.settings, limit)
+        return search.take(self._search(frame, name, windows), self.settings)
+
+    def _search(self, frame: Frame, name: str, windows: Sequence[CropWindow]) -> list[Find]:
+        """Search crops anywhere in an image for one target, in one call of the engine."""
+        memory = self._targets[name].tracker.memory
+        if not windows:
+            return []
         crops = np.empty((len(windows), *search_shape(self.engine)), dtype=np.uint8)
         for window, crop in zip(windows, crops, strict=True):
             crop_and_resize(frame.pixels, window, crop)
-        memory = self._targets[name].tracker.memory
         prediction = self.engine.search(crops, [memory] * len(windows))
-        return search.take(frame, windows, prediction, self.settings)
+        return [find(frame, window, prediction, i) for i, window in enumerate(windows)]
 
     def _buffer(self, count: int) -> npt.NDArray[np.uint8]:
         if len(self._crops) != count:
