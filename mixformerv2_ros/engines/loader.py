@@ -1,8 +1,8 @@
 """Choice of the engine for a bundle.
 
 `auto` follows what docs/performance.md measured. In fp32, ONNX Runtime comes first: OpenVINO saves
-4 to 23 %, but its boxes have other last bits, and what is installed must not change the tracks of a
-bundle. A bundle whose record says bf16 or int8 gains a factor from OpenVINO, which then comes
+a few percent, but its boxes have other last bits, and what is installed must not change the tracks
+of a bundle. A bundle whose record says bf16 or int8 gains a factor from OpenVINO, which then comes
 first. A device other than the CPU comes before the CPU, and torch is the last resort.
 """
 

@@ -134,7 +134,7 @@ class OpenVinoEngine:
     ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         different = len({keys.shape for keys, _ in memories}) > 1
-        # On a CPU, targets one after the other cost at most a quarter more than a batch of them,
+        # On a CPU, targets one after the other cost little more than a batch of them,
         # and none of them waits for a graph to be compiled when another one comes or goes.
         if len(memories) > 1 and (different or self._device == "CPU"):
             return search_separately(self, crops, memories)
