@@ -360,6 +360,34 @@ def test_a_video_without_labels_is_labelled_or_left_out_by_name(
     assert sequence.boxes[20] == pytest.approx(scene(20)[1], abs=4)
 
 
+def test_marked_targets_are_labelled_also_where_the_camera_follows(
+    collect, copies, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(collect.labels, "nanotrack", lambda folder: Finder)
+    x, y, w, h = scene(2)[1]
+    target = [x / 320, y / 192, (x + w) / 320, (y + h) / 192]
+    nothing = [0.0, 0.0, 0.1, 0.1]  # of the standing background: it goes nowhere
+    files = {f"moving/{n:02d}.png": scene(n)[0] for n in range(24)}
+    copies.add("some/where", files | {"short/00.png": scene(0)[0], "a.avi": b""})
+    one = source(collect, "marked", name="hand", labeller="x", sets=[
+        {"pictures": "moving", "every": 2, "start": 2, "targets": [target, nothing]},
+        {"pictures": "moving", "every": 1, "followed": True, "targets": [nothing]},
+        {"pictures": "short", "targets": [target]},
+        {"video": "a.avi", "targets": [target]}])  # fmt: skip
+    collect.collect([one], copies.folder, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "moving, target 1 is left out: no agreement" in said
+    assert "short is left out: no frames" in said
+    assert "a is left out: no frames" in said
+    folders = sorted((tmp_path / "out" / "sequences").iterdir())
+    assert [folder.name for folder in folders] == ["hand_moving_00000", "hand_moving_00020"]
+    still, moving = (read_sequence(folder) for folder in folders)
+    assert len(still) == 24
+    assert still.boxes[20] == pytest.approx([0, 0, 32, 19], abs=1)
+    assert len(moving) == 11
+    assert moving.boxes[10] == pytest.approx(scene(22)[1], abs=1)
+
+
 def test_labelling_needs_a_tracker(collect, copies, tmp_path):
     copies.add("some/where", {"a.txt": ""})
     one = source(collect, "video", sets=[{"videos": "*.avi"}])
@@ -376,7 +404,7 @@ def test_what_is_missing_or_unknown_is_named(collect, copies, tmp_path, monkeypa
     for entry, expected in (
         ({"repository": "a/b", "form": "coco", "kind": "x"}, "a/b: missing 'licence'"),
         ({"repository": "a/b", "form": "paper", "kind": "x", "licence": "MIT"},
-         "a/b: form must be one of coco, voc, yolo, mot, rows, motion, matlab, video"),
+         "a/b: form must be one of coco, voc, yolo, mot, rows, motion, matlab, video, marked"),
         ({"repository": "a/b", "form": "coco", "kind": "x", "licence": "MIT"},
          "a/b: expected a copy in"),
     ):  # fmt: skip

@@ -111,6 +111,18 @@ def test_cells_that_lie_across_the_border_of_two_tokens_count_for_both_by_their_
     np.testing.assert_allclose(ask(TrackerTeacher(path, tokens=5), search), expected, atol=1e-4)
 
 
+def test_in_half_precision_the_teacher_says_nearly_the_same_in_float32(
+    backbone, miniature_data, tmp_path
+):
+    run = TrainingRun(taught(miniature_data, tmp_path / "a", backbone[0], precision="bf16"))
+    assert run.tracker_teacher.dtype is torch.bfloat16
+    search = np.random.default_rng(1).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    found = ask(run.tracker_teacher, search)
+    exact = ask(TrackerTeacher(backbone[0], tokens=4), search)
+    assert found.dtype == np.float32
+    assert 0 < np.linalg.norm(found - exact) < 0.02 * np.linalg.norm(exact)
+
+
 def test_the_loss_ignores_scale_and_offset_of_a_token_and_is_two_for_unrelated_features():
     teacher = torch.randn(4, 500, 48, generator=torch.Generator().manual_seed(0))
     assert feature_map_loss(3 * teacher - 1, teacher) < 1e-6

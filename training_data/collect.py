@@ -492,12 +492,7 @@ def video_clips(root: Path, source: Source) -> Iterator[Track]:
     Raises:
         CollectError: there is no tracker to label with.
     """
-    if "labeller" not in source.options:
-        raise CollectError(f"{source.repository}: needs --labeller, a tracker's folder of weights")
-    try:
-        new_tracker = labels.nanotrack(Path(source.options["labeller"]))
-    except FileNotFoundError as error:
-        raise CollectError(str(error)) from None
+    new_tracker = _labeller(source)
     length = int(source.options.get("frames", 45))
     for entry in source.options["sets"]:
         step = int(entry.get("every", 3))
@@ -523,6 +518,54 @@ def video_clips(root: Path, source: Source) -> Iterator[Track]:
                         found += 1
             if not found:
                 print(f"{source.repository}: {video.name} is left out: its labels agree nowhere")
+
+
+def marked_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Videos in which a human marked targets in one frame: what a tracker says where it agrees.
+
+    Unlike `video_clips`, the camera may move. A target is given as left, top, right, bottom over
+    width and height of the picture, in frame `start` of a video or of a folder of `pictures`.
+    `followed`: the camera follows them, so they need not move in the picture.
+
+    Raises:
+        CollectError: there is no tracker to label with.
+    """
+    new_tracker = _labeller(source)
+    length = int(source.options.get("frames", 45))
+    for entry in source.options["sets"]:
+        step, start = int(entry.get("every", 2)), int(entry.get("start", 0))
+        if "pictures" in entry:
+            files = sorted((root / entry["pictures"]).iterdir())[start : start + length * step : step]
+        else:
+            wanted = set(range(start, start + length * step, step))
+            folder = root / f"{Path(entry['video']).stem}_{start}"
+            files = list(save_frames(root / entry["video"], wanted, folder).values())
+        frames = [image for file in files if (image := read_image(file)) is not None]
+        place = Path(entry.get("pictures") or entry["video"]).stem
+        name = re.sub(r"[^A-Za-z0-9]", "", place)
+        if len(frames) < max(len(files), labels.SHORTEST):
+            print(f"{source.repository}: {place} is left out: no frames")
+            continue
+        height, width = frames[0].shape[:2]
+        for number, marked in enumerate(entry["targets"]):
+            left, top, right, bottom = marked
+            box = (left * width, top * height, (right - left) * width, (bottom - top) * height)
+            travelled = 0.0 if entry.get("followed") else labels.TRAVELLED
+            track = labels.agreed_track(frames, box, new_tracker, travelled)
+            if len(track) < labels.SHORTEST:
+                print(f"{source.repository}: {place}, target {number} is left out: no agreement")
+                continue
+            boxes = {files[frame]: one for frame, one in track.items()}
+            yield Track(f"{source.name}_{name}_{start:04d}{number}", boxes)
+
+
+def _labeller(source: Source) -> Callable[[], labels.Tracker]:
+    if "labeller" not in source.options:
+        raise CollectError(f"{source.repository}: needs --labeller, a tracker's folder of weights")
+    try:
+        return labels.nanotrack(Path(source.options["labeller"]))
+    except FileNotFoundError as error:
+        raise CollectError(str(error)) from None
 
 
 def save_frames(video: Path, wanted: set[int], folder: Path) -> dict[int, Path]:
@@ -653,6 +696,7 @@ CLIPS: dict[str, Callable[[Path, Source], Iterator[Track]]] = {
     "motion": motion_clips,
     "matlab": matlab_clips,
     "video": video_clips,
+    "marked": marked_clips,
 }
 
 

@@ -114,7 +114,10 @@ def moving_part(track: dict[int, Box], frames: Sequence[Image]) -> dict[int, Box
 
 
 def agreed_track(
-    frames: Sequence[Image], box: Box, new_tracker: Callable[[], Tracker]
+    frames: Sequence[Image],
+    box: Box,
+    new_tracker: Callable[[], Tracker],
+    travelled: float = TRAVELLED,
 ) -> dict[int, Box]:
     """Track from the first frame forwards, back again, and keep the frames in which both agree.
 
@@ -126,6 +129,8 @@ def agreed_track(
         frames: (H, W, 3) uint8.
         box: The target's box in the first frame.
         new_tracker: Makes a tracker.
+        travelled: Least distance from its start, in target sizes; 0 where somebody has seen that
+            the camera follows the target.
 
     Returns:
         Mean of both boxes by frame number; empty where they agree nowhere.
@@ -136,7 +141,7 @@ def agreed_track(
         if len(forward) == length:
             backward = _follow(frames[:length][::-1], forward[-1], new_tracker())[::-1]
             came_back = len(backward) == length and overlap(backward[0], box) >= AGREED
-            if came_back and _travelled(forward) >= TRAVELLED:
+            if came_back and _travelled(forward) >= travelled:
                 return {
                     number: _mean(one, other)
                     for number, (one, other) in enumerate(zip(forward, backward, strict=True))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mixformerv2_ros.errors import CheckpointError
 from mixformerv2_ros.lab.training.losses import split_between_bins
 from mixformerv2_ros.lab.training.onnx_module import OnnxModule
+from mixformerv2_ros.lab.training.training_model import mixed_precision
 
 SHARPNESS = 4
 """Power of the scores with which cells are mixed: many cells far off have a small score each."""
@@ -50,6 +51,7 @@ class TrackerTeacher(nn.Module):
     Attributes:
         channels: Channels of the backbone's map.
         side: Side of the search crops that the backbone takes, in pixels.
+        dtype: Type of its arithmetic; None is float32. What it says is float32 always.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class TrackerTeacher(nn.Module):
         self.register_buffer("average", _overlaps(self._cells, tokens), persistent=False)
         self.head = None if head is None else self._read_head(head)
         self._bins = bins
+        self.dtype: torch.dtype | None = None
 
     def _read_head(self, path: Path) -> OnnxModule:
         head = OnnxModule(path).requires_grad_(False).eval()
@@ -118,13 +121,15 @@ class TrackerTeacher(nn.Module):
             templates: (B, 2, T, T, 3) uint8 RGB; the head sees the first.
             search: (B, S, S, 3) uint8 RGB.
         """
-        (cells,) = self.backbone(_enlarged(search, self.side))
-        features = (self.average @ cells @ self.average.T).flatten(2).transpose(1, 2)
+        with mixed_precision(search.device, self.dtype):
+            (cells,) = self.backbone(_enlarged(search, self.side))
+        features = (self.average @ cells.float() @ self.average.T).flatten(2).transpose(1, 2)
         if self.head is None:
             return Lesson(features)
-        (target,) = self.backbone(_enlarged(templates[:, 0], self._template_side))
-        logits, distances = self.head(target, cells)
-        return Lesson(features, self._distributions(logits, distances))
+        with mixed_precision(search.device, self.dtype):
+            (target,) = self.backbone(_enlarged(templates[:, 0], self._template_side))
+            logits, distances = self.head(target, cells)
+        return Lesson(features, self._distributions(logits.float(), distances.float()))
 
     def _distributions(self, logits: Tensor, distances: Tensor) -> Tensor:
         """Mix the edges that cells (B, 2 or 4, G, G) see into distributions (B, 4, bins)."""

@@ -96,7 +96,7 @@ class TrainingRun:
         self.ema_model = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizers = build_optimizers(self.model, config)
         dtype = PRECISIONS[config.runtime.precision]
-        for part in (self.model, self.ema_model, self.teacher):
+        for part in (self.model, self.ema_model, self.teacher, self.tracker_teacher):
             if part is not None:
                 part.dtype = dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
