@@ -535,7 +535,8 @@ def marked_clips(root: Path, source: Source) -> Iterator[Track]:
     for entry in source.options["sets"]:
         step, start = int(entry.get("every", 2)), int(entry.get("start", 0))
         if "pictures" in entry:
-            files = sorted((root / entry["pictures"]).iterdir())[start : start + length * step : step]
+            files = sorted((root / entry["pictures"]).iterdir())
+            files = files[start : start + length * step : step]
         else:
             wanted = set(range(start, start + length * step, step))
             folder = root / f"{Path(entry['video']).stem}_{start}"
