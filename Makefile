@@ -14,7 +14,7 @@ VIDEO ?=
 BOX ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-ros test-lowest lint types unit screen soak fuzz evaluate benchmark train distill-demo clean help
+.PHONY: demo test test-ros test-lowest lint types unit screen soak faults fuzz evaluate benchmark train distill-demo clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -22,6 +22,7 @@ help:
 	@echo "make test-ros              the tests that need ROS 2, in a sourced workspace with this package"
 	@echo "make test-lowest           the tests of what a robot runs, with the oldest libraries permitted"
 	@echo "make soak                  a simulated day (HOURS=24), then the node over DDS (SECONDS=1800): does it grow?"
+	@echo "make faults                what becomes of a running node when something goes wrong, as a table"
 	@echo "make fuzz                  damaged bytes for every reader: INPUTS=10000 each, or for SECONDS=600 in all"
 	@echo "make evaluate              the default weights beside OpenCV's trackers on held-out sequences"
 	@echo "make benchmark             milliseconds per frame of every engine"
@@ -71,6 +72,9 @@ test-lowest: $(LOWEST)/ready
 soak: $(DEV)/ready
 	PYTHONPATH=.:test $(DEV)/bin/python test/soak_day.py --hours $(or $(HOURS),24)
 	PYTHONPATH=.:test $(DEV)/bin/python test/soak.py --seconds $(or $(SECONDS),1800)
+
+faults: $(DEV)/ready
+	PYTHONPATH=.:test $(DEV)/bin/python test/faults.py
 
 # `pip install atheris` in the environment makes the inputs better chosen.
 fuzz: $(DEV)/ready
