@@ -358,6 +358,11 @@ SPOILT = [
         "instances_train2017.json, line 3: expected JSON",
     ),
     ("coco", spoil_coco(lambda t: t.pop("images")), "expected an object with lists images and"),
+    (
+        "coco",
+        spoil_coco(lambda t: t["images"][1].update(file_name="../a.jpg")),
+        r"images\[1\]: file must be in the data's own folder, got \.\./a.jpg",
+    ),
     ("coco", spoil_coco(lambda t: t["images"].append(3)), r"images\[2\]: expected id and file"),
     (
         "coco",

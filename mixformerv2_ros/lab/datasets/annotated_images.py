@@ -16,7 +16,12 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.io.images import read_image
-from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, parse_lines, read_lines
+from mixformerv2_ros.lab.datasets.sequences import (
+    AnnotatedSequence,
+    check_inside,
+    parse_lines,
+    read_lines,
+)
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +138,7 @@ def read_box_list(listing: Path) -> dict[str, list[tuple[list[float], str]]]:
             box = [float(row[side]) for side in ("x", "y", "w", "h")]
             if not all(map(math.isfinite, box)):
                 raise ValueError(box)
-            return row["image"], box, row["label"]
+            return check_inside(f"{listing}:{number}", row["image"]), box, row["label"]
         except (KeyError, TypeError, ValueError):
             raise SourceError(
                 f"{listing}:{number}: expected image,x,y,w,h,label, got {list(row.values())}"

@@ -19,7 +19,7 @@ from mixformerv2_ros.lab.datasets.index import (
     cached,
     make_rows,
 )
-from mixformerv2_ros.lab.datasets.sequences import AnnotationError, parse_lines
+from mixformerv2_ros.lab.datasets.sequences import AnnotationError, check_inside, parse_lines
 from mixformerv2_ros.text import printable
 
 SPLITS = ("train", "val")
@@ -72,7 +72,8 @@ def _read(path: Path) -> Rows:
 
     def read_image(number: int, entry: Any) -> None:
         try:
-            names_by_id[entry["id"]] = str(entry["file_name"])
+            number_id, name = entry["id"], str(entry["file_name"])
+            names_by_id[number_id] = check_inside(f"{path}: images[{number}]", name)
         except (KeyError, TypeError):
             raise SourceError(
                 f"{path}: images[{number}]: expected id and file_name, got {printable(entry)}"

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 import numpy as np
@@ -37,6 +37,17 @@ class AnnotationError(SourceError):
 
     def __reduce__(self) -> tuple[type[AnnotationError], tuple[tuple[str, ...]]]:
         return AnnotationError, (self.problems,)
+
+
+def check_inside(where: str, name: str) -> str:
+    """Return the name of a file below a folder.
+
+    Raises:
+        SourceError: it leads out of the folder; `where` is the line that names it.
+    """
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise SourceError(f"{where}: file must be in the data's own folder, got {printable(name)}")
+    return name
 
 
 def parse_lines(
