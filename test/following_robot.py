@@ -22,6 +22,8 @@ from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 PERIOD_S = 0.05
 FOCAL_PX = 150.0
 PLATE_M = 0.5
+WAITS_M = 1.6
+"""The target waits for a robot that is farther away, however busy the machine is."""
 BEHIND_M = 12.0
 """Distance of the background."""
 
@@ -81,7 +83,8 @@ class FollowingRobot:
             self.heading += turn * PERIOD_S
             self.x += speed * math.cos(self.heading) * PERIOD_S
             self.y += speed * math.sin(self.heading) * PERIOD_S
-            self.target = self.target + self.speed * PERIOD_S
+            if math.hypot(*(self.target - (self.x, self.y))) < WAITS_M:
+                self.target = self.target + self.speed * PERIOD_S
             box, ahead = self.box() if self.visible else None, self._seen()[0]
         half = self.heading / 2
         turned = (0.0, 0.0, math.sin(half), math.cos(half))

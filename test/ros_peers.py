@@ -150,8 +150,10 @@ class Tracker:
         return go(self.node, self.spinning, transition)
 
     def close(self) -> None:
-        ended = self.spinning.executor.create_task(self.node.close)
-        wait_for(ended.done, "the end")
+        # The second one comes after the results of goals that the first one ends.
+        for work in (self.node.close, lambda: None):
+            ended = self.spinning.executor.create_task(work)
+            wait_for(ended.done, "the end")
         self.spinning.close()
         self.node.destroy_node()
 

@@ -17,6 +17,8 @@ pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PointStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.duration import Duration
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node as RosNode
@@ -44,6 +46,7 @@ from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.rclpy import tracker_node
 
+TRANSITIONS = ("configure", "activate", "deactivate", "cleanup")
 FAILURE, SUCCESS = TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.SUCCESS
 
 
@@ -119,6 +122,27 @@ def test_transitions_and_goals_are_logged(peer: Peer, managed: Tracker) -> None:
     # A goal ends in a callback of its own, maybe after the transition that ended it.
     assert sorted(filter(None, found)) == sorted(expected)
     assert found.index("inactive") < found.index("unconfigured") < found.index("finalized")
+
+
+def test_a_transition_that_the_state_does_not_have_is_refused(peer: Peer, managed: Tracker) -> None:
+    """rclpy raises for it, which would end the process."""
+    ids = {name: getattr(Transition, f"TRANSITION_{name.upper()}") for name in TRANSITIONS}
+
+    def change(name: str, by_label: bool = False) -> bool:
+        transition = Transition(label=name) if by_label else Transition(id=ids[name])
+        request = ChangeState.Request(transition=transition)
+        return bool(peer.call(ChangeState, "/tracker/change_state", request).success)
+
+    for state, possible in (("unconfigured", "configure"), ("inactive", "activate")):
+        for name in TRANSITIONS:
+            if name not in (possible, "cleanup" if state == "inactive" else ""):
+                assert not change(name)
+                peer.wait_for_line(f"transition {name} refused: the node is {state}")
+        assert change(possible)
+    assert not change("activate")
+    assert not change("no such", by_label=True)
+    assert managed.node.lifecycle_state == "active"
+    assert change("deactivate", by_label=True)
 
 
 def test_the_choice_of_the_engine_and_its_loss_are_logged(

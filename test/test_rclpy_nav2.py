@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,18 +46,20 @@ def of_nav2(package: str, name: str, *words: str) -> Command:
 def managed(*names: str) -> Command:
     """Nav2's lifecycle_manager of some nodes."""
     listed = f"node_names:=[{','.join(names)}]"
-    return of_nav2("nav2_lifecycle_manager", "lifecycle_manager", "-p", listed,
-                   "-p", "autostart:=true")  # fmt: skip
+    # A machine under load takes longer than its default to start a process again.
+    words = (listed, "autostart:=true", "bond_respawn_max_duration:=60.0")
+    options = [word for pair in words for word in ("-p", pair)]
+    return of_nav2("nav2_lifecycle_manager", "lifecycle_manager", *options)
 
 
 @pytest.fixture
 def launched() -> Iterator[Launch]:
-    """Both nodes, whose transitions are left to Nav2."""
+    """Both nodes, whose transitions are left to Nav2; they are started again when they end."""
     if ROS2 is None:
         pytest.skip("needs the ros2 command")
     with Launch(
         "follow_target", image="/camera/image_raw", camera_info="/camera/camera_info",
-        depth="/camera/depth", target_frame="odom", autostart=False,
+        depth="/camera/depth", target_frame="odom", autostart=False, respawn=True,
     ) as launch:  # fmt: skip
         yield launch
 
@@ -71,8 +76,24 @@ def test_the_lifecycle_manager_brings_both_nodes_up(peer: Peer, launched: Launch
         wait_for(lambda: launched.output.count(formed) == len(NODES), "the lines of both nodes")
 
 
+def test_the_lifecycle_manager_brings_a_node_up_again_that_was_killed(
+    peer: Peer, launched: Launch
+) -> None:
+    with managed(*NODES) as manager:
+        active = "Managed nodes are active"
+        wait_for(lambda: active in "\n".join(output(manager)), "both nodes")
+        (pid,) = re.findall(
+            r"tracker_node-\d+\]: process started with pid \[(\d+)\]", launched.output
+        )
+        os.kill(int(pid), signal.SIGKILL)
+        wait_for(lambda: "\n".join(output(manager)).count(active) == 2, f"both: {output(manager)}")
+        # It is asked to deactivate and clean up, which a new process cannot.
+        assert "transition deactivate refused: the node is unconfigured" in launched.output
+    assert "Traceback" not in launched.output
+
+
 def test_nav2_follows_the_target(peer: Peer, launched: Launch) -> None:
-    """The robot keeps its distance to a target that moves, and learns when it is gone."""
+    """The robot keeps up with a target that moves, and learns when it is gone."""
     action = pytest.importorskip("nav2_msgs.action", reason="needs nav2_msgs").FollowObject
     robot = FollowingRobot(peer.node)
     parameters = [word for pair in FOLLOWING_SERVER.items() for word in ("-p", ":=".join(pair))]
@@ -96,8 +117,7 @@ def test_nav2_follows_the_target(peer: Peer, launched: Launch) -> None:
         wait_for(lambda: robot.distance < 1.4, f"the approach: {output(server)}")
         robot.speed[:] = 0.25, 0.06
         wait_for(lambda: robot.target[0] > 5, "the target's way")
-        assert robot.distance < 2.0
-        assert robot.x > 2.5
+        assert robot.x > 3
         robot.speed[:] = 0.0
         wait_for(lambda: robot.distance < 1.3, "the robot at the target")
         assert not result.done()

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSPolicyKind, QoSProfile
@@ -33,6 +36,7 @@ from mixformerv2_ros.ros.rclpy.subscriptions import (
     TypeCheck,
     subscribe_reliably,
 )
+from mixformerv2_ros.text import printable
 
 _CHECK_TYPE_S = 1.0
 """Time between two checks of the types on a topic: DDS reports those that differ as little as it
@@ -49,6 +53,13 @@ _OVERRIDABLE = (
 )
 """Policies of publishers that `qos_overrides` may set."""
 
+
+_TRANSITIONS = {
+    Transition.TRANSITION_CONFIGURE: "configure",
+    Transition.TRANSITION_CLEANUP: "cleanup",
+    Transition.TRANSITION_ACTIVATE: "activate",
+    Transition.TRANSITION_DEACTIVATE: "deactivate",
+}
 
 UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
 
@@ -86,6 +97,9 @@ class ManagedNode(LifecycleNode, ABC):
         self._outputs: dict[str, Any] = {}
         self.until_cleanup = ExitStack()
         self.until_deactivate = ExitStack()
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._refusing(service.callback)
         # Simulated time may stand still; QoS checks and diagnostics must go on.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
 
@@ -254,6 +268,27 @@ class ManagedNode(LifecycleNode, ABC):
         values = parameters.values(self, self.parameter_table)
         running = self.lifecycle_state in (INACTIVE, ACTIVE)
         check_changes(values, changes, self.parameter_table, running=running)
+
+    def _refusing(self, change_state: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The callback of `~/change_state`, which refuses transitions that the state does not have.
+
+        rclpy's raises for them, which would end the process: Nav2's lifecycle_manager, for one,
+        asks a node that was started again to deactivate.
+        """
+
+        def change(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError:
+                asked = request.transition
+                name = printable(asked.label or _TRANSITIONS.get(asked.id, asked.id))
+                self.get_logger().warning(
+                    f"transition {name} refused: the node is {self.lifecycle_state}"
+                )
+                response.success = False
+                return response
+
+        return change
 
     def _form_bond(self) -> None:
         """Form a bond with the lifecycle manager that has activated the node, if one has."""
