@@ -81,9 +81,13 @@ def test_the_lifecycle_manager_brings_both_nodes_up(peer: Peer, launched: Launch
 def test_the_lifecycle_manager_brings_a_node_up_again_that_was_killed(
     peer: Peer, launched: Launch
 ) -> None:
+    bond = pytest.importorskip("bond.msg", reason="needs the package bond")
     with managed(*NODES) as manager:
         active = "Managed nodes are active"
         wait_for(lambda: active in "\n".join(output(manager)), "both nodes")
+        # bondcpp waits for the second heartbeat before it misses any.
+        peer.listen("/bond", bond.Status)
+        wait_for(lambda: [m.id for m in peer.heard["/bond"]].count("tracker") > 9, "heartbeats")
         (pid,) = re.findall(
             r"tracker_node-\d+\]: process started with pid \[(\d+)\]", launched.output
         )
