@@ -401,7 +401,8 @@ def test_ros_sees_the_node(peer: Peer) -> None:
         assert endpoint.qos[Policy.Userdata].data == f"typehash={hash_};".encode()
         written = {bytes(g.data) for g in node.writer_gid_seq}
         assert len(written) == len(OUTPUTS)
-        assert len(node.reader_gid_seq) == len(INITS) + len(COMMANDS) + 2  # a click, the images
+        # A click, a detector, the images.
+        assert len(node.reader_gid_seq) == len(INITS) + len(COMMANDS) + 3
 
 
 def test_type_names_are_those_of_ros() -> None:

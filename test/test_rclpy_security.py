@@ -23,6 +23,7 @@ from secured_node import DENIED_TO_A_VIEWER
 from mixformerv2_ros.ros.rclpy.run import CYCLONE
 from mixformerv2_ros.ros.topics import (
     COMMANDS,
+    DETECTOR,
     IMAGES,
     INIT_POINT,
     INITS,
@@ -44,7 +45,7 @@ def allowed(enclave: str, kind: str, verb: str) -> set[str]:
 
 
 def test_the_policy_names_all_topics_of_the_nodes() -> None:
-    inputs = {*INITS, INIT_POINT[0], *COMMANDS}
+    inputs = {*INITS, INIT_POINT[0], DETECTOR[0], *COMMANDS}
     images = {topic for topic, _ in IMAGES.values()}
     assert allowed("tracker", "topics", "subscribe") >= inputs | images
     assert allowed("tracker", "topics", "publish") >= set(OUTPUTS)

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run the tracker node on Cyclone DDS, without a ROS installation.\n"
         "Subscriptions: image (or image/compressed), init_box, init_detection, init_roi,\n"
-        "init_point.\n"
+        "init_point, detector.\n"
         "Publishers: track, detections, track_predicted, debug_image, debug_image/compressed,\n"
         "/diagnostics."
     )

@@ -10,6 +10,7 @@ Inside the package a box is its top-left corner and size; messages of `vision_ms
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import ImageError
-from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.errors import BoxError, ImageError
+from mixformerv2_ros.tracking.boxes import Box, check_form
+from mixformerv2_ros.tracking.detections import Detection, DetectionSet
 from mixformerv2_ros.tracking.events import DEFAULT_TARGET, InitRequest
 from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
@@ -30,6 +32,12 @@ Types = Callable[[str], Callable[..., Any]] | Mapping[str, type]
 
 CLASS_ID = "target"
 """Class of every detection: a tracker follows what it was shown, whatever it is."""
+
+MAX_DETECTIONS = 256
+"""Detections of one message that are looked at."""
+
+MAX_COORDINATE = 1e6
+"""Largest coordinate of a detection, in pixels."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -223,6 +231,29 @@ def init_request(message: Any) -> InitRequest:
         box = Box(*map(float, (message.x, message.y, message.w, message.h)))
         name = message.target_id
     return InitRequest(box, name or DEFAULT_TARGET, stamp_ns(message) or None)
+
+
+def read_detections(message: Any) -> tuple[DetectionSet, int]:
+    """Read a detector's `vision_msgs/msg/Detection2DArray`.
+
+    Of the hypotheses of a detection the one with the highest score counts.
+
+    Returns:
+        The detections, and how many of the message were not usable: a box that is none (of no area,
+        not finite), a score that is no number, or beyond the first `MAX_DETECTIONS`.
+    """
+    found = []
+    for each in message.detections[:MAX_DETECTIONS]:
+        try:
+            box = check_form(init_request(each).box)
+        except BoxError:
+            continue
+        scored = [(float(one.hypothesis.score), one.hypothesis.class_id) for one in each.results]
+        score, class_id = max(scored, default=(1.0, ""))
+        if math.isfinite(score) and max(map(abs, box)) < MAX_COORDINATE:
+            found.append(Detection(box, class_id, score, each.id))
+    unusable = len(message.detections) - len(found)
+    return DetectionSet(stamp_ns(message), message.header.frame_id, tuple(found)), unusable
 
 
 def point_request(message: Any, side: float) -> InitRequest:

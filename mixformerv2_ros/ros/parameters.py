@@ -18,6 +18,7 @@ from mixformerv2_ros.model.bundle import Bundle
 from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
 from mixformerv2_ros.ros.topics import IMAGES, RAW
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.detections import START_RULES, DetectionSettings
 from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.prediction import PredictionSettings
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -127,6 +128,7 @@ _TRUTH = {"true": True, "false": False}
 
 _S = TrackerSettings(search_factor=0, template_factor=0, template_background_contrast=1)
 _RULES = StreamRules()
+_DETECTOR = DetectionSettings()
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("model", "", "folder of the model bundle; empty: the bundle of the package"),
@@ -310,6 +312,43 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
         low=0.01, high=1, live=True,
     ),
     *_prediction_parameters("track_predicted"),
+    Parameter(
+        "detector.start", _DETECTOR.start,
+        "detection that a target starts on while there is none: nearest to the image's centre, "
+        "largest, or best score",
+        choices=START_RULES, live=True,
+    ),
+    Parameter(
+        "detector.class_id", _DETECTOR.class_id,
+        "class of the detections that are used; empty: any", live=True,
+    ),
+    Parameter(
+        "detector.id", _DETECTOR.id, "id of the detection that a target starts on; empty: any",
+        live=True,
+    ),
+    Parameter(
+        "detector.min_score", _DETECTOR.min_score, "minimum score of the detections that are used",
+        low=0, high=1, live=True,
+    ),
+    Parameter(
+        "detector.start_frames", _DETECTOR.start_frames,
+        "consecutive detection messages in which the same object must be chosen",
+        low=1, high=1000, live=True,
+    ),
+    Parameter(
+        "detector.reacquire", _DETECTOR.reacquire,
+        "compare detections with the templates of a LOST target (reacquire.*)", live=True,
+    ),
+    Parameter(
+        "detector.correct_frames", _DETECTOR.correct_frames,
+        "consecutive detection messages of disagreement after which a box is corrected; 0: never",
+        low=0, high=10_000, live=True,
+    ),
+    Parameter(
+        "detector.correct_iou", _DETECTOR.correct_iou,
+        "IoU of a detection with the box of a target from which they agree",
+        low=0.05, high=1, live=True,
+    ),
     Parameter(
         "debug_image.compressed.max_size", 640,
         "longest side of debug_image/compressed; larger images are scaled down; 0: any",
@@ -537,6 +576,13 @@ def prediction_settings(values: Mapping[str, Any]) -> PredictionSettings:
     return PredictionSettings(
         round(float(values["predict.max_time"]) * NS), float(values["predict.acceleration"])
     )
+
+
+def detection_settings(values: Mapping[str, Any]) -> DetectionSettings:
+    """What is done with detections, from the parameter values of a node."""
+    group = "detector."
+    named = {n.removeprefix(group): v for n, v in values.items() if n.startswith(group)}
+    return DetectionSettings(**named)
 
 
 def engine_arguments(values: Mapping[str, Any]) -> tuple[str, str, int, str, bool]:

@@ -29,6 +29,9 @@ INITS = {
 INIT_POINT = ("init_point", "geometry_msgs/msg/PointStamped")
 """Topic and type of clicks, x and y in pixels, each of which starts a target around it."""
 
+DETECTOR = ("detector", "vision_msgs/msg/Detection2DArray")
+"""Topic and type of the detections of an object detector."""
+
 STOP_TARGET = "stop_target"
 SET_PARAMETER = "set_parameter"
 

@@ -58,6 +58,10 @@ class EventKind(Enum):
     """No target can be started from an init box."""
     REACQUIRED = auto()
     """A lost target was found again elsewhere in the image."""
+    CORRECTED = auto()
+    """A target goes on from the box of a detection."""
+    DETECTIONS_UNUSED = auto()
+    """Detections cannot be used: another frame_id, no stamp, no boxes."""
     REPLACED = auto()
     """Another init box took the target over."""
     STOPPED = auto()

@@ -28,6 +28,9 @@ Init boxes
 Lost targets
     A target that is LOST is looked for all over the image (`reacquisition.py`). An event reports
     that it was found.
+Detections
+    Those of an object detector may start targets, find lost ones and correct boxes, if they are
+    given and `detection_settings` say so (`detections.py`).
 Catching up
     A target that starts on a past image is searched for in the buffered images since, silently and
     in slices: at most `StreamRules.catch_up_searches` before every new image, so that the other
@@ -44,6 +47,8 @@ from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.boxes import check_box
 from mixformerv2_ros.tracking.catch_up import CatchUp, PendingInit
+from mixformerv2_ros.tracking.detection_guide import DetectionGuide
+from mixformerv2_ros.tracking.detections import DetectionSet, DetectionSettings
 from mixformerv2_ros.tracking.events import (
     Event,
     EventKind,
@@ -124,6 +129,7 @@ class Stream:
         self._encoding = ""
         self._bits = self.rules.image_bits or 8
         self._reported_bits = 8
+        self._guide = DetectionGuide()
 
     @property
     def settings(self) -> TrackerSettings:
@@ -135,6 +141,15 @@ class Stream:
         self.session.settings = settings
         for catch_up in self._catching_up.values():
             catch_up.session.settings = _of_catch_up(settings)
+
+    @property
+    def detection_settings(self) -> DetectionSettings:
+        """What is done with detections; may be replaced between two images."""
+        return self._guide.settings
+
+    @detection_settings.setter
+    def detection_settings(self, settings: DetectionSettings) -> None:
+        self._guide.settings = settings
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -169,7 +184,9 @@ class Stream:
 
     def restarted(self) -> Stream:
         """A new stream with the same engine, settings and rules."""
-        return Stream(self.session.engine, self.settings, self.rules)
+        stream = Stream(self.session.engine, self.settings, self.rules)
+        stream.detection_settings = self.detection_settings
+        return stream
 
     def add_box(self, request: InitRequest) -> list[Output]:
         """Take an init box; it takes the place of one of the same name that still waits."""
@@ -187,6 +204,31 @@ class Stream:
         self._pending[name] = PendingInit(request, self._count)
         if self._last is not None:
             outputs += self._start_past(self._last.image.number + 1, None)
+        return outputs
+
+    def add_detections(self, found: DetectionSet) -> list[Output]:
+        """Take the detections of an image; what they are used for is in `detection_settings`.
+
+        They may come later than the image, and of images that were skipped.
+        """
+        guide, last = self._guide, self._last
+        if last is None or not guide.settings.is_on:
+            return []
+        if (event := guide.unusable(found, last.frame)) is not None:
+            return [event]
+        guide.add_candidates(found)
+        outputs: list[Output] = []
+        is_idle = not (self._pending or self._active or self._catching_up)
+        if (request := guide.start(found, last.frame, is_idle)) is not None:
+            outputs += self.add_box(request)
+        try:
+            for name, event in guide.correct(
+                found, last.frame, self.session, self._time_of(last.image)
+            ):
+                outputs.append(replace(event, request=self._active[name].request))
+        except EngineError as error:
+            failed = Event(EventKind.ENGINE_FAILED, str(error), image=last.image, error=error)
+            outputs.append(failed)
         return outputs
 
     def stop(
@@ -293,6 +335,7 @@ class Stream:
         text = f"{reason}; targets reset: {names or 'none'}"
         events: list[Output] = [Event(EventKind.RESET, text, reason=names)]
         self.session.stop()
+        self._guide.reset()
         ended = [*self._active.values(), *(c.pending for c in self._catching_up.values())]
         self._active.clear()
         self._catching_up.clear()
@@ -334,9 +377,13 @@ class Stream:
         tracks: dict[str, Track] = {}
         try:
             if not starts.keys() >= set(self.targets):
-                found = self.session.update(frame, image.time_ns)
-                tracks = {track.target_id: track for track in found}
+                tracks = self._update(frame, image.time_ns)
                 outputs += self._reacquired(image)
+                if look := self._guide.look(frame, self.session, tracks, image.time_ns):
+                    track, event = look
+                    tracks[track.target_id] = track
+                    request = self._active[track.target_id].request
+                    outputs.append(replace(event, request=request, image=image))
             for name, pending in list(starts.items()):
                 box = pending.request.box
                 try:
@@ -350,7 +397,19 @@ class Stream:
             outputs += [rejected(pending.request, str(error)) for pending in starts.values()]
             text = str(error)
             return [*outputs, Event(EventKind.ENGINE_FAILED, text, image=image, error=error)]
+        self._guide.add_tracks(frame, tracks)
         return [*outputs, Step(image, frame, tuple(tracks.values()))]
+
+    def _update(self, frame: Frame, time_ns: int) -> dict[str, Track]:
+        """Search an image for the targets; lost ones elsewhere in it, unless detections are."""
+        settings = self.session.settings
+        if self._guide.will_look:
+            self.session.settings = replace(settings, reacquire_crops=0)
+        try:
+            found = self.session.update(frame, time_ns)
+        finally:
+            self.session.settings = settings
+        return {track.target_id: track for track in found}
 
     def _reacquired(self, image: StreamImage) -> list[Output]:
         return [

@@ -136,6 +136,16 @@ class TargetTracker:
         )
         return self.observation
 
+    def forget_online(self) -> None:
+        """Return to the initial template, after the box has drifted.
+
+        Raises:
+            EngineError: the engine failed; nothing has changed then.
+        """
+        initial = TemplateMemory(self.templates.initial)
+        self.memory = self.engine.encode_templates(initial.templates())
+        self.templates = initial
+
     def _to_image(self, box: npt.NDArray[np.float32]) -> Box:
         """Map a predicted box (centre, size; over the crop's side) to image pixels.
 

@@ -26,6 +26,7 @@ from mixformerv2_ros.ros.topics import (
     COMPRESSED,
     DEBUG_IMAGE,
     DEBUG_IMAGE_COMPRESSED,
+    DETECTOR,
     IMAGE,
     IMAGE_TYPES,
     IMAGES,
@@ -77,6 +78,8 @@ class DdsTrackerNode:
             node.create_subscription(topic(name), msgtype, self.tracker.receive_init, reliable())
         click, point = INIT_POINT
         node.create_subscription(topic(click), point, self.tracker.receive_point, reliable())
+        name, array = DETECTOR
+        node.create_subscription(topic(name), array, self.tracker.receive_detections, reliable())
         for name, callback in RemoteCommands(self.tracker, self).callbacks.items():
             node.create_subscription(topic(name), COMMANDS[name], callback, reliable())
         transport, choice = str(values["image_transport"]), str(values["image_qos"])

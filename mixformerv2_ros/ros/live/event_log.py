@@ -15,6 +15,7 @@ _COUNTED = {
     EventKind.LATE: "late",
     EventKind.STRAY: "late",
     EventKind.ENGINE_FAILED: "failed",
+    EventKind.DETECTIONS_UNUSED: "detections_unused",
 }
 """Field of `Counts` that an event increments."""
 
@@ -54,7 +55,9 @@ class EventLog:
             self._middleware.log(Level.WARN, text + self._publishers())
         elif kind in (EventKind.LATE, EventKind.STRAY, EventKind.RESET):
             self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
-        elif kind is EventKind.NO_TIME:
+        elif kind is EventKind.CORRECTED:
+            self._throttle.burst(Level.OK, kind.name, text)
+        elif kind in (EventKind.NO_TIME, EventKind.DETECTIONS_UNUSED):
             self._throttle.once(Level.WARN, text, kind.name)
         elif kind in (EventKind.ENCODING, EventKind.BITS):
             self._throttle.once(Level.OK, text, kind.name)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from mixformerv2_ros.ros.live.detector_monitor import DetectorMonitor
 from mixformerv2_ros.ros.live.event_log import EventLog
 from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
 from mixformerv2_ros.ros.live.mailbox import GoalRequest, Mail, Mailbox
@@ -29,6 +30,7 @@ from mixformerv2_ros.ros.messages import (
     image_frame,
     init_request,
     point_request,
+    read_detections,
     stamp_ns,
 )
 from mixformerv2_ros.ros.parameters import (
@@ -36,11 +38,13 @@ from mixformerv2_ros.ros.parameters import (
     Value,
     check_changes,
     check_values,
+    detection_settings,
     prediction_settings,
     stream_rules,
 )
 from mixformerv2_ros.ros.topics import DIAGNOSTICS
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.detection_guide import unused
 from mixformerv2_ros.tracking.events import (
     Event,
     EventKind,
@@ -112,6 +116,8 @@ class LiveTracker:
         )
         self._publisher = StepPublisher(middleware, overlay_limits(self._values))
         self._predictions = PredictionPublisher(middleware, prediction_settings(self._values))
+        self._detection_settings = detection_settings(self._values)
+        self._detector = DetectorMonitor(middleware, float(self._values["image_timeout"]))
         self._thread = threading.Thread(target=self._run, name="tracker")
         self._setting = threading.Lock()
         # Of the timer that publishes the diagnostics.
@@ -175,6 +181,19 @@ class LiveTracker:
         else:
             self._start(request, None)
 
+    def receive_detections(self, message: Any) -> None:
+        """Take a `vision_msgs/Detection2DArray` of an object detector, if it is used."""
+        if not self._detection_settings.is_on:
+            return
+        found, unusable = read_detections(message)
+        self._detector.on_message(self._middleware.now_ns())
+        self._publisher.count(detections=1)
+        if unusable:
+            self._on_event(
+                unused("detections without a box, or with a score that is no number, are not used")
+            )
+        self._mailbox.put_detections(found)
+
     def start_goal(self, message: Any, observer: GoalObserver | None) -> str:
         """Take an init box as `receive_init` does, with an observer of its target.
 
@@ -230,6 +249,7 @@ class LiveTracker:
             self._mailbox.set_settings(self._model.settings(values))
             self._publisher.set_overlay_limits(overlay_limits(values))
             self._predictions.settings = prediction_settings(values)
+            self._detection_settings = detection_settings(values)
             self._values = values
 
     def statistics(self) -> TrackerStatistics:
@@ -248,6 +268,7 @@ class LiveTracker:
         if seconds > timeout:
             for observer in self._all_observers():
                 observer.on_stalled(seconds)
+        self._detector.check(now, self._detection_settings.is_on)
         live = {p.name: self._values[p.name] for p in NODE_PARAMETERS if p.live}
         report = status(statistics, before, self._model.info, self._name, timeout, reason, live)
         message = diagnostics_message(self._middleware.types, report, now)
@@ -276,15 +297,19 @@ class LiveTracker:
             stream = self._stream = self._new_stream()
         if mail.settings is not None:
             stream.settings = mail.settings
+        stream.detection_settings = self._detection_settings
         for request in mail.requests.values():
             self._emit(stream.add_box(request))
-        if mail.images:
+        has_image = bool(mail.images)
+        if has_image:
             newest = mail.images.pop()
             for image in mail.images:
                 stream.skip(image)
             stream.settings = self._within_budget(stream.settings)
             self._emit(stream.process(newest))
-        else:
+        for found in mail.detections:
+            self._emit(stream.add_detections(found))
+        if not has_image:
             self._emit(stream.advance())
         tracks = self._publisher.tracks
         self._publisher.tracks = tuple(t for t in tracks if t.target_id in stream.targets)
@@ -305,6 +330,8 @@ class LiveTracker:
         self._event_log.add(event)
         kind, request = event.kind, event.request
         observer = request.observer if isinstance(request, GoalRequest) else None
+        # A detection may start a target without an init box.
+        self._box_received |= kind is EventKind.STARTED
         if request is None or observer is None:
             return
         if kind is EventKind.STARTED:

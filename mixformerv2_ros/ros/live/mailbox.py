@@ -8,8 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mixformerv2_ros.ros.live.goal_observer import GoalObserver
+from mixformerv2_ros.tracking.detections import DetectionSet
 from mixformerv2_ros.tracking.events import InitRequest, StreamImage
 from mixformerv2_ros.tracking.settings import TrackerSettings
+
+MAX_DETECTION_SETS = 8
+"""Sets of detections that wait while the worker is busy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class Mail:
         reset: Whether to forget everything else.
         settings: New settings of the tracker; None if they have not changed.
         requests: Init boxes by the name of their target.
+        detections: Detections of the last images, the oldest first.
         images: Images in the order of their arrival; only the newest is to be searched.
     """
 
@@ -37,12 +42,15 @@ class Mail:
     reset: bool = False
     settings: TrackerSettings | None = None
     requests: dict[str, GoalRequest] = field(default_factory=dict)
+    detections: deque[DetectionSet] = field(
+        default_factory=lambda: deque(maxlen=MAX_DETECTION_SETS)
+    )
     images: deque[StreamImage] = field(default_factory=deque)
 
     def __bool__(self) -> bool:
         return bool(
             self.stops or self.releases or self.reset
-            or self.settings or self.requests or self.images
+            or self.settings or self.requests or self.detections or self.images
         )  # fmt: skip
 
 
@@ -92,6 +100,12 @@ class Mailbox:
             self._changed.notify()
         return replaces
 
+    def put_detections(self, found: DetectionSet) -> None:
+        """Add the detections of an image; the oldest of too many go."""
+        with self._changed:
+            self._mail.detections.append(found)
+            self._changed.notify()
+
     def put_request(self, request: GoalRequest) -> GoalRequest | None:
         """Add an init box; returns the one of the same name that it replaces.
 
@@ -130,6 +144,7 @@ class Mailbox:
         """Ask for a reset; images that wait are dropped."""
         with self._changed:
             self._mail.images.clear()
+            self._mail.detections.clear()
             self._nbytes = 0
             self._mail.reset = True
             self._changed.notify()

@@ -33,6 +33,8 @@ class Counts:
         bad: Images that cannot be decoded.
         rejected: Init boxes that were rejected.
         failed: Images on which the engine failed.
+        detections: Messages of an object detector received, while they are used.
+        detections_unused: Of them, those that could not be used, or not whole.
     """
 
     received: int = 0
@@ -44,6 +46,8 @@ class Counts:
     bad: int = 0
     rejected: int = 0
     failed: int = 0
+    detections: int = 0
+    detections_unused: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,8 @@ def status(
         "images not decodable": str(counts.bad),
         "engine failures": str(counts.failed),
         "init boxes rejected": str(counts.rejected),
+        "detection messages received": str(counts.detections),
+        "detection messages not usable": str(counts.detections_unused),
         "images buffered": f"{statistics.buffered} ({statistics.buffered_bytes / 1e6:.1f} MB)",
     }
     for track in statistics.tracks:

@@ -38,6 +38,7 @@ from mixformerv2_ros.ros.topics import (
     COMPRESSED,
     DEBUG_IMAGE,
     DEBUG_IMAGE_COMPRESSED,
+    DETECTOR,
     DIAGNOSTICS,
     IMAGE,
     IMAGE_TYPES,
@@ -143,6 +144,7 @@ class TrackerNode(ManagedNode):
         for name, kind in INITS.items():
             self.create_reliable_subscription(name, kind, tracker.receive_init)
         self.create_reliable_subscription(*INIT_POINT, tracker.receive_point)
+        self.create_reliable_subscription(*DETECTOR, tracker.receive_detections)
         for name, callback in RemoteCommands(tracker, self).callbacks.items():
             self.create_reliable_subscription(name, COMMANDS[name], callback)
         self._reports.timer_period_ns = round(float(values[_PERIOD]) * NS)
