@@ -25,6 +25,7 @@ EXPORT = ["onnx>=1.16", "onnxscript>=0.1"]
 LAB = [*TORCH, *EXPORT, *REPORT, "cachetools>=5", "matplotlib>=3.8", "tensorboard>=2.11"]
 OPENVINO = ["openvino>=2025.0"]
 WEB = ["tornado>=6.1"]
+MAVLINK = ["pymavlink>=2.4.40", "pyserial>=3.5"]
 RERUN = ["rerun-sdk>=0.23"]
 TRAX = ["vot-trax>=4", "six"]
 
@@ -96,11 +97,13 @@ setup(
         "trax": TRAX,
         "web": WEB,
         "rerun": RERUN,
+        "mavlink": MAVLINK,
         "dev": [
             *LAB,
             *DDS,
             *WEB,
             *RERUN,
+            *MAVLINK,
             *TRAX,
             *OPENVINO,
             "pytest>=8",

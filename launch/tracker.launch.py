@@ -38,6 +38,11 @@ ARGUMENTS = {
     "web": ("false", "serve a page to watch the tracker and draw boxes, see mixformerv2 web"),
     "web_host": ("127.0.0.1", "address of the page; another than this machine's has a token"),
     "web_port": ("8080", "port of the page"),
+    "mavlink": (
+        "",
+        "connection on which ground stations can track, such as udpin:127.0.0.1:14580, "
+        "see mixformerv2 mavlink; empty: none",
+    ),
 }
 RESPAWN_DELAY_S = 2.0
 # Booleans as Python or as YAML writes them.
@@ -65,7 +70,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
-    """Return the node, and the page if wanted; arguments override the parameter file."""
+    """Return the node, page and MAVLink camera if wanted; arguments override the parameter file."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {name: values[name] for name in ("model", "engine", "device") if values[name]}
     switches = [name for name in ("use_sim_time", "autostart") if values[name]]
@@ -74,9 +79,15 @@ def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
         given["image_transport"] = "compressed"
     logger = ".".join([*filter(None, values["namespace"].split("/")), values["name"]])
     files = [values["params_file"]] if values["params_file"] else []
-    pages = [_page(values)] if values["web"].lower() == "true" else []
+    others = []
+    if values["web"].lower() == "true":
+        page = values["image"] + ("/compressed" if "image_transport" in given else "")
+        address = ["--host", values["web_host"], "--port", values["web_port"]]
+        others.append(_command(values, "web", page, *address))
+    if values["mavlink"]:
+        others.append(_command(values, "mavlink", "--connection", values["mavlink"]))
     return [
-        *pages,
+        *others,
         LifecycleNode(
             package="mixformerv2_ros",
             executable="tracker_node",
@@ -92,12 +103,9 @@ def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
     ]
 
 
-def _page(values: dict[str, str]) -> ExecuteProcess:
-    image = values["image"]
-    if values["compressed"].lower() == "true":
-        image += "/compressed"
-    command = [sys.executable, "-m", "mixformerv2_ros.cli", "web", image]
-    command += ["--host", values["web_host"], "--port", values["web_port"]]
+def _command(values: dict[str, str], *words: str) -> ExecuteProcess:
+    """A command beside the tracker, in its namespace."""
+    command = [sys.executable, "-m", "mixformerv2_ros.cli", *words]
     if values["namespace"]:
         command += ["--namespace", values["namespace"]]
     for old, new in prefix_rules(values["topic_prefix"]):

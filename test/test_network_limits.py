@@ -20,7 +20,6 @@ from waiting import wait_for
 from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.ros.cyclonedds import qos_profiles as profiles
 from mixformerv2_ros.ros.cyclonedds.network import (
-    check_security,
     configuration,
     discovery_range,
     static_peers,
@@ -76,14 +75,6 @@ def test_interfaces_of_the_user_take_precedence(inline: bool, tmp_path: Path) ->
     assert "NetworkInterface" not in made.removesuffix(uri)
 
 
-def test_security_that_is_not_enforced_is_a_warning() -> None:
-    enabled = {"ROS_SECURITY_ENABLE": "true"}
-    assert "communicating without security" in check_security(enabled)
-    assert check_security({**enabled, "ROS_SECURITY_STRATEGY": "Permissive"})
-    assert not check_security({"ROS_SECURITY_ENABLE": "false", "ROS_SECURITY_STRATEGY": "Enforce"})
-    assert not check_security({})
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
@@ -95,7 +86,6 @@ def test_security_that_is_not_enforced_is_a_warning() -> None:
         ("ROS_DOMAIN_ID", "233", "must be 0 to 232, got 233"),
         ("ROS_DOMAIN_ID", "1" * 5000, "must be 0 to 232, got 111"),
         ("CYCLONEDDS_URI", "<CycloneDDS><Domain><Nix/></Domain></CycloneDDS>", "unknown element"),
-        ("ROS_SECURITY_STRATEGY", "Enforce", "Cyclone DDS from PyPI has no security plugins"),
         ("CYCLONEDDS_URI", "file:///no/such/file", "can't open configuration file"),
     ],
 )
@@ -107,8 +97,6 @@ def test_a_wrong_value_is_one_line(
     A process of its own: Cyclone reads its configuration with the first participant of a domain.
     """
     monkeypatch.setenv(variable, value)
-    if variable == "ROS_SECURITY_STRATEGY":
-        monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
     with Command("echo", "/x") as echo:
         assert echo.process.wait(60) == 2
     (line,) = echo.lines

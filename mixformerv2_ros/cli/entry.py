@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "video2bag": "convert a video to a rosbag2 recording",
         "select": "draw a box on images of a topic, a recording or a video",
         "web": "serve a page to watch a tracker and draw boxes, also on a phone",
+        "mavlink": "be a camera that ground stations and autopilots can track with",
     },
     "ROS 2 topics without a ROS installation": {
         "node": "run the tracker node",

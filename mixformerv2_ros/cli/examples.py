@@ -24,6 +24,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "select door.mcap --track -o door_tracked",
         "select /camera --image-topic /camera/image_raw --once",
     ),
+    "mavlink": (
+        "mavlink",
+        "mavlink --connection udpout:192.168.1.20:14550 --system-id 1",
+        "mavlink --connection /dev/ttyUSB0 --baud 921600",
+    ),
     "web": (
         "web /camera/image_raw",
         "web /camera/image_raw --host 0.0.0.0 --port 8000",

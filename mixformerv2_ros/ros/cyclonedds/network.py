@@ -25,8 +25,6 @@ DOMAIN_ID = "ROS_DOMAIN_ID"
 LOCALHOST_ONLY = "ROS_LOCALHOST_ONLY"
 DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 STATIC_PEERS = "ROS_STATIC_PEERS"
-SECURITY_ENABLE = "ROS_SECURITY_ENABLE"
-SECURITY_STRATEGY = "ROS_SECURITY_STRATEGY"
 
 SUBNET, LOCALHOST, OFF, SYSTEM_DEFAULT = "SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT"
 RANGES = (SUBNET, LOCALHOST, OFF, SYSTEM_DEFAULT)
@@ -58,29 +56,6 @@ def domain_id(environment: Mapping[str, str] = os.environ) -> int:
     if not re.fullmatch("0*[0-9]{1,3}", text) or int(text[-3:]) > MAX_DOMAIN:
         raise ParameterError(f"{DOMAIN_ID} must be 0 to {MAX_DOMAIN}, got {printable(text)}")
     return int(text[-3:])
-
-
-def check_security(environment: Mapping[str, str] = os.environ) -> str:
-    """What keeps this process from a secured domain; empty where security is not enabled.
-
-    Cyclone DDS from PyPI lacks the security plugins, so it cannot use the keys of SROS2.
-
-    Returns:
-        A line for the log: this process communicates without security.
-
-    Raises:
-        ParameterError: `ROS_SECURITY_STRATEGY` is Enforce, under which a process without keys must
-            not communicate.
-    """
-    if environment.get(SECURITY_ENABLE) != "true":
-        return ""
-    reason = "Cyclone DDS from PyPI has no security plugins"
-    if environment.get(SECURITY_STRATEGY) == "Enforce":
-        raise ParameterError(
-            f"{SECURITY_STRATEGY} is Enforce, and {reason}: use the node on rclpy, or unset "
-            f"{SECURITY_ENABLE}"
-        )
-    return f"{SECURITY_ENABLE} is true, but {reason}: communicating without security"
 
 
 def configuration(environment: Mapping[str, str] = os.environ) -> str:

@@ -32,7 +32,7 @@ from cyclonedds.sub import Subscriber
 from cyclonedds.topic import Topic
 
 from mixformerv2_ros.errors import MiddlewareError
-from mixformerv2_ros.ros.cyclonedds.network import check_security, configuration, domain_id
+from mixformerv2_ros.ros.cyclonedds.network import configuration, domain_id
 from mixformerv2_ros.ros.cyclonedds.types import dds_type, message_type
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.receive_buffer import CYCLONEDDS_URI
@@ -89,8 +89,6 @@ class Participant:
         self._topics: dict[tuple[str, str], Topic[Any]] = {}
         number = domain_id() if domain is None else domain
         settings = configuration()
-        if unsecured := check_security():
-            log(Level.WARN, unsecured)
         output: list[str] = []
         try:
             with _captured(output):

@@ -1,0 +1,1 @@
+"""A tracker as a camera of the MAVLink camera protocol, for ground stations and autopilots."""
