@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -76,6 +77,26 @@ class Desk:
     @property
     def texts(self) -> list[str]:
         return [text for _, text in self.lines]
+
+
+class Remote:
+    """Keeps what a tracker would be told from another process."""
+
+    types = TYPES
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def publish(self, topic: str, message: Any) -> int:
+        self.told.append((topic, message))
+        return 1
+
+
+def free_port() -> int:
+    """A UDP port of this machine that nobody uses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 class Node:

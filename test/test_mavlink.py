@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from nodes import TYPES, image
+from nodes import TYPES, Remote, free_port, image
 from ranging import track as a_track
 from recordings import HEIGHT, WIDTH, red_box
 
@@ -40,25 +39,6 @@ from mixformerv2_ros.tracking.session import State  # noqa: E402
 m = mavutil.mavlink
 SYSTEM, COMPONENT = 7, 101
 ACCEPTED, DENIED = m.MAV_RESULT_ACCEPTED, m.MAV_RESULT_DENIED
-
-
-class Remote:
-    """Keeps what a tracker would be told."""
-
-    types = TYPES
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def publish(self, topic: str, message: Any) -> int:
-        self.told.append((topic, message))
-        return 1
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Station:

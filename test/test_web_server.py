@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from nodes import TYPES
+from nodes import TYPES, Remote
 from ranging import track as a_track
 
 pytest.importorskip("tornado", reason="needs tornado, which is not installed")
@@ -36,19 +36,6 @@ from mixformerv2_ros.ros.web import protocol
 from mixformerv2_ros.ros.web.client import CALM, COMMANDS_PER_S, LEVELS, MAX_REFUSED, Budget, Pace
 from mixformerv2_ros.ros.web.server import WebServer, WebSettings
 from mixformerv2_ros.tracking.boxes import Box
-
-
-class Remote:
-    """Keeps what a tracker would be told."""
-
-    types = TYPES
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def publish(self, topic: str, message: Any) -> int:
-        self.told.append((topic, message))
-        return 1
 
 
 class Served:
