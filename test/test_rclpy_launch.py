@@ -103,6 +103,10 @@ def test_a_prefix_for_the_topics_of_both_nodes_and_of_the_action(peer: Peer) -> 
         assert {"/front/detections", "/front/debug_image/compressed", "/front/bearing_angles",
                 "/nav/pose", "/diagnostics"} <= set(published)  # fmt: skip
         assert not peer.node.count_publishers("/track")
+        for node in ("tracker", "target_pose"):
+            subscribed = peer.node.get_subscriber_names_and_types_by_node(node, "/")
+            others = {name for name, _ in subscribed if not name.startswith("/front/")}
+            assert others <= {"/eye/image", "/camera_info", "/tf", "/tf_static", "/bond"}
         assert peer.parameters("/target_pose", "rectified") == [True]
     assert "Traceback" not in launch.output
 

@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 import pytest
-from nodes import frame_stamp
+from nodes import box_of, frame_stamp
 from recordings import red_box
 from waiting import wait_for
 
@@ -30,6 +30,7 @@ from ros_peers import (  # noqa: F401
     tracker,
 )
 from std_msgs.msg import String
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from mixformerv2_ros.msg import Track
 from mixformerv2_ros.ros.messages import stamp_ns
@@ -76,6 +77,30 @@ def test_targets_are_stopped_and_parameters_changed_by_topic(peer: Peer, tracker
     peer.wait_for_line("stopped: two")
     peer.show(camera, 2)
     assert peer.heard["/track"][-1].state == Track.IDLE
+
+
+def test_a_target_starts_on_a_detection(peer: Peer, red: None) -> None:
+    made = Tracker(detector__start="largest", detector__class_id="cup", detector__start_frames=1)
+    try:
+        camera = peer.camera()
+        detector = peer.node.create_publisher(Detection2DArray, "/detector", RELIABLE)
+        wait_for(detector.get_subscription_count, "a subscription to the detections")
+        peer.show(camera, 0)
+        message = Detection2DArray(header=image(0).header)
+        for class_id, box in (("dog", (0, 0, 90, 90)), ("cup", red_box(0))):
+            x, y, w, h = map(float, box)
+            found = Detection2D(header=message.header, results=[ObjectHypothesisWithPose()])
+            found.results[0].hypothesis.class_id = class_id
+            found.results[0].hypothesis.score = 0.9
+            found.bbox.center.position.x, found.bbox.center.position.y = x + w / 2, y + h / 2
+            found.bbox.size_x, found.bbox.size_y = w, h
+            message.detections.append(found)
+        peer.deliver(detector, message, "/tracker")
+        peer.show(camera, 1, 2)
+        assert peer.heard["/track"][-1].state == Track.TRACKING
+        assert box_of(peer.heard["/track"][-1]) == pytest.approx(red_box(2), abs=1)
+    finally:
+        made.close()
 
 
 def test_a_view_sees_and_commands_the_tracker(peer: Peer, tracker: Tracker) -> None:

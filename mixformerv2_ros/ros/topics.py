@@ -86,7 +86,8 @@ def prefix_rules(prefix: str) -> list[tuple[str, str]]:
     if not prefix:
         return []
     outputs = [*OUTPUTS, *POSE_OUTPUTS]
-    topics = [*INITS, INIT_POINT[0], *COMMANDS, *(name for name in outputs if name[0] != "/")]
+    inputs = [*INITS, INIT_POINT[0], DETECTOR[0], *COMMANDS]
+    topics = [*inputs, *(name for name in outputs if name[0] != "/")]
     actions = [f"{TRACK_TARGET}/_action/{part}" for part in _OF_AN_ACTION]
     return [(name, prefix + name) for name in (*topics, *actions)]
 
