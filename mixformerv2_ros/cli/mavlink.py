@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.remote import remote_node
@@ -58,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer until Ctrl-C or SIGTERM."""
-    # Of the camera protocol no message exists in MAVLink 1; pymavlink decides when it is imported.
-    os.environ["MAVLINK20"] = "1"
     try:
         from mixformerv2_ros.ros.mavlink.camera import CameraSettings
         from mixformerv2_ros.ros.mavlink.link import Link
