@@ -89,7 +89,7 @@ def test_a_video_is_read_back(tmp_path: Path, red: None) -> None:
         ((cx, cy),), ((hw, hh),) = row["Boxes2D:centers"], row["Boxes2D:half_sizes"]
         assert (cx - hw, cy - hh) == pytest.approx((left, top), abs=1e-3)
         assert (2 * hw, 2 * hh) == pytest.approx((width, height), abs=1e-3)
-        assert "TRACKING" in row["Boxes2D:labels"][0]
+        assert row["Boxes2D:labels"][0].startswith("target ")
     confidence = [row["Scalars:scalars"] for row in found["/confidence/target"][1:]]
     assert confidence == [[1.0]] + [[pytest.approx(0.9)]] * (FRAMES - 1)
     deviations = [row["Scalars:scalars"] for row in found["/edge_std/target"][1:]]

@@ -84,13 +84,16 @@ class RerunLog:
 
     def _write_track(self, track: Track) -> None:
         stream, name, state = self._stream, track.target_id, track.state
+        label = f"{name} {track.confidence:.2f}"
+        if state is not State.TRACKING:
+            label += f" {state.name}"
         stream.log(
             ["image", "targets", name, "box"],
             rr.Boxes2D(
                 mins=[track.box[:2]],
                 sizes=[track.box[2:]],
                 colors=[COLORS[state][::-1]],
-                labels=[f"{name} {track.confidence:.2f} {state.name}"],
+                labels=[label],
                 show_labels=True,
             ),
         )
@@ -143,9 +146,11 @@ def _blueprint(targets: Sequence[str]) -> rrb.Blueprint:
                 rrb.TimeSeriesView(origin="/edge_std", name="edge standard deviations (px)"),
                 *([rrb.Tabs(*crops)] if crops else []),
                 rrb.TextLogView(origin="/state", name="state"),
+                row_shares=[4, 4, 5, 3] if crops else [4, 4, 3],
             ),
             column_shares=[3, 2],
         ),
         rrb.BlueprintPanel(state="collapsed"),
         rrb.SelectionPanel(state="collapsed"),
+        rrb.TimePanel(state="collapsed"),
     )
