@@ -337,7 +337,12 @@ NODE_PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "detector.reacquire", _DETECTOR.reacquire,
-        "compare detections with the templates of a LOST target (reacquire.*)", live=True,
+        "compare detections with the templates of a LOST target", live=True,
+    ),
+    Parameter(
+        "detector.reacquire_threshold", _DETECTOR.reacquire_threshold,
+        "confidence that a find at a detection must have to be the LOST target",
+        low=0, high=1, live=True,
     ),
     Parameter(
         "detector.correct_frames", _DETECTOR.correct_frames,

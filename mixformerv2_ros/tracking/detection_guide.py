@@ -138,7 +138,7 @@ class DetectionGuide:
         boxes = tuple(box for box in boxes if _is_inside(box, frame))
         near = rules.plausible(name, boxes, frame.stamp_ns, session.settings)[:limit]
         finds = session.score_boxes(frame, name, near)
-        best = rules.found(name, finds, self.settings, session.settings)
+        best = rules.found(name, finds, near, self.settings)
         if best is None:
             return None
         seconds = rules.seconds_since(name, frame.stamp_ns)

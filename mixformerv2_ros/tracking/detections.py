@@ -35,6 +35,9 @@ with the highest score."""
 SAME_IOU = 0.3
 """Least overlap of one object's boxes in two sets in a row."""
 
+MARGIN = 0.2
+"""What a find at a detection must have more than any at another place, in confidence."""
+
 NEAR_IOU = 0.05
 """Least overlap of a detection with the box of a target that it may be of."""
 
@@ -91,6 +94,8 @@ class DetectionSettings:
         min_score: Only detections of at least this score count.
         start_frames: Sets in a row in which the choice must be the same object.
         reacquire: Whether lost targets are looked for at detections.
+        reacquire_threshold: Confidence that a find at a detection must have. Less than anywhere in
+            the image (`TrackerSettings.reacquire_score_threshold`): a detector agrees with it.
         correct_frames: Sets in a row of disagreement after which a box is corrected; 0 = never. As
             many must have agreed before.
         correct_iou: Overlap with a detection from which on a box agrees with it.
@@ -102,6 +107,7 @@ class DetectionSettings:
     min_score: float = 0.5
     start_frames: int = 3
     reacquire: bool = False
+    reacquire_threshold: float = 0.4
     correct_frames: int = 0
     correct_iou: float = 0.5
 
@@ -234,27 +240,29 @@ class DetectionRules:
         self,
         target_id: str,
         finds: Sequence[Find],
+        boxes: Sequence[Box],
         settings: DetectionSettings,
-        tracker: TrackerSettings,
     ) -> Find | None:
         """What a lost target is, once the same find has been the best often enough.
 
         Args:
             target_id: Name of the target.
             finds: What was found at the detections of one image (`Session.score_boxes`).
+            boxes: These detections, one of which the find must overlap.
             settings: The settings; `start_frames` in a row are required.
-            tracker: Threshold and margin of the confidence.
         """
         best = max(finds, key=lambda one: one.score, default=None)
         before = self._trials.pop(target_id, None)
-        if best is None or best.score < tracker.reacquire_score_threshold:
+        if best is None or best.score < settings.reacquire_threshold:
+            return None
+        if max(iou(best.box, box) for box in boxes) < SAME_IOU:
             return None
         side = math.sqrt(best.box.area)
         rivals = [
             one.score for one in finds
             if math.dist(one.box.center, best.box.center) > SAME_PLACE * side
         ]  # fmt: skip
-        if best.score - max(rivals, default=0.0) < tracker.reacquire_margin:
+        if best.score - max(rivals, default=0.0) < MARGIN:
             return None
         is_same = before is not None and math.dist(before.box.center, best.box.center) <= side
         held = before.held + 1 if before is not None and is_same else 1
