@@ -138,9 +138,16 @@ def assert_imports_neither_torch_nor_the_laboratory(code: str) -> None:
 
 
 def robot_modules() -> list[str]:
-    """All modules below the laboratory that do not need torch or a middleware that is absent."""
+    """All modules below the laboratory that need neither torch nor a library that is absent."""
     skipped = [f"{PACKAGE}.lab", f"{PACKAGE}.network", f"{PACKAGE}.engines.torch_engine"]
-    skipped += [f"{PACKAGE}.ros.{name}" for name in ("rclpy", "cyclonedds") if not find_spec(name)]
+    libraries = {
+        "ros.rclpy": "rclpy",
+        "ros.cyclonedds": "cyclonedds",
+        "ros.web": "tornado",
+        "ros.mavlink": "pymavlink",
+        "io.rerun_log": "rerun",
+    }
+    skipped += [f"{PACKAGE}.{name}" for name, needed in libraries.items() if not find_spec(needed)]
     names = []
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
