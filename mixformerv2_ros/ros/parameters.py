@@ -226,6 +226,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         unit="1/s", low=0, high=1_000_000, live=True, setting="reacquire_max_speed",
     ),
     Parameter(
+        "separate.score_threshold", _S.separate_score_threshold,
+        "confidence above which two targets on one object must both be seen apart to be separated; "
+        "1: never",
+        low=0, high=1, live=True, setting="separate_score_threshold",
+    ),
+    Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
         "maximum lateness of a dropped image; a larger step back in time resets the targets",
         unit="s", low=0, high=3600, stream=True,

@@ -107,6 +107,24 @@ def crop_and_resize(
         cv2.resize(padded, size, dst=out, interpolation=cv2.INTER_LINEAR)
 
 
+def cover(crop: npt.NDArray[np.uint8], window: CropWindow, box: Box) -> None:
+    """Paint a box over with the neutral colour.
+
+    Args:
+        crop: (S, S, 3) uint8 RGB, what `window` shows; changed in place.
+        window: Where the crop is in the image.
+        box: In pixels of the image; what is outside of the crop is left out.
+    """
+    scale = len(crop) / window.side
+    x1, x2 = (_inside((x - window.x) * scale, len(crop)) for x in (box.x, box.x + box.w))
+    y1, y2 = (_inside((y - window.y) * scale, len(crop)) for y in (box.y, box.y + box.h))
+    crop[y1:y2, x1:x2] = np.round(NEUTRAL)
+
+
+def _inside(value: float, side: int) -> int:
+    return min(max(round(value), 0), side)
+
+
 def attenuate_background(
     crop: npt.NDArray[np.uint8],
     corners: Sequence[float] | npt.NDArray[np.float64],
@@ -130,7 +148,7 @@ def attenuate_background(
     if contrast >= 1:
         return crop
     side = crop.shape[0]
-    x1, y1, x2, y2 = (min(max(round(float(corner)), 0), side) for corner in corners)
+    x1, y1, x2, y2 = (_inside(float(corner), side) for corner in corners)
     ramp = np.arange(256, dtype=np.float32)[:, None]
     table = np.round(NEUTRAL + contrast * (ramp - NEUTRAL)).astype(np.uint8)
     attenuated = np.asarray(cv2.LUT(crop, table[None]), dtype=np.uint8)

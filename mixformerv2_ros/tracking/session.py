@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.model.engine import Engine, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window
+from mixformerv2_ros.tracking.crossing import Partings, on_one_object, separated
 from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting, find
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -115,7 +116,8 @@ class Session:
     Templates are not updated while a target is not TRACKING: an update from a doubtful box
     cannot be undone. With both thresholds 0 a target is always TRACKING, and the
     protocol is exactly the reference's. A LOST target is looked for all over the image
-    (`reacquisition.py`).
+    (`reacquisition.py`), and of two targets that end up on one object, one is looked for beside it
+    (`crossing.py`).
 
     Attributes:
         settings: May be replaced between frames; holds for all targets.
@@ -129,6 +131,8 @@ class Session:
         self.reacquired: dict[str, float] = {}
         self._targets: dict[str, _Target] = {}
         self._turn = 0
+        self._pair_turn = 0
+        self._partings = Partings()
         self._crops = np.empty((0, *search_shape(engine)), dtype=np.uint8)
 
     @property
@@ -162,6 +166,9 @@ class Session:
         tracker = TargetTracker(self.engine, self.settings, frame.pixels, box, time_ns)
         self._targets.pop(target_id, None)
         self._targets[target_id] = _Target(tracker, time_ns)
+        started = [each.tracker for each in self._targets.values()]
+        tracking = [each.machine.state is State.TRACKING for each in self._targets.values()]
+        self._partings.update(started, [each.box for each in started], tracking, time_ns)
         return Track(
             target_id=target_id,
             stamp_ns=frame.stamp_ns,
@@ -204,6 +211,12 @@ class Session:
             tracker.settings = self.settings
             tracker.crop_search(frame.pixels, crop)
         prediction = self.engine.search(crops, [tracker.memory for tracker in trackers])
+        pair = self._pair_on_one_object(frame, time_ns, prediction) if len(trackers) > 1 else None
+        if pair is not None:
+            prediction = separated(
+                self.engine, frame.pixels, crops, prediction, pair, trackers,
+                self.settings.separate_score_threshold,
+            )  # fmt: skip
         seen: dict[str, tuple[Observation, State]] = {}
         for index, (name, target) in enumerate(self._targets.items()):
             tracker, score = target.tracker, float(prediction.scores[index])
@@ -270,12 +283,26 @@ class Session:
         age = time_ns - target.tracker.updated_ns
         return _track(target_id, frame, observation, State.TRACKING, age)
 
+    def _pair_on_one_object(
+        self, frame: Frame, time_ns: int, prediction: Prediction
+    ) -> tuple[int, int] | None:
+        """Two targets that are on one object now and were apart lately; several pairs in turn."""
+        trackers = [target.tracker for target in self._targets.values()]
+        boxes = [t.box_of(prediction, i, frame.pixels) for i, t in enumerate(trackers)]
+        seen = [bool(score >= self.settings.uncertain_threshold) for score in prediction.scores]
+        pairs = self._partings.update(trackers, boxes, seen, time_ns)
+        if not pairs or self.settings.separate_score_threshold >= 1:
+            return None
+        self._pair_turn = (self._pair_turn + 1) % len(pairs)
+        return pairs[self._pair_turn]
+
     def _look_for_lost(
         self, frame: Frame, time_ns: int, seen: Mapping[str, tuple[Observation, State]]
     ) -> list[tuple[str, Find]]:
         """Look for lost targets elsewhere in the image; those that are found.
 
-        Each on trial takes a crop, and one of them, in turn, the rest.
+        Each on trial takes a crop, and one of them, in turn, the rest. Where a target is
+        tracked is none that was apart from it.
         """
         if not (self.settings.reacquire_frames and self.settings.reacquire_crops):
             return []
@@ -288,19 +315,39 @@ class Session:
         if not searches:
             return []
         self._turn = (self._turn + 1) % len(searches)
-        spare = self.settings.reacquire_crops - sum(search.on_trial for _, search in searches)
+        left = self.settings.reacquire_crops
+        spare = max(0, left - sum(search.on_trial for _, search in searches))
+        taken = {name: it.box for name, (it, state) in seen.items() if state is State.TRACKING}
         found = []
         for place, (name, search) in enumerate(searches):
-            limit = int(search.on_trial) + (max(0, spare) if place == self._turn else 0)
-            if limit and (seen_at := self._look(name, search, frame, time_ns, limit)):
+            limit = min(left, int(search.on_trial) + (spare if place == self._turn else 0))
+            left -= limit
+            if limit and (seen_at := self._look(name, search, frame, time_ns, limit, taken)):
                 found.append((name, seen_at))
+                taken[name] = seen_at.box
         return found
 
     def _look(
-        self, name: str, search: Reacquisition, frame: Frame, time_ns: int, limit: int
+        self,
+        name: str,
+        search: Reacquisition,
+        frame: Frame,
+        time_ns: int,
+        limit: int,
+        taken: Mapping[str, Box],
     ) -> Find | None:
         windows = search.windows(frame, time_ns, self.settings, limit)
-        return search.take(self._search(frame, name, windows), self.settings)
+        tracker = self._targets[name].tracker
+        others = [
+            box
+            for other, box in taken.items()
+            if self._partings.last(tracker, self._targets[other].tracker) is not None
+        ]
+        finds = [
+            replace(one, score=0.0) if any(on_one_object(one.box, box) for box in others) else one
+            for one in self._search(frame, name, windows)
+        ]
+        return search.take(finds, self.settings)
 
     def _search(self, frame: Frame, name: str, windows: Sequence[CropWindow]) -> list[Find]:
         """Search crops anywhere in an image for one target, in one call of the engine."""

@@ -34,6 +34,8 @@ class TrackerSettings:
         reacquire_margin: What it must have more than any find at another place.
         reacquire_max_speed: Farthest distance per second since the last sure box, and in the first
             one, in sides of that box (sqrt(w * h)).
+        separate_score_threshold: Confidence that two targets on one object must both exceed at two
+            places to be separated; 1 leaves them together.
     """
 
     search_factor: float
@@ -53,3 +55,4 @@ class TrackerSettings:
     reacquire_score_threshold: float = 0.7
     reacquire_margin: float = 0.05
     reacquire_max_speed: float = 10.0
+    separate_score_threshold: float = 0.7

@@ -85,6 +85,10 @@ class TargetTracker:
         self.search_window = crop_window(self.box, self.settings.search_factor)
         crop_and_resize(image, self.search_window, out)
 
+    def box_of(self, prediction: Prediction, index: int, image: Pixels) -> Box:
+        """Where the engine's answer number `index` to the last `crop_search` puts the target."""
+        return clip_box(self._to_image(prediction.boxes[index]), image.width, image.height)
+
     def apply(
         self,
         image: Pixels,
@@ -104,7 +108,7 @@ class TargetTracker:
         """
         side = self.search_window.side
         score = float(prediction.scores[index])
-        self.box = clip_box(self._to_image(prediction.boxes[index]), image.width, image.height)
+        self.box = self.box_of(prediction, index, image)
         taken = self._offer(image, score) if update_templates else False
         self.frames_since_update += 1
         updated = update_templates and self._is_due(stamp_ns)
