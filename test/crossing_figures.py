@@ -73,9 +73,10 @@ def copies(sequence: AnnotatedSequence, in_front: bool) -> Images:
 
 def paste(image: np.ndarray, patch: np.ndarray, x: int, y: int) -> None:
     """Put a patch into an image, as far as it is inside."""
-    rows, columns = slice(max(0, y), y + len(patch)), slice(max(0, x), x + patch.shape[1])
-    place = image[rows, columns] if y + len(patch) > 0 and x + patch.shape[1] > 0 else image[:0]
-    place[:] = patch[max(0, -y) :, max(0, -x) :][: place.shape[0], : place.shape[1]]
+    (height, width), (h, w) = image.shape[:2], patch.shape[:2]
+    x1, y1, x2, y2 = max(0, x), max(0, y), min(width, x + w), min(height, y + h)
+    if x1 < x2 and y1 < y2:
+        image[y1:y2, x1:x2] = patch[y1 - y : y2 - y, x1 - x : x2 - x]
 
 
 def look_alikes(session: Session, frame: Frame) -> list[Box]:
