@@ -233,9 +233,7 @@ class Session:
             name: _track(name, frame, *seen[name], time_ns - target.tracker.updated_ns)
             for name, target in self._targets.items()
         }
-        for name, found in self._look_for_lost(frame, time_ns, seen):
-            self.reacquired[name] = (time_ns - self._targets[name].sighting.time_ns) / NS
-            tracks[name] = self.move(frame, name, found, time_ns)
+        tracks |= self._look_for_lost(frame, time_ns, seen)
         return list(tracks.values())
 
     def score_boxes(self, frame: Frame, target_id: str, boxes: Sequence[Box]) -> list[Find]:
@@ -251,7 +249,7 @@ class Session:
 
         Returns:
             Per candidate the box that the network finds there, which may be another than the
-            candidate, and its confidence.
+            candidate, and its confidence; 0 where another target is tracked that was apart from it.
 
         Raises:
             KeyError: there is no such target.
@@ -298,14 +296,13 @@ class Session:
 
     def _look_for_lost(
         self, frame: Frame, time_ns: int, seen: Mapping[str, tuple[Observation, State]]
-    ) -> list[tuple[str, Find]]:
-        """Look for lost targets elsewhere in the image; those that are found.
+    ) -> dict[str, Track]:
+        """Look for lost targets elsewhere in the image; tracks of those that are found.
 
-        Each on trial takes a crop, and one of them, in turn, the rest. Where a target is
-        tracked is none that was apart from it.
+        Each on trial takes a crop, and one of them, in turn, the rest.
         """
         if not (self.settings.reacquire_frames and self.settings.reacquire_crops):
-            return []
+            return {}
         searches: list[tuple[str, Reacquisition]] = []
         for name, (_, state) in seen.items():
             if state is State.LOST:
@@ -313,41 +310,22 @@ class Session:
                 target.search = target.search or Reacquisition(target.sighting)
                 searches.append((name, target.search))
         if not searches:
-            return []
+            return {}
         self._turn = (self._turn + 1) % len(searches)
         left = self.settings.reacquire_crops
         spare = max(0, left - sum(search.on_trial for _, search in searches))
-        taken = {name: it.box for name, (it, state) in seen.items() if state is State.TRACKING}
-        found = []
+        tracks = {}
         for place, (name, search) in enumerate(searches):
             limit = min(left, int(search.on_trial) + (spare if place == self._turn else 0))
             left -= limit
-            if limit and (seen_at := self._look(name, search, frame, time_ns, limit, taken)):
-                found.append((name, seen_at))
-                taken[name] = seen_at.box
-        return found
-
-    def _look(
-        self,
-        name: str,
-        search: Reacquisition,
-        frame: Frame,
-        time_ns: int,
-        limit: int,
-        taken: Mapping[str, Box],
-    ) -> Find | None:
-        windows = search.windows(frame, time_ns, self.settings, limit)
-        tracker = self._targets[name].tracker
-        others = [
-            box
-            for other, box in taken.items()
-            if self._partings.last(tracker, self._targets[other].tracker) is not None
-        ]
-        finds = [
-            replace(one, score=0.0) if any(on_one_object(one.box, box) for box in others) else one
-            for one in self._search(frame, name, windows)
-        ]
-        return search.take(finds, self.settings)
+            if limit == 0:
+                continue
+            windows = search.windows(frame, time_ns, self.settings, limit)
+            found = search.take(self._search(frame, name, windows), self.settings)
+            if found is not None:
+                self.reacquired[name] = (time_ns - self._targets[name].sighting.time_ns) / NS
+                tracks[name] = self.move(frame, name, found, time_ns)
+        return tracks
 
     def _search(self, frame: Frame, name: str, windows: Sequence[CropWindow]) -> list[Find]:
         """Search crops anywhere in an image for one target, in one call of the engine."""
@@ -358,7 +336,17 @@ class Session:
         for window, crop in zip(windows, crops, strict=True):
             crop_and_resize(frame.pixels, window, crop)
         prediction = self.engine.search(crops, [memory] * len(windows))
-        return [find(frame, window, prediction, i) for i, window in enumerate(windows)]
+        finds = [find(frame, window, prediction, i) for i, window in enumerate(windows)]
+        taken = [
+            other.tracker.box
+            for other in self._targets.values()
+            if other.machine.state is State.TRACKING
+            and self._partings.last(self._targets[name].tracker, other.tracker) is not None
+        ]
+        return [
+            replace(one, score=0.0) if any(on_one_object(one.box, box) for box in taken) else one
+            for one in finds
+        ]
 
     def _buffer(self, count: int) -> npt.NDArray[np.uint8]:
         if len(self._crops) != count:
