@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 import re
 import struct
 from typing import Any
 
 import pytest
-from nodes import box_of, frame_stamp
-from recordings import red_box
-from waiting import wait_for
+from nodes import box_of, frame_stamp, free_port
+from processes import Command
+from recordings import HEIGHT, WIDTH, red_box
+from waiting import repeat_until, wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
 
@@ -38,6 +41,7 @@ from mixformerv2_ros.ros.rclpy.remote_node import RemoteNode
 from mixformerv2_ros.ros.remote.tracker_view import RemoteTopics
 from mixformerv2_ros.tracking.boxes import Box
 
+MAV_CMD_CAMERA_TRACK_RECTANGLE = 2005
 THRESHOLD = "uncertain.score_threshold"
 
 
@@ -125,6 +129,48 @@ def test_a_view_sees_and_commands_the_tracker(peer: Peer, tracker: Tracker) -> N
         view.want_images(False)
         wait_for(lambda: camera.get_subscription_count() == 1, "the end of the subscription")
         assert view.failure is None
+
+
+def test_a_ground_station_starts_a_target(peer: Peer, tracker: Tracker) -> None:
+    """`mixformerv2 mavlink` on rclpy; pymavlink is the ground station."""
+    os.environ["MAVLINK20"] = "1"
+    mavutil = pytest.importorskip("pymavlink.mavutil", reason="needs pymavlink")
+    camera = peer.camera()
+    port = free_port()
+    with Command("mavlink", "--connection", f"udpin:127.0.0.1:{port}") as command:
+        command.wait_for_line("camera 1/100 on")
+        station = mavutil.mavlink_connection(f"udpout:127.0.0.1:{port}", dialect="common")
+        m = station.mav
+        repeat_until(
+            lambda: m.heartbeat_send(6, 8, 0, 0, 0),
+            lambda: station.recv_match(type="HEARTBEAT") is not None, "a heartbeat",
+        )  # fmt: skip
+        indices = itertools.count()
+        x, y, w, h = red_box(0)
+        corners = (x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT)
+
+        def show() -> None:
+            """The next image of a target that stands still."""
+            message = image(0)
+            message.header.stamp = image(next(indices)).header.stamp
+            camera.publish(message)
+
+        def ask() -> None:
+            """Images go on; the rectangle is denied until one has been seen."""
+            show()
+            m.command_long_send(1, 100, MAV_CMD_CAMERA_TRACK_RECTANGLE, 0, *corners, 0, 0, 0)
+
+        def tracked() -> bool:
+            return any(track.state == Track.TRACKING for track in peer.heard["/track"])
+
+        repeat_until(ask, tracked, "a track", period=0.5)
+        repeat_until(
+            show,
+            lambda: (s := station.recv_match(type="CAMERA_TRACKING_IMAGE_STATUS"))
+            and s.tracking_status == 1, "the status",
+        )  # fmt: skip
+        station.close()
+        assert command.end() == 0
 
 
 @pytest.mark.skipif(ROS2 is None, reason="needs the ros2 command")
