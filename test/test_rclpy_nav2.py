@@ -31,7 +31,8 @@ FOLLOWING_SERVER = {
     # A machine under load.
     "detection_timeout": "4.0",
     "transform_tolerance": "1.0",
-    "max_retries": "1",
+    "controller_frequency": "20.0",
+    "max_retries": "4",
 }
 
 
