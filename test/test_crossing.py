@@ -18,7 +18,11 @@ from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session, State, Track
 
 WIDTH, HEIGHT = 640, 360
-SETTINGS: dict[str, Any] = {"search_factor": 3.6, "lost_duration": 0.5}
+SETTINGS: dict[str, Any] = {
+    "search_factor": 3.6,
+    "lost_duration": 0.5,
+    "separate_score_threshold": 0.7,
+}
 BIG, SMALL = 48, 40
 
 

@@ -55,4 +55,4 @@ class TrackerSettings:
     reacquire_score_threshold: float = 0.7
     reacquire_margin: float = 0.05
     reacquire_max_speed: float = 10.0
-    separate_score_threshold: float = 0.7
+    separate_score_threshold: float = 1.0
