@@ -405,6 +405,44 @@ def test_ros_sees_the_node(peer: Peer) -> None:
         assert len(node.reader_gid_seq) == len(INITS) + len(COMMANDS) + 3
 
 
+LOOKS = """
+import gc, os, sys
+sys.path.insert(0, sys.argv[1])
+from processes_weight import resident_megabytes
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames
+from mixformerv2_ros.ros.cyclonedds.node import Node
+from mixformerv2_ros.ros.cyclonedds.qos_profiles import reliable
+
+node = Node(NodeNames("looker"), lambda *_: None)
+for number in range(10):
+    node.create_publisher(f"/topic_{number}", "std_msgs/msg/String", reliable())
+weights = []
+for count in (500, 4000):
+    for _ in range(count):
+        assert len(node.participant.published_topics()) == 10
+    gc.collect()
+    weights.append(resident_megabytes(os.getpid()))
+print(weights[1] - weights[0])
+"""
+
+
+def test_looks_at_the_graph_leave_nothing_behind() -> None:
+    """A page or a MAVLink camera looks five times a second: 0.7 MB a minute, once."""
+    words = [sys.executable, "-c", LOOKS, str(Path(__file__).parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.0
+
+
+def test_endpoints_come_and_go(peer: Peer) -> None:
+    participant = peer.node.participant
+    with Peer("guest") as guest:
+        guest.node.create_publisher("/guest", IMAGE, profiles.reliable())
+        wait_for(lambda: "/guest" in participant.published_topics(), "the guest")
+        assert [e.topic for e in participant.publishers_of("/guest")] == ["/guest"]
+    wait_for(lambda: "/guest" not in participant.published_topics(), "the guest to go")
+
+
 def test_type_names_are_those_of_ros() -> None:
     assert type_name(IMAGE) == "sensor_msgs::msg::dds_::Image_"
     assert message_type("sensor_msgs::msg::dds_::Image_") == IMAGE
