@@ -18,7 +18,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 ARGUMENTS = {
     "image": ("image", "image topic; with compressed, images are received on TOPIC/compressed"),
     "compressed": ("false", "subscribe to TOPIC/compressed"),
-    "params_file": (str(CONFIG / "tracker_s_cpu.yaml"), "ROS parameter file"),
+    "params_file": (str(CONFIG / "tracker_cpu.yaml"), "ROS parameter file"),
     "model": ("", "folder of the model bundle; empty: as in the parameter file"),
     "engine": ("", "inference library; empty: as in the parameter file"),
     "device": ("", "device that runs the network; empty: as in the parameter file"),

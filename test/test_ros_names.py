@@ -153,9 +153,9 @@ def test_wrong_words_end_the_node_with_one_line(
 
 
 def test_parameter_files_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["node", "--print-params", "tracker_s_cpu"]) == 0
+    assert main(["node", "--print-params", "tracker_cpu"]) == 0
     printed = capsys.readouterr().out
-    config = Path(__file__).resolve().parents[1] / "config" / "tracker_s_cpu.yaml"
+    config = Path(__file__).resolve().parents[1] / "config" / "tracker_cpu.yaml"
     assert printed == config.read_text("utf-8")
 
 

@@ -36,7 +36,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "node": (
         "node -r image:=/camera/image_raw",
-        "node --params-file config/tracker_s_cpu.yaml -p template_update.interval:=20",
+        "node --params-file config/tracker_cpu.yaml -p template_update.interval:=20",
         "node --print-params",
     ),
     "play": ("play door.mcap", "play door.mcap --rate 0.5 --loop --clock"),

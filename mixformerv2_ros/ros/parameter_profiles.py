@@ -37,12 +37,12 @@ class Profile:
 
 
 PROFILES: dict[str, Profile] = {
-    "tracker_s_cpu": Profile(
-        "Preset S on a CPU; set model to the bundle, see docs/models.md.",
+    "tracker_cpu": Profile(
+        "Tracker on a CPU: the bundle of the package, unless model is set.",
         {"engine": "onnxruntime", "device": "cpu"},
     ),
-    "tracker_b_gpu": Profile(
-        "Preset B on a GPU; set model to the bundle, see docs/models.md.",
+    "tracker_gpu": Profile(
+        "Tracker on a CUDA GPU; set model to a bundle of preset B, see docs/models.md.",
         {"device": "cuda", "template_update.interval": 10},
     ),
     "target_pose": Profile(
