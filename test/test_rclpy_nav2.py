@@ -13,6 +13,7 @@ from processes import Command
 from waiting import repeat_until, wait_for
 
 pytest.importorskip("rclpy", reason="needs rclpy, which is not installed")
+pytest.importorskip("nav_msgs", reason="needs nav_msgs of Nav2's workspace, which is not installed")
 
 from action_msgs.msg import GoalStatus
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
