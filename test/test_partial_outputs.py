@@ -18,7 +18,10 @@ import numpy as np
 import pytest
 import yaml
 from recordings import (
+    PERIOD_NS,
+    START_NS,
     RedEngine,
+    picture,
     run_command,
     storage_file,
     write_bag,
@@ -28,10 +31,12 @@ from recordings import (
 
 from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.errors import EngineError, SourceError
+from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_reader import BagReader, DamagedBagError
-from mixformerv2_ros.io.bag_writer import PARTIAL_KEY, STORAGES
+from mixformerv2_ros.io.bag_writer import PARTIAL_KEY, STORAGES, BagWriter
 from mixformerv2_ros.io.video import CODECS, VideoFile, VideoSource
 from mixformerv2_ros.model.engine import Prediction
+from mixformerv2_ros.ros.messages import compressed_image_message
 
 BOX = "20,30,24,18"
 FRAMES = 12
@@ -204,6 +209,23 @@ def test_skipped_images_are_stated_in_the_outputs(
     about = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())
     assert PARTIAL_KEY in about["rosbag2_bagfile_information"]["custom_data"]
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_skipped_image_of_a_recording_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types = typestore().types
+    with BagWriter(tmp_path / "bag", "mcap") as writer:
+        for index in range(FRAMES):
+            data = cv2.imencode(".jpg", picture(index)[..., ::-1])[1].reshape(-1)
+            stamp = START_NS + index * PERIOD_NS
+            message = compressed_image_message(
+                types, data[: 200 if index == 3 else None], "jpeg", stamp, "camera"
+            )
+            writer.write("/image/compressed", "sensor_msgs/msg/CompressedImage", message, stamp)
+    assert run_command("replay", tmp_path / "bag", "--box", BOX, "-o", tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mixformerv2 replay: 1 image skipped, cannot be decoded; first: image 3")
 
 
 def test_links_and_pipes_as_outputs(tmp_path: Path) -> None:

@@ -148,8 +148,6 @@ def run(args: argparse.Namespace) -> int:
         return 0  # one recording is not shared
     outcome = Outcome()
     replay_one(args, args.bags[0], outcome)
-    if outcome.problem:
-        print(f"mixformerv2 replay: {outcome.problem}", file=sys.stderr)
     return outcome.code
 
 
@@ -163,7 +161,7 @@ def _check_starts(args: argparse.Namespace) -> None:
 
 
 def replay_one(args: argparse.Namespace, bag: Path, outcome: Outcome) -> None:
-    """Replay one recording into the outputs that the options name.
+    """Replay one recording into the outputs that the options name; says on stderr what is wrong.
 
     Args:
         args: The options.
@@ -214,6 +212,7 @@ def _compare(args: argparse.Namespace, comparison: Comparison, outcome: Outcome)
         return
     outcome.code = DIFFERENT
     outcome.problem = f"tracks differ from {args.reference}: {comparison.difference}"
+    print(f"mixformerv2 replay: {outcome.problem}", file=sys.stderr)
 
 
 def _starts(args: argparse.Namespace, reader: BagReader, topic: Topic) -> list[Start]:
