@@ -24,7 +24,7 @@ from pathlib import Path
 
 NAMES = (
     *("images", "cdr", "mcap", "sqlite3", "metadata"),
-    *("checkpoints", "pickles", "bundles", "parameters", "page", "trax"),
+    *("checkpoints", "pickles", "bundles", "parameters", "page", "mavlink", "trax"),
 )
 MEMORY_MB = 2048
 """Resident memory that a target's process may take."""

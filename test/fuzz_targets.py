@@ -21,6 +21,8 @@ from shutil import copytree
 import cv2
 import numpy as np
 import yaml
+from nodes import Remote
+from ranging import track as a_track
 from recordings import IMAGE_TOPIC, START_NS, RedEngine, picture, storage_file, write_bag
 
 from mixformerv2_ros.errors import MixFormerError
@@ -35,14 +37,22 @@ from mixformerv2_ros.model.pickles import read_pickle
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.ros.cyclonedds.parameter_files import read_parameter_file
 from mixformerv2_ros.ros.messages import (
+    Level,
+    Status,
     compressed_image_message,
+    detections_message,
+    diagnostics_message,
     image_frame,
     image_message,
     init_box_message,
     init_request,
+    point_request,
+    read_detections,
     read_track,
 )
+from mixformerv2_ros.ros.remote.tracker_view import TrackerView
 from mixformerv2_ros.ros.replay import choose_image_topic, images
+from mixformerv2_ros.ros.topics import INIT_POINT
 from mixformerv2_ros.ros.web.protocol import read_command
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.pixels import decode_compressed
@@ -132,7 +142,10 @@ def _cdr(folder: Path) -> Target:
         init_box_message(types, Box(1, 2, 30, 40), "a", START_NS, "camera"),
     ]
     names = [message.__msgtype__ for message in messages]
-    names += ["vision_msgs/msg/Detection2D", "mixformerv2_ros/msg/Track"]
+    names += ["vision_msgs/msg/Detection2D", "mixformerv2_ros/msg/Track", INIT_POINT[1]]
+    found = detections_message(types, [a_track(), a_track(target_id="b")], START_NS, "camera")
+    names.append(found.__msgtype__)
+    messages.append(found)
     reader = BagReader(write_bag(folder / "cdr", 1)).__enter__()
 
     def read(name: str, data: bytes) -> None:
@@ -141,6 +154,10 @@ def _cdr(folder: Path) -> Target:
             image_frame(message).pixels.rgb()
         elif name.endswith("Track"):
             read_track(message)
+        elif name.endswith("Array"):
+            read_detections(message)
+        elif name == INIT_POINT[1]:
+            point_request(message, 10.0)
         else:
             init_request(message)
 
@@ -148,7 +165,7 @@ def _cdr(folder: Path) -> Target:
         for name in names:
             gives(lambda name=name: read(name, data), MixFormerError, ValueError)
 
-    sound = [bytes(store.serialize_cdr(m, n)) for m, n in zip(messages, names, strict=False)]
+    sound = [bytes(store.serialize_cdr(message, message.__msgtype__)) for message in messages]
     return Target(run, sound)
 
 
@@ -304,6 +321,37 @@ def _trax(folder: Path) -> Target:
     return Target(run, [sound, sound.replace(b"10,20,30,40", b"1,2,3,2,3,4,1,4")], forks=True)
 
 
+def _mavlink(folder: Path) -> Target:
+    from mixformerv2_ros.ros.mavlink.camera import Camera, CameraSettings, m
+
+    sender = m.MAVLink(None, srcSystem=255)
+    view = TrackerView(Remote())
+    status = Status("tracker: tracker", "cpu", Level.OK, "ok", {"image": "640x480 bgr8"})
+    view.receive_diagnostics(diagnostics_message(typestore().types, status, 1))
+    ids = (
+        *(m.MAV_CMD_CAMERA_TRACK_RECTANGLE, m.MAV_CMD_CAMERA_TRACK_POINT),
+        *(m.MAV_CMD_REQUEST_MESSAGE, m.MAV_CMD_SET_MESSAGE_INTERVAL),
+        m.MAV_CMD_GET_MESSAGE_INTERVAL,
+    )
+    parameters = (0.25, 0.25, 0.5, 0.5, 0.0, 0.0, 0.0)
+
+    def run(data: bytes) -> None:
+        answers = m.MAVLink(None, srcSystem=1)
+        camera = Camera(view, CameraSettings(), lambda one: one.pack(answers), lambda *_: None)
+        parser = m.MAVLink(None)
+        parser.robust_parsing = True
+        for message in parser.parse_buffer(data) or []:
+            camera.receive(message)
+        # The checksum keeps most damage out: what is in a command is damaged as well.
+        for command in ids:
+            seven = struct.unpack("<7f", data[:28].ljust(28, b"\0"))
+            camera.receive(m.MAVLink_command_long_message(0, 0, command, 0, *seven))
+        camera.send_due()
+
+    commands = [m.MAVLink_command_long_message(1, 100, one, 0, *parameters) for one in ids]
+    return Target(run, [bytes(command.pack(sender)) for command in commands])
+
+
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "images": _images,
     "cdr": _cdr,
@@ -315,6 +363,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "bundles": _bundles,
     "parameters": _parameters,
     "page": _page,
+    "mavlink": _mavlink,
     "trax": _trax,
 }
 """Makers of the targets by name; each gets a folder for its files."""

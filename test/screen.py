@@ -105,14 +105,26 @@ class Session:
         self.process.kill()
         self.process.communicate()
 
-    def see(self, condition: Any, what: str) -> np.ndarray:
-        """Wait until the screen shows something."""
+    def see(self, condition: Any, what: str, still: bool = True) -> np.ndarray:
+        """Wait until the screen shows something, and all of it: a window is painted in steps.
+
+        Args:
+            condition: Says of a picture whether it shows that.
+            what: What it is, for the error.
+            still: Wait also until the picture has not changed for a while.
+        """
         pictures: list[np.ndarray] = []
 
         def looks_so() -> bool:
             pictures.append(self.screen.picture())
-            time.sleep(0.02)
-            return bool(condition(pictures[-1]))
+            if not condition(pictures[-1]):
+                pictures.clear()
+                return False
+            if not still:
+                return True
+            if not (pictures[0] == pictures[-1]).all():
+                del pictures[:-1]
+            return len(pictures) >= 10
 
         wait_for(looks_so, what, 30)
         return pictures[-1]

@@ -64,7 +64,7 @@ edits = st.lists(
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_bytes(name: str, tmp_path: Path) -> None:
-    library = {"checkpoints": "torch", "trax": "trax"}.get(name)
+    library = {"checkpoints": "torch", "mavlink": "pymavlink", "trax": "trax"}.get(name)
     if library:
         pytest.importorskip(library)
     target = TARGETS[name](tmp_path)

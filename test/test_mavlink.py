@@ -215,6 +215,9 @@ def test_the_rate_of_the_status_is_the_stations_choice(station: Station) -> None
         pass
     assert station.ask(m.MAV_CMD_SET_MESSAGE_INTERVAL, number, 0) == ACCEPTED
     assert station.next("CAMERA_TRACKING_IMAGE_STATUS") is not None
+    assert station.ask(m.MAV_CMD_SET_MESSAGE_INTERVAL, number, 1e30) == ACCEPTED
+    assert station.ask(m.MAV_CMD_GET_MESSAGE_INTERVAL, number) == ACCEPTED
+    assert station.heard["MESSAGE_INTERVAL"].interval_us == 2_000_000_000
     assert station.ask(m.MAV_CMD_SET_MESSAGE_INTERVAL, number, math.nan) == DENIED
     assert station.ask(m.MAV_CMD_SET_MESSAGE_INTERVAL, 30, 1) == m.MAV_RESULT_UNSUPPORTED
 
@@ -305,6 +308,14 @@ def test_a_rectangle_in_a_ground_station_is_tracked() -> None:
         found = told.rec_top_x, told.rec_top_y, told.rec_bottom_x, told.rec_bottom_y
         assert found == pytest.approx(corners, abs=0.1)
         station.close()
+
+
+def test_the_end_of_the_node_ends_the_camera() -> None:
+    view = TrackerView(Remote())
+    link = Link(f"udpin:127.0.0.1:{free_port()}", 57600, view, CameraSettings(), lambda *_: None)
+    view.failure = RuntimeError("the domain is gone")
+    with pytest.raises(RuntimeError, match="the domain is gone"):
+        link.run(lambda: False)
 
 
 @pytest.mark.parametrize("connection", ["flight.bin", "udpin:1", "mcast:", "udpin:a:b", "/etc\n"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mixformerv2_ros.cli.arguments import ranged
-from mixformerv2_ros.cli.remote import remote_node
-from mixformerv2_ros.cli.ros_graph import add_node_arguments, names_from_arguments, write_log
+from mixformerv2_ros.cli.remote import add_remote_arguments, remote_node
+from mixformerv2_ros.cli.ros_graph import names_from_arguments, write_log
 from mixformerv2_ros.errors import InstallationError
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.ros.messages import Level
@@ -49,10 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stream-uri", default="", metavar="URI",
         help="RTSP address of the camera's video, told to ground stations",
     )  # fmt: skip
-    parser.add_argument(
-        "--dds", action="store_true", help="use Cyclone DDS even if rclpy is installed"
-    )
-    add_node_arguments(parser, "mavlink")
+    add_remote_arguments(parser, "mavlink")
 
 
 def run(args: argparse.Namespace) -> int:

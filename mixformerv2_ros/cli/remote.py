@@ -6,8 +6,21 @@ import argparse
 import importlib.util
 from contextlib import AbstractContextManager
 
-from mixformerv2_ros.cli.ros_graph import cyclone, names_from_arguments, write_log
+from mixformerv2_ros.cli.ros_graph import (
+    add_node_arguments,
+    cyclone,
+    names_from_arguments,
+    write_log,
+)
 from mixformerv2_ros.ros.remote.tracker_view import RemoteTopics, TrackerView
+
+
+def add_remote_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Declare the options of a node that joins by rclpy or Cyclone DDS; `name` is its default."""
+    parser.add_argument(
+        "--dds", action="store_true", help="use Cyclone DDS even if rclpy is installed"
+    )
+    add_node_arguments(parser, name)
 
 
 def remote_node(

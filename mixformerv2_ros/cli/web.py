@@ -7,8 +7,8 @@ import asyncio
 import secrets
 
 from mixformerv2_ros.cli.arguments import ranged
-from mixformerv2_ros.cli.remote import remote_node
-from mixformerv2_ros.cli.ros_graph import add_node_arguments, names_from_arguments, write_log
+from mixformerv2_ros.cli.remote import add_remote_arguments, remote_node
+from mixformerv2_ros.cli.ros_graph import names_from_arguments, write_log
 from mixformerv2_ros.errors import InstallationError, ParameterError
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.ros.messages import Level
@@ -57,10 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detections", default="", metavar="TOPIC",
         help="vision_msgs/Detection2DArray of a detector; its boxes can be tapped",
     )  # fmt: skip
-    parser.add_argument(
-        "--dds", action="store_true", help="use Cyclone DDS even if rclpy is installed"
-    )
-    add_node_arguments(parser, "web")
+    add_remote_arguments(parser, "web")
 
 
 def run(args: argparse.Namespace) -> int:

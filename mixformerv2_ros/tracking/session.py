@@ -329,19 +329,19 @@ class Session:
 
     def _search(self, frame: Frame, name: str, windows: Sequence[CropWindow]) -> list[Find]:
         """Search crops anywhere in an image for one target, in one call of the engine."""
-        memory = self._targets[name].tracker.memory
         if not windows:
             return []
+        tracker = self._targets[name].tracker
         crops = np.empty((len(windows), *search_shape(self.engine)), dtype=np.uint8)
         for window, crop in zip(windows, crops, strict=True):
             crop_and_resize(frame.pixels, window, crop)
-        prediction = self.engine.search(crops, [memory] * len(windows))
+        prediction = self.engine.search(crops, [tracker.memory] * len(windows))
         finds = [find(frame, window, prediction, i) for i, window in enumerate(windows)]
         taken = [
             other.tracker.box
             for other in self._targets.values()
             if other.machine.state is State.TRACKING
-            and self._partings.last(self._targets[name].tracker, other.tracker) is not None
+            and self._partings.last(tracker, other.tracker) is not None
         ]
         return [
             replace(one, score=0.0) if any(on_one_object(one.box, box) for box in taken) else one

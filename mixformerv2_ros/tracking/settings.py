@@ -29,7 +29,7 @@ class TrackerSettings:
         lost_duration: Seconds that the confidence must stay below it.
         reacquire_frames: Images in a row in which a lost target that was found elsewhere must be
             seen before it is followed there (0 = it is not looked for elsewhere).
-        reacquire_crops: Crops per image that looking for one lost target may take.
+        reacquire_crops: Crops per image that looking for lost targets may take, for all of them.
         reacquire_score_threshold: Confidence that a find must have.
         reacquire_margin: What it must have more than any find at another place.
         reacquire_max_speed: Farthest distance per second since the last sure box, and in the first

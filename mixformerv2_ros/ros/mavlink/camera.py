@@ -30,7 +30,8 @@ STATUS = m.MAVLINK_MSG_ID_CAMERA_TRACKING_IMAGE_STATUS
 LANDING_TARGET = m.MAVLINK_MSG_ID_LANDING_TARGET
 INTERVALS_S = {m.MAVLINK_MSG_ID_HEARTBEAT: 1.0, STATUS: 0.2, LANDING_TARGET: 0.05}
 """Messages that are sent by themselves, and how often where nobody asks for another rate."""
-SHORTEST_S = 0.01
+SHORTEST_S, LONGEST_S = 0.01, 2000.0
+"""Limits of the time between two of them; MAVLink has 31 bits for it, in microseconds."""
 POINT_SHARE = 0.1
 """Side of the box around a point without a radius, over the shorter side of the image."""
 REPEATED_S = 2.0
@@ -174,7 +175,9 @@ class Camera:
         if math.isnan(interval) or interval < -1:
             return int(m.MAV_RESULT_DENIED)
         seconds = INTERVALS_S[number] if interval == 0 else interval / 1e6
-        self._intervals[number] = max(SHORTEST_S, seconds) if interval >= 0 else -1.0
+        self._intervals[number] = (
+            min(max(SHORTEST_S, seconds), LONGEST_S) if interval >= 0 else -1.0
+        )
         self._due[number] = self._clock()
         return int(m.MAV_RESULT_ACCEPTED)
 

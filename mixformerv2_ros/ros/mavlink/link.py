@@ -55,6 +55,7 @@ class Link:
                 f"got {printable(connection)}"
             )
         self.unreadable = 0
+        self._view = view
         self._log = log
         try:
             self._link = mavutil.mavlink_connection(
@@ -72,13 +73,19 @@ class Link:
         self._camera = Camera(view, settings, self._send, log)
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Answer and report until told to stop."""
+        """Answer and report until told to stop, or the node that sees the tracker has failed.
+
+        Raises:
+            Exception: what ended that node's thread.
+        """
         try:
-            while not stopped():
+            while not stopped() and self._view.failure is None:
                 self._read()
                 self._camera.send_due()
         finally:
             self._link.close()
+        if self._view.failure is not None:
+            raise self._view.failure
 
     def _read(self) -> None:
         for place in range(PER_ROUND):
