@@ -40,6 +40,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def processor_features() -> frozenset[str]:
+    """Instruction sets of the processor in Linux's words, such as `avx512_bf16`; else none."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
 def peak_megabytes() -> float:
     """Largest resident memory of this process so far, in MB (10^6 bytes).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Nano=FOLDER, ViT=FILE",
     )
     models.add_argument(
-        "--targets", type=ranged(int, 1, 64), default=1, metavar="N",
-        help="targets that are tracked at once (default: %(default)s)",
+        "--targets", type=_target_counts, default=(1,), metavar="LIST",
+        help="targets that are tracked at once; several numbers, separated by commas, are measured "
+        "one after the other (default: 1)",
     )  # fmt: skip
     models.add_argument(
         "--online-size", type=ranged(int, 1, 64), default=1, metavar="N",
@@ -150,9 +152,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from mixformerv2_ros.cli.engine_benchmark import PARTS, Plan, measure
+    from mixformerv2_ros.cli.benchmark_tables import scaling_lines, targets_table
+    from mixformerv2_ros.cli.engine_benchmark import PARTS, Plan
     from mixformerv2_ros.cli.machine_limits import copy_rate, matrix_rates
     from mixformerv2_ros.engines.options import default_threads
     from mixformerv2_ros.machine import environment
@@ -175,62 +176,82 @@ def _models(args: argparse.Namespace) -> int:
         height=height,
         rounds=args.rounds,
         frames=args.frames,
-        targets=args.targets,
+        targets=args.targets[0],
         online_size=args.online_size,
     )
-    rates, copies = matrix_rates(plan.num_threads), copy_rate()
-    rounds = measure(plan, variants)
-    *_, measurements = tqdm(rounds, total=plan.rounds, desc="rounds", disable=None, leave=False)
-    summaries = [measurement.summary() for measurement in measurements]
-    macs = frame_macs(bundle.spec, plan.online_size) * plan.targets
-    for variant, summary in zip(variants, summaries, strict=True):
-        rate = rates.get(variant.precision)
-        known = rate is not None and variant.cached and plan.device == "cpu"
-        least = macs / (rate * 1e6) if known and rate else None  # ms
-        engine = summary["milliseconds"]["engine"]["p50"]
-        summary["percent_of_limit"] = None if least is None else round(100 * least / engine, 1)
+    rates, copies = matrix_rates(plan.num_threads, plan.device), copy_rate()
     about = environment()
     machine = about["machine"]
-    shown = f"{width}x{height} JPEG, {plan.targets} targets, {plan.online_size} online templates, "
     print(f"model    {bundle.name}, preset {bundle.spec.preset}, weights {bundle.checksum}")
     print(f"machine  {machine['processor']}, {machine['cores']} cores")
-    print(f"image    {shown}{plan.num_threads} threads, {plan.rounds} x {plan.frames} frames")
+    if plan.device.startswith("cuda") and find_spec("torch") is not None:
+        from mixformerv2_ros.engines.cuda_limits import cuda_name
+
+        about["machine"]["gpu"] = cuda_name(plan.device)
+        print(f"device   {plan.device}, {machine['gpu']}")
     listed = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     print(
         f"limit    products of matrices, 10^9 multiply-adds/s: {listed}; copies {copies:.1f} GB/s"
     )
-    print(f"network  {macs / 1e6:.0f} x 10^6 multiply-adds per frame\n")
-    print(_table(summaries))
+    print(
+        f"image    {width}x{height} JPEG, {plan.online_size} online templates, {plan.num_threads} "
+        f"threads, {plan.rounds} x {plan.frames} frames"
+    )
+    runs = []
+    for count in args.targets:
+        macs = frame_macs(bundle.spec, plan.online_size) * count
+        print(f"\ntargets  {count}: {macs / 1e6:.0f} x 10^6 multiply-adds per frame\n")
+        runs.append(_measured(replace(plan, targets=count), variants, rates, macs))
     result = {
         "model": {"name": bundle.name, "preset": bundle.spec.preset, "weights": bundle.checksum},
         **about,
         "image": [width, height],
         "threads": plan.num_threads,
-        "targets": plan.targets,
+        "device": plan.device,
         "online_size": plan.online_size,
         "limits": {
             "giga_multiply_adds_per_second": {k: round(v, 1) for k, v in rates.items()},
             "copied_gigabytes_per_second": round(copies, 2),
-            "multiply_adds_per_frame": macs,
+            "multiply_adds_per_frame": frame_macs(bundle.spec, plan.online_size) * plan.targets,
         },
-        "variants": summaries,
+        **runs[0],
     }
-    engines = {s["variant"]: s["milliseconds"]["engine"]["p50"] for s in summaries}
-    if "torch joint" in engines:
-        joint = engines["torch joint"]
-        ratios = {label: round(ms / joint, 3) for label, ms in engines.items()}
-        result["over_torch_joint"] = ratios
-        print("\nengine time over torch joint: " + ", ".join(
-            f"{label} {ratio:.2f}" for label, ratio in ratios.items() if label != "torch joint"
-        ))  # fmt: skip
+    if len(runs) > 1:
+        result["other_targets"] = runs[1:]
+        print("\n" + targets_table(runs))
     if args.scaling:
         result["scaling"] = _scaling(plan, [one for one in variants if one.cached])
-        print("\n" + "\n".join(_scaling_lines(result["scaling"])))
+        print("\n" + "\n".join(scaling_lines(result["scaling"])))
     if args.json:
         write_json(args.json, result)
     if page is not None:
         page.write_report(args.report, result, list(PARTS))
     return 0
+
+
+def _measured(
+    plan: Plan, variants: list[Variant], rates: dict[str, float], macs: int
+) -> dict[str, Any]:
+    """Measure with one number of targets and print the tables; what goes into the JSON."""
+    from tqdm import tqdm
+
+    from mixformerv2_ros.cli.benchmark_tables import compare, joint_table, speed_table
+    from mixformerv2_ros.cli.engine_benchmark import measure
+
+    rounds = measure(plan, variants)
+    *_, measurements = tqdm(rounds, total=plan.rounds, desc="rounds", disable=None, leave=False)
+    summaries = [measurement.summary() for measurement in measurements]
+    for variant, summary in zip(variants, summaries, strict=True):
+        rate = rates.get(variant.precision)
+        known = rate is not None and variant.cached and plan.device.startswith(("cpu", "cuda"))
+        least = macs / (rate * 1e6) if known and rate else None  # ms
+        engine = summary["milliseconds"]["engine"]["p50"]
+        summary["percent_of_limit"] = None if least is None else round(100 * least / engine, 1)
+    compare(summaries, measurements)
+    print(speed_table(summaries))
+    if any("over_joint" in summary for summary in summaries):
+        print("\n" + joint_table(summaries))
+    return {"targets": plan.targets, "variants": summaries}
 
 
 def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
@@ -241,10 +262,10 @@ def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
         ParameterError: a name is none.
         BundleError: a bundle to compare with is none.
     """
-    from mixformerv2_ros.cli.engine_benchmark import Variant, variants_at_hand
-    from mixformerv2_ros.model.bundle import open_bundle
+    from mixformerv2_ros.cli.engine_benchmark import JOINT, Variant, variants_at_hand
+    from mixformerv2_ros.model.bundle import has_graphs, open_bundle
 
-    found = variants_at_hand(bundle)
+    found = variants_at_hand(bundle, args.device)
     for path in args.compare:
         other = open_bundle(path)
         found += [
@@ -264,14 +285,18 @@ def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
         missing = [name for name in names if name not in there]
         if missing:
             raise EngineError(
-                f"{option} {', '.join(missing)} is not available for {bundle.path} here: there is "
+                f"{option} {', '.join(missing)} is not available for {bundle.path} on "
+                f"{args.device} here: there is "
                 f"{', '.join(sorted(there)) or 'none'}"
             )
-        found = [one for one in found if getattr(one, option) in names]
+        found = [
+            one
+            for one in found
+            if getattr(one, option) in names or (option == "precision" and one == JOINT)
+        ]
     if not found:
-        raise EngineError(
-            f"no engine available: {bundle.path} has no ONNX graphs and torch is not installed"
-        )
+        graphs = "" if has_graphs(bundle) else f"; {bundle.path} has no ONNX graphs"
+        raise EngineError(f"no engine that is installed here runs on {args.device}{graphs}")
     if args.trackers:
         trackers = lab_module("evaluation.trackers", "--trackers")
         for text in args.trackers.split(","):
@@ -307,18 +332,9 @@ def _scaling(plan: Plan, variants: list[Variant]) -> dict[str, list[dict[str, An
     return curves
 
 
-def _scaling_lines(curves: dict[str, list[dict[str, Any]]]) -> list[str]:
-    lines = []
-    for axis, points in curves.items():
-        name = "megapixels" if axis == "image" else axis
-        lines.append(
-            f"{name + ': engine, frame ms':30}" + "".join(f"{p['at']:>16.3g}" for p in points)
-        )
-        for label in points[0]:
-            if label != "at":
-                cells = "".join(f"{p[label][0]:8.2f}{p[label][1]:8.2f}" for p in points)
-                lines.append(f"{label:30}{cells}")
-    return lines
+def _target_counts(text: str) -> tuple[int, ...]:
+    parse = ranged(int, 1, 64)
+    return tuple(parse(one) for one in text.split(","))
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -327,30 +343,3 @@ def _size(text: str) -> tuple[int, int]:
             and 10 <= int(height) <= 16384):  # fmt: skip
         raise ParameterError(f"--size must be WxH, each 10 to 16384 px, got {text!r}")
     return int(width), int(height)
-
-
-def _table(summaries: list[dict[str, Any]]) -> str:
-    head = (
-        f"{'ms per frame':24}{'decode':>8}{'crop':>8}{'engine':>8}{'p95':>8}{'p99':>8}"
-        f"{'frame':>8}{'p95':>8}{'p99':>8}{'fps':>8}{'cpu':>8}{'joule':>8}{'limit':>8}"
-        f"{'peak MB':>9}"
-    )
-    lines = [head]
-    for summary in summaries:
-        ms = summary["milliseconds"]
-        cells = [ms["decode"]["p50"], ms["crop"]["p50"]]
-        cells += [ms["engine"][q] for q in ("p50", "p95", "p99")]
-        cells += [ms["frame"][q] for q in ("p50", "p95", "p99")]
-        lines.append(
-            f"{summary['variant']:24}"
-            + "".join(f"{cell:8.2f}" for cell in cells)
-            + f"{summary['frames_per_second']:8.1f}{ms['cpu']['p50']:8.2f}"
-            + _or_dash(summary["joules_per_frame"], "8.3f", "")
-            + _or_dash(summary["percent_of_limit"], "6.0f", " %")
-            + f"{summary['peak_megabytes']:9.0f}"
-        )
-    return "\n".join(lines)
-
-
-def _or_dash(value: float | None, form: str, unit: str) -> str:
-    return f"{'–':>8}" if value is None else format(value, form) + unit

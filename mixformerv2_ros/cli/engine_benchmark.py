@@ -20,9 +20,11 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.errors import EngineError, MixFormerError
 from mixformerv2_ros.machine import peak_megabytes, processor_joules
 from mixformerv2_ros.model.bundle import Bundle, has_graphs, open_bundle
@@ -31,6 +33,9 @@ from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.pixels import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import TargetTracker, search_shape
+
+AGREEMENT_CROPS = 8
+"""Crops in which the variants' boxes are compared."""
 
 PARTS = ("decode", "crop", "engine", "frame", "cpu")
 """Columns of the timings: decoding a JPEG, cutting the crops, the network, all of a frame, and the
@@ -64,6 +69,10 @@ class Variant:
             return f"{kind} {Path(path).stem[:14]}".strip() if path else kind
         precision = "" if self.precision == "fp32" else f" {self.precision}"
         return f"{self.engine}{precision} {'cached' if self.cached else 'joint'}"
+
+
+JOINT = Variant("torch", False)
+"""What everything is compared with: the whole network with every frame, in fp32, without graphs."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +111,18 @@ class Measurement:
         peak_megabytes: Largest resident memory of its process.
         joules: Energy of the processor's socket per frame, with all that runs on it; None where it
             is not told.
+        alone: Milliseconds of engine calls that follow each other at once, without the rest of a
+            frame between them; only of devices other than the CPU, whose clocks may sink meanwhile.
+        edges: (n, 4) left, top, right and bottom of the boxes found in n crops, the same for all
+            variants, over the side of the crop; None of OpenCV's trackers.
     """
 
     variant: Variant
     milliseconds: npt.NDArray[np.float64]
     peak_megabytes: float
     joules: float | None = None
+    alone: npt.NDArray[np.float64] | None = None
+    edges: npt.NDArray[np.float64] | None = None
 
     def summary(self) -> dict[str, Any]:
         """Percentiles of every part, frames per second, memory: what goes into the JSON."""
@@ -118,6 +133,10 @@ class Measurement:
             }
             for column, part in enumerate(PARTS)
         }
+        if self.alone is not None:
+            parts["alone"] = {
+                f"p{q}": round(float(np.percentile(self.alone, q)), 3) for q in (50, 95, 99)
+            }
         mean = float(self.milliseconds[:, PARTS.index("frame")].mean())
         return {
             "variant": self.variant.label,
@@ -128,25 +147,35 @@ class Measurement:
         }
 
 
-def variants_at_hand(bundle: Bundle) -> list[Variant]:
-    """The variants that can run here: by installed libraries and by the files of the bundle."""
+def variants_at_hand(bundle: Bundle, device: str = "cpu") -> list[Variant]:
+    """The variants that can run here: by installed libraries, device and files of the bundle."""
     own = bundle.inference_precision
-    found = []
+    is_cuda = device.startswith("cuda")
+    found: list[tuple[str, str]] = []
     if has_graphs(bundle):
-        found.append(("onnxruntime", "int8" if own == "int8" else "fp32"))
-        if find_spec("openvino") is not None:
+        if not is_cuda or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            found.append(("onnxruntime", "int8" if own == "int8" else "fp32"))
+        if find_spec("openvino") is not None and not is_cuda:
             from mixformerv2_ros.engines.openvino_engine import cpu_precisions
 
             able = cpu_precisions()
             wanted = ("int8",) if own == "int8" else ("fp32", "bf16")
             found += [("openvino", precision) for precision in wanted if precision in able]
-    if find_spec("torch") is not None:
-        found.append(("torch", "fp32"))
-    return [
+    variants = [
         Variant(engine, cached, precision)
         for engine, precision in found
         for cached in (True, False)
     ]
+    if find_spec("torch") is not None:
+        from mixformerv2_ros.engines.torch_loader import torch_precisions
+
+        try:
+            precisions = torch_precisions(device)
+        except UnavailableError:
+            return variants
+        variants += [Variant("torch", True, precision) for precision in precisions]
+        variants.append(JOINT)
+    return variants
 
 
 def measure(plan: Plan, variants: Sequence[Variant]) -> Iterator[list[Measurement]]:
@@ -159,20 +188,35 @@ def measure(plan: Plan, variants: Sequence[Variant]) -> Iterator[list[Measuremen
         timings: list[list[npt.NDArray[np.float64]]] = [[] for _ in variants]
         peaks = [0.0] * len(variants)
         joules: list[list[float]] = [[] for _ in variants]
+        alone: list[list[npt.NDArray[np.float64]]] = [[] for _ in variants]
+        edges = []
+        for connection in connections:
+            connection.send(("edges", AGREEMENT_CROPS))
+            edges.append(_answer(connection))
         for _ in range(plan.rounds):
             for index, connection in enumerate(connections):
                 before = processor_joules()
-                connection.send(plan.frames)
+                connection.send(("frames", plan.frames))
                 rows, peaks[index] = _answer(connection)
                 after = processor_joules()
                 timings[index].append(rows)
                 if before is not None and after is not None and after > before:
                     joules[index].append((after - before) / plan.frames)
+                if plan.device != "cpu":
+                    connection.send(("alone", plan.frames))
+                    alone[index].append(_answer(connection))
             yield [
                 Measurement(
-                    variant, np.concatenate(rows), peak, float(np.median(used)) if used else None
+                    variant,
+                    np.concatenate(rows),
+                    peak,
+                    float(np.median(used)) if used else None,
+                    np.concatenate(calls) if calls else None,
+                    found,
                 )
-                for variant, rows, peak, used in zip(variants, timings, peaks, joules, strict=True)
+                for variant, rows, peak, used, calls, found in zip(
+                    variants, timings, peaks, joules, alone, edges, strict=True
+                )
             ]
 
 
@@ -209,7 +253,7 @@ def _answer(connection: Connection) -> Any:
 
 
 def _work(plan: Plan, variant: Variant, connection: Connection) -> None:
-    """Body of a worker process: load, report ready, then time as many frames as it is told."""
+    """Body of a worker process: load, report ready, then do what it is told, so often."""
     try:
         bench: _Bench | _PeerBench = (
             _PeerBench(plan, variant) if variant.is_peer else _Bench(plan, variant)
@@ -221,11 +265,15 @@ def _work(plan: Plan, variant: Variant, connection: Connection) -> None:
     connection.send(True)
     while True:
         try:
-            frames = connection.recv()
+            what, count = connection.recv()
         except EOFError:
             return
-        rows = bench.run(frames)
-        connection.send((rows, peak_megabytes()))
+        if what == "frames":
+            connection.send((bench.run(count), peak_megabytes()))
+        elif what == "alone":
+            connection.send(bench.alone(count))
+        else:
+            connection.send(bench.edges(count))
 
 
 class _Bench:
@@ -277,6 +325,27 @@ class _Bench:
             row[:] = decoded - start, cut - decoded, searched - cut, end - start, cpu
         return rows * 1000
 
+    def alone(self, calls: int) -> npt.NDArray[np.float64]:
+        """Milliseconds of engine calls that follow each other at once."""
+        times = np.empty(calls)
+        for index in range(calls):
+            start = time.perf_counter()
+            self._search()
+            times[index] = time.perf_counter() - start
+        return times * 1000
+
+    def edges(self, count: int) -> npt.NDArray[np.float64]:
+        """Edges of the first target (count, 4), over the side of crops that miss it by steps."""
+        tracker, box, found = self.trackers[0], self.boxes[0], []
+        image = decode_compressed("jpeg", self.jpeg)
+        for step in range(count):
+            shift = (step / count - 0.5) * box.w
+            tracker.box = Box(box.x + shift, box.y - shift, box.w, box.h)
+            tracker.crop_search(image, self.crops[0])
+            edges = self._search().edges[0]
+            found.append(edges @ (np.arange(edges.shape[1]) / edges.shape[1]))
+        return np.array(found)
+
     def _search(self) -> Prediction:
         if self.variant.cached:
             return self.engine.search(self.crops, self.memories)
@@ -326,6 +395,19 @@ class _PeerBench:
             cpu = time.process_time() - used
             row[:] = decoded - start, 0, end - decoded, end - start, cpu
         return rows * 1000
+
+    def alone(self, calls: int) -> npt.NDArray[np.float64]:
+        """Milliseconds of updates in one image that has been decoded."""
+        image, times = self._decode(), np.empty(calls)
+        for index in range(calls):
+            start = time.perf_counter()
+            for tracker in self.trackers:
+                tracker.update(image)
+            times[index] = time.perf_counter() - start
+        return times * 1000
+
+    def edges(self, count: int) -> None:
+        """None: these trackers cut their own regions."""
 
     def _decode(self) -> npt.NDArray[np.uint8]:
         return np.asarray(cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR), np.uint8)

@@ -2,7 +2,7 @@
 
 The product is one that a network could have, large enough to be bound by arithmetic. OpenVINO
 computes it in every precision that the processor has; where it is not installed, numpy does, in
-fp32.
+fp32. On CUDA devices torch does.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ COPIED = 64 * 2**20
 REPETITIONS = 12
 
 
-def matrix_rates(num_threads: int) -> dict[str, float]:
-    """10^9 multiply-adds per second by precision, as the processor has it."""
+def matrix_rates(num_threads: int, device: str = "cpu") -> dict[str, float]:
+    """10^9 multiply-adds per second by precision, as the processor or the CUDA device has it."""
+    if device.startswith("cuda") and find_spec("torch") is not None:
+        from mixformerv2_ros.engines.cuda_limits import cuda_matrix_rates
+
+        return cuda_matrix_rates(device)
     if find_spec("openvino") is None:
         matrix = np.ones((SIDE, SIDE), np.float32)
         return {"fp32": SIDE**3 / _shortest(lambda: matrix @ matrix) / 1e9}

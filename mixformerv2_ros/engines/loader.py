@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from mixformerv2_ros.engines.chain import Candidate, EngineChain
 from mixformerv2_ros.engines.options import ENGINES, EngineOptions, UnavailableError
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.model.bundle import Bundle, has_graphs, read_weights
+from mixformerv2_ros.model.bundle import Bundle, has_graphs
 from mixformerv2_ros.model.engine import Engine
 
 
@@ -100,28 +100,6 @@ def _load(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:
     if find_spec("torch") is None:
         missing = "" if has_graphs(bundle) else f", and {bundle.path} has no ONNX graphs"
         raise UnavailableError(f"the torch engine requires torch, which is not installed{missing}")
-    return _torch_engine(bundle, options)
+    from mixformerv2_ros.engines.torch_loader import load_torch_engine
 
-
-def _torch_engine(bundle: Bundle, options: EngineOptions) -> Engine:
-    import torch
-
-    from mixformerv2_ros.engines.torch_engine import TorchEngine
-    from mixformerv2_ros.network.model import MixFormerV2
-
-    device = options.device
-    if options.precision not in ("auto", "fp32"):
-        raise UnavailableError(
-            f"precision {options.precision} is not available: the torch engine runs fp32"
-        )
-    if device != "cpu":
-        count = torch.cuda.device_count() if device.startswith("cuda") else 0
-        if int(device.partition(":")[2] or 0) >= count:
-            raise UnavailableError(f"{device} is not available: torch found {count} CUDA devices")
-    else:
-        torch.set_num_threads(options.threads)
-    try:
-        return TorchEngine(MixFormerV2.from_weights(bundle.spec, read_weights(bundle)), device)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise EngineError(f"{bundle.path}: torch cannot load it: {reason}") from None
+    return load_torch_engine(bundle, options)

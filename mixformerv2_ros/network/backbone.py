@@ -279,8 +279,12 @@ class Backbone(nn.Module):
         tokens = self.patch_embed(search) + self.pos_embed_s
         if not self.predicts:
             return tokens
-        prediction = (self.reg_tokens + self.pos_embed_reg).expand(tokens.shape[0], -1, -1)
+        prediction = self.prediction_tokens().expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens, prediction], dim=1)
+
+    def prediction_tokens(self) -> Tensor:
+        """The prediction tokens as they enter the first block, (1, 4, width)."""
+        return self.reg_tokens + self.pos_embed_reg
 
     def encode_templates(self, templates: Tensor) -> tuple[Tensor, Tensor]:
         """Encode templates (B, K, 3, T, T) once per template change.

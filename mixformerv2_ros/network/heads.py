@@ -7,10 +7,6 @@ from torch import Tensor, nn
 
 from mixformerv2_ros.model.spec import ModelSpec
 
-# The network's tokens come left, right, top, bottom; everything outside it uses `EDGES`:
-# left, top, right, bottom.
-_TOKEN_OF_EDGE = (0, 2, 1, 3)
-
 
 class BoxHead(nn.Module):
     """An MLP shared by the four tokens; its softmax is the distribution of that token's edge."""
@@ -25,7 +21,9 @@ class BoxHead(nn.Module):
 
     def forward(self, prediction_tokens: Tensor) -> Tensor:
         """(B, 4, width) -> logits (B, 4, bins) in the order of `EDGES`."""
-        return self.layers(prediction_tokens)[:, _TOKEN_OF_EDGE]
+        # The network's tokens come left, right, top, bottom; everything outside it uses `EDGES`:
+        # left, top, right, bottom. Without an index, which a GPU would have to be sent.
+        return self.layers(prediction_tokens).unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
 
 
 class ScoreHead(nn.Module):

@@ -280,7 +280,7 @@ def _attention_engine(
     from mixformerv2_ros.lab.visualization.attention import AttentionEngine
 
     assert isinstance(base, TorchEngine)
-    return AttentionEngine(base.model, str(values["device"]))
+    return AttentionEngine(base.model, str(values["device"]), base.precision)
 
 
 def _drawing(

@@ -18,7 +18,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from mixformerv2_ros.engines.torch_engine import TorchEngine, TorchMemory
+from mixformerv2_ros.engines.cuda_graphs import TorchMemory
+from mixformerv2_ros.engines.torch_engine import TorchEngine
 from mixformerv2_ros.lab.visualization.observe import Moment
 from mixformerv2_ros.lab.visualization.sheet import (
     EDGE_COLORS,
@@ -70,8 +71,8 @@ class AttentionEngine(TorchEngine):
             `[templates | search | prediction tokens in the network's order]`.
         """
         rows: list[torch.Tensor] = []
-        output = self.model.search(self._load(crops), *memory, rows)
-        attention = torch.stack(rows)[:, 0].cpu().numpy()
+        output = self._search(crops, *memory, rows)
+        attention = torch.stack(rows)[:, 0].float().cpu().numpy()
         return self._predict(output), attention[:, :, _TOKEN_OF_EDGE]
 
 
