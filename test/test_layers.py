@@ -139,7 +139,9 @@ def assert_imports_neither_torch_nor_the_laboratory(code: str) -> None:
 
 def robot_modules() -> list[str]:
     """All modules below the laboratory that need neither torch nor a library that is absent."""
-    skipped = [f"{PACKAGE}.lab", f"{PACKAGE}.network", f"{PACKAGE}.engines.torch_engine"]
+    skipped = [f"{PACKAGE}.lab", f"{PACKAGE}.network"]
+    with_torch = ("torch_engine", "torch_loader", "cuda_graphs", "cuda_limits")
+    skipped += [f"{PACKAGE}.engines.{name}" for name in with_torch]
     libraries = {
         "ros.rclpy": "rclpy",
         "ros.cyclonedds": "cyclonedds",
