@@ -111,17 +111,18 @@ def test_a_slot_is_written_only_when_its_target_changes():
     def memory(value):
         return (torch.full((3, 1, 2, 5, 4), value), torch.full((3, 1, 2, 5, 4), -value))
 
-    slots = Slots(5, torch.zeros(3, 2, 8, 9, 2, 4), [None] * 8)
+    slots = Slots(5, torch.zeros(3, 8, 9, 3, 2, 4), [None] * 8)
     one, other = memory(1.0), memory(2.0)
     assert slots.load([one, other]) == 2
     assert slots.load([one, other]) == 0
     assert slots.load([other]) == 1
     assert slots.load([other, other, one]) == 1
-    keys, values = slots.keys_values[:, 0], slots.keys_values[:, 1]
     for place, value in enumerate((2.0, 2.0, 1.0, 0.0)):
-        assert (keys[:, place, :5] == value).all()
-        assert (values[:, place, :5] == -value).all()
-    assert (slots.keys_values[:, :, :, 5:] == 0).all()
+        queries, keys, values = slots.rows[:, place, :5].unbind(dim=2)
+        assert (queries == 0).all()
+        assert (keys == value).all()
+        assert (values == -value).all()
+    assert (slots.rows[:, :, 5:] == 0).all()
 
 
 def test_recordings_for_rare_numbers_of_templates_are_dropped(network, exact):

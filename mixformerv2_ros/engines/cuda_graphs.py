@@ -9,7 +9,8 @@ a step reads or writes therefore lies in buffers of this module:
   without a new recording.
 - A slot holds the keys and values of its target's templates, and room behind them for those of the
   search tokens, which attention then reads as one sequence without joining them. They are copied
-  only when a slot gets another target or other templates.
+  only when a slot gets another target or other templates. One target's queries, keys and values are
+  computed right where attention reads them.
 - Crops travel from page-locked memory, answers into page-locked memory, both without blocking; the
   only wait is the one for the answers.
 
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixformerv2_ros.model.engine import EDGES, Prediction
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS
@@ -78,13 +79,14 @@ class Slots:
 
     Attributes:
         template_tokens: That number, M.
-        keys_values: (depth, 2, slots, M + N, heads, channels): keys, then values; templates first.
+        rows: (depth, slots, M + N, 3, heads, channels): per token its query, key and value;
+            templates first, whose queries are not used.
         held: The memory that each slot holds.
         steps: Recorded steps by their size.
     """
 
     template_tokens: int
-    keys_values: Tensor
+    rows: Tensor
     held: list[TorchMemory | None]
     steps: dict[int, Callable[[], None]] = field(default_factory=dict)
 
@@ -94,8 +96,8 @@ class Slots:
         for place, memory in enumerate(memories):
             if self.held[place] is memory:
                 continue
-            for part, tensor in enumerate(memory):
-                room = self.keys_values[:, part, place, : self.template_tokens]
+            for part, tensor in enumerate(memory, start=1):
+                room = self.rows[:, place, : self.template_tokens, part]
                 room.copy_(tensor[:, 0].transpose(1, 2))
             self.held[place] = memory
             copied += 1
@@ -207,12 +209,12 @@ class SearchGraphs:
             spec, count = self._model.spec, STEP_SIZES[-1]
             tokens = template_tokens + self._patches.shape[1]
             channels = spec.width // spec.heads
-            room = torch.zeros(
-                (spec.depth, 2, count, tokens, spec.heads, channels),
+            rows = torch.zeros(
+                (spec.depth, count, tokens, 3, spec.heads, channels),
                 dtype=self._dtype,
                 device=self._device,
             )
-            slots = self._cache[template_tokens] = Slots(template_tokens, room, [None] * count)
+            slots = self._cache[template_tokens] = Slots(template_tokens, rows, [None] * count)
         self._cache.move_to_end(template_tokens)
         return slots
 
@@ -239,18 +241,16 @@ class SearchGraphs:
 
     def _step(self, slots: Slots, size: int) -> None:
         """One search over the first `size` slots: crops, keys and values in, answers out."""
-        backbone = self._model.backbone
-        rooms = slots.keys_values[:, :, :size].transpose(3, 4)
-        first = slots.template_tokens
+        first, last = slots.template_tokens, self._model.backbone.blocks[-1]
         tokens = self._embed(size)
-        for block, room in zip(backbone.blocks, rooms, strict=True):
-            parts = block.attn.split_heads(block.attn.qkv(block.norm1(tokens)))
-            room[:, :, :, first:] = parts[1:]
-            q = parts[0]
-            if block is backbone.blocks[-1]:
+        for block, rows in zip(self._model.backbone.blocks, slots.rows[:, :size], strict=True):
+            _project(block.attn.qkv, block.norm1(tokens), out=rows[:, first:].flatten(2))
+            q, k, v = rows.permute(2, 0, 3, 1, 4)
+            q = q[:, :, first:]
+            if block is last:
                 # Nobody reads what the search tokens become here.
                 q, tokens = q[:, :, -PREDICTION_TOKENS:], tokens[:, -PREDICTION_TOKENS:]
-            tokens = tokens + block.attn.proj(block.attn.attend(q, *room))
+            tokens = tokens + block.attn.proj(block.attn.attend(q, k, v))
             tokens = tokens + block.mlp(block.norm2(tokens))
         self._answer(tokens.float(), size)
 
@@ -270,6 +270,14 @@ class SearchGraphs:
         scores = self._model.score_head(tokens).sigmoid()[:, None]
         boxes = edges @ self._box_of_edges
         torch.cat([boxes, scores, edges], dim=1, out=self._answers[:size])
+
+
+def _project(layer: nn.Linear, tokens: Tensor, out: Tensor) -> None:
+    """A linear layer over (size, N, width), written into a view of a larger tensor."""
+    if len(tokens) == 1:
+        torch.addmm(layer.bias, tokens[0], layer.weight.t(), out=out[0])
+    else:
+        out.copy_(layer(tokens))
 
 
 def _box_of_edges(bins: int) -> Tensor:
