@@ -70,6 +70,12 @@ def assert_near(found, expected, bound):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=bound)
 
 
+def test_patches_are_embedded_by_a_product_as_by_the_convolution(network):
+    embed = network.backbone.patch_embed
+    image = torch.randn(2, 3, 48, 80, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(embed.product(image), embed(image), atol=1e-5, rtol=1e-5)
+
+
 def test_a_step_holds_all_targets_of_a_batch():
     assert [step_size(n) for n in range(1, 9)] == [1, 2, 4, 4, 8, 8, 8, 8]
     assert batches([128] * 3) == [[0, 1, 2]]
@@ -208,15 +214,15 @@ def test_cuda_gives_what_the_cpu_gives(exact, precision, bound, counts):
 @needs_cuda
 def test_cuda_targets_come_and_go_without_a_new_recording(network, exact):
     graphs = SearchGraphs(copy.deepcopy(network).to("cuda"))
-    engine = TorchEngine(copy.deepcopy(network), "cuda")
     scene = Scene(exact, [2] * 8)
-    memories = scene.memories(engine)
+    encoded = scene.memories(exact)
+    memories = [(keys.to("cuda"), values.to("cuda")) for keys, values in encoded]
     with torch.inference_mode():
         graphs.prepare(memories[0][0].shape[3])
         for places in ([0], [0, 1, 2], [2, 1], list(range(8)), [7], [3, 0, 5, 6, 1]):
-            chosen = [memories[place] for place in places]
-            found = graphs.search(scene.crops[places], chosen)
-            assert_near(found, engine.search(scene.crops[places], chosen), 1e-4)
+            found = graphs.search(scene.crops[places], [memories[place] for place in places])
+            expected = exact.search(scene.crops[places], [encoded[place] for place in places])
+            assert_near(found, expected, 1e-4)
     assert graphs.recordings == len(STEP_SIZES)
 
 
