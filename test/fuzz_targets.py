@@ -55,7 +55,7 @@ from mixformerv2_ros.ros.replay import choose_image_topic, images
 from mixformerv2_ros.ros.topics import INIT_POINT
 from mixformerv2_ros.ros.web.protocol import read_command
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.pixels import decode_compressed
+from mixformerv2_ros.tracking.compressed import decode_compressed
 
 TINY = ModelSpec(
     preset="custom", width=64, depth=1, heads=1, mlp_ratio=2.0, bins=8,

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pictures import exif_rotated
 
 from mixformerv2_ros.errors import ImageError
+from mixformerv2_ros.tracking.compressed import decode_compressed
 from mixformerv2_ros.tracking.pixels import (
     ENCODINGS,
     MAX_PIXELS,
     Pixels,
-    decode_compressed,
     decode_image,
 )
 

@@ -30,7 +30,7 @@ from mixformerv2_ros.machine import peak_megabytes, processor_joules
 from mixformerv2_ros.model.bundle import Bundle, has_graphs, open_bundle
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.pixels import decode_compressed
+from mixformerv2_ros.tracking.compressed import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import TargetTracker, search_shape
 

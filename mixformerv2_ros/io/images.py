@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.text import natural_order
-from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
+from mixformerv2_ros.tracking.compressed import decode_compressed
+from mixformerv2_ros.tracking.pixels import Pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -27,14 +28,16 @@ MAX_IMAGE_BYTES = 2**29
 Bytes = npt.NDArray[np.uint8]
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, reduction: int = 1) -> Pixels:
     """Read an image file, in the orientation in which its pixels are stored.
+
+    A JPEG may be reduced, see `compressed.decode_compressed`.
 
     Raises:
         SourceError: the file cannot be read; names it.
         ImageError: the file is no image, is cut off or damaged; names it.
     """
-    return decode_image_file(load_image_file(path), path)
+    return decode_image_file(load_image_file(path), path, reduction)
 
 
 def read_bgr(path: Path) -> Bytes:
@@ -61,15 +64,17 @@ def load_image_file(path: Path) -> Bytes:
         raise SourceError(f"image {path} cannot be read: {error.strerror}") from error
 
 
-def decode_image_file(data: Bytes, path: Path) -> Pixels:
+def decode_image_file(data: Bytes, path: Path, reduction: int = 1) -> Pixels:
     """Decode the bytes of the image file `path`, in the orientation in which pixels are stored.
+
+    A JPEG may be reduced, see `compressed.decode_compressed`.
 
     Raises:
         ImageError: the data is no image, is cut off or damaged; names the file.
     """
     try:
         if data[:2].tobytes() == b"\xff\xd8" or data[:4].tobytes() == b"\x89PNG":
-            return decode_compressed("", data)
+            return decode_compressed("", data, reduction)
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(data, flags) if data.size else None
     except ImageError as error:

@@ -140,7 +140,10 @@ class VideoSource:
         for index, file in enumerate(self._files or ()):
             stamp_ns = round(index * 1e9 / self.fps)
             decode = partial(_read_frame, file, stamp_ns)
-            yield VideoFrame(stamp_ns, stamp_ns, 0, decode=decode, name=file.name, index=index)
+            yield VideoFrame(
+                stamp_ns, stamp_ns, 0,
+                decode=decode, decode_reduced=decode, name=file.name, index=index,
+            )  # fmt: skip
 
     def _read_capture(self, capture: cv2.VideoCapture) -> Iterator[VideoFrame]:
         index, stamp_ns = 0, -1
@@ -175,9 +178,9 @@ class VideoSource:
         return max(round(index * 1e9 / self.fps), previous_ns + 1)
 
 
-def _read_frame(path: Path, stamp_ns: int) -> Frame:
+def _read_frame(path: Path, stamp_ns: int, reduction: int = 1) -> Frame:
     try:
-        return Frame(read_image(path), stamp_ns)
+        return Frame(read_image(path, reduction), stamp_ns)
     except SourceError as error:  # a file that cannot be read is as good as one that is broken
         raise ImageError(str(error)) from error
 

@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import BoxError, ImageError
 from mixformerv2_ros.tracking.boxes import Box, check_form
+from mixformerv2_ros.tracking.compressed import decode_compressed
 from mixformerv2_ros.tracking.detections import Detection, DetectionSet
 from mixformerv2_ros.tracking.events import DEFAULT_TARGET, InitRequest
 from mixformerv2_ros.tracking.frame import NS, Frame
-from mixformerv2_ros.tracking.pixels import decode_compressed, decode_image
+from mixformerv2_ros.tracking.pixels import decode_image
 from mixformerv2_ros.tracking.session import State, Track
 
 Types = Callable[[str], Callable[..., Any]] | Mapping[str, type]
@@ -188,8 +189,12 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * NS + int(stamp.nanosec)
 
 
-def image_frame(message: Any) -> Frame:
+def image_frame(message: Any, reduction: int = 1) -> Frame:
     """Wrap a `sensor_msgs/Image` (its data is not copied) or decode a `CompressedImage`.
+
+    Args:
+        message: The message.
+        reduction: By how much a JPEG may be reduced, see `compressed.decode_compressed`.
 
     Raises:
         ImageError: the message does not hold an image that can be decoded, or no valid stamp.
@@ -199,7 +204,7 @@ def image_frame(message: Any) -> Frame:
             f"stamp must have less than {NS} nanoseconds, got {message.header.stamp.nanosec}"
         )
     if hasattr(message, "format"):
-        pixels = decode_compressed(message.format, message.data)
+        pixels = decode_compressed(message.format, message.data, reduction)
     else:
         pixels = decode_image(
             message.height,

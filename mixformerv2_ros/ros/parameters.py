@@ -241,6 +241,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "used bits of 16-bit images, 8 to 16; 0: as measured, held for the stream",
         unit="bit", low=0, high=16, stream=True,
     ),
+    Parameter(
+        "jpeg_reduction", _RULES.jpeg_reduction,
+        "largest factor by which JPEG images are decoded at reduced size where all targets are "
+        "large enough: 2, 4 or 8; 1: full size",
+        low=1, high=8, stream=True,
+    ),
 )  # fmt: skip
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
@@ -575,6 +581,8 @@ def _check_together(values: Mapping[str, Any]) -> None:
         )
     if 0 < (bits := values.get("image_bits", 0)) < 8:
         raise ParameterError(f"image_bits must be 0 or 8 to 16, got {bits}")
+    if (reduction := values.get("jpeg_reduction", 1)) not in (1, 2, 4, 8):
+        raise ParameterError(f"jpeg_reduction must be 1, 2, 4 or 8, got {reduction}")
     if values.get("source") == "width" and not values["target_width"]:
         raise ParameterError("source width requires a target_width above 0, got 0")
     child = values.get("tf_frame")
@@ -628,13 +636,18 @@ def stream_rules(values: Mapping[str, Any]) -> StreamRules:
     """
     late_tolerance_ns = round(float(values["late_tolerance"]) * NS)
     image_bits = int(values["image_bits"]) or None
+    jpeg_reduction = int(values["jpeg_reduction"])
     if "buffer.frames" not in values:
         return StreamRules(
-            late_tolerance_ns=late_tolerance_ns, image_bits=image_bits, buffer_images=2
+            late_tolerance_ns=late_tolerance_ns,
+            image_bits=image_bits,
+            jpeg_reduction=jpeg_reduction,
+            buffer_images=2,
         )
     return StreamRules(
         late_tolerance_ns=late_tolerance_ns,
         image_bits=image_bits,
+        jpeg_reduction=jpeg_reduction,
         buffer_images=int(values["buffer.frames"]),
         buffer_age_ns=round(float(values["buffer.duration"]) * NS),
         buffer_bytes=int(values["buffer.megabytes"]) * 1_000_000,

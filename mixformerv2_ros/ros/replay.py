@@ -186,6 +186,7 @@ def images(reader: BagReader, topic: Topic) -> Iterator[RecordedImage]:
             message.record_ns,
             len(content.data),
             decode=partial(image_frame, content),
+            decode_reduced=partial(image_frame, content) if hasattr(content, "format") else None,
             name=name,
             index=index,
             message=message,

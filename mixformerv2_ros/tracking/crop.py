@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.pixels import ReducedPixels
 
 NEUTRAL = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 """The RGB colour that normalisation maps to zero."""
@@ -67,6 +68,9 @@ def crop_and_resize(
     its last column or row to black as well: the reference pads one pixel too much, and trained
     weights have seen it.
 
+    From `ReducedPixels` the reduced copy is resized where it has as many pixels as `out`; such a
+    crop is smoother: it is not made of single pixels of the image.
+
     Args:
         image: What to crop from.
         window: Where.
@@ -85,6 +89,9 @@ def crop_and_resize(
             f"crop of {window.side} px at {window.x},{window.y} must overlap the "
             f"{image.width}x{image.height} image"
         )
+    if isinstance(image, ReducedPixels) and window.side >= image.reduction * len(out):
+        _crop_reduced(image, window, out)
+        return
     patch = image.rgb(x1, y1, x2, y2)
     size = out.shape[:2]
     if (x2 - x1, y2 - y1) == (window.side, window.side):
@@ -105,6 +112,41 @@ def crop_and_resize(
             borderType=cv2.BORDER_CONSTANT,
         )
         cv2.resize(padded, size, dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+def _crop_reduced(image: ReducedPixels, window: CropWindow, out: npt.NDArray[np.uint8]) -> None:
+    """`crop_and_resize` from the reduced copy, whose pixels stand for squares of the image."""
+    small, reduction, size = image.reduced, image.reduction, len(out)
+    step = window.side / size
+    corners, inside = [], []
+    for start, limit, length in (
+        (window.x, small.width, image.width),
+        (window.y, small.height, image.height),
+    ):
+        first = max(start // reduction - 1, 0)
+        last = min((start + window.side) // reduction + 2, limit)
+        # Pixel i of the crop is in the middle of its part of the window, which is at ...
+        offset = (start + 0.5 * step) / reduction - 0.5 - first
+        corners.append((first, last, offset))
+        # ... start + (i + 0.5) * step - 0.5 in the image, black beyond its last pixel but one.
+        begin = math.ceil(-start / step - 0.5)
+        end = math.floor((length - 1 - start) / step - 0.5) + 1
+        inside.append(slice(min(max(begin, 0), size), min(max(end, 0), size)))
+    (x1, x2, dx), (y1, y2, dy) = corners
+    scale = step / reduction
+    cv2.warpAffine(
+        small.rgb(x1, y1, x2, y2),
+        np.array([[scale, 0, dx], [0, scale, dy]]),
+        (size, size),
+        dst=out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    columns, rows = inside
+    out[: rows.start] = 0
+    out[rows.stop :] = 0
+    out[:, : columns.start] = 0
+    out[:, columns.stop :] = 0
 
 
 def cover(crop: npt.NDArray[np.uint8], window: CropWindow, box: Box) -> None:

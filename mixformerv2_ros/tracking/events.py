@@ -40,10 +40,13 @@ class StreamImage(BufferedImage):
 
     Attributes:
         decode: Gives the frame; raises ImageError.
+        decode_reduced: The same at 1/n of its size, n 2, 4 or 8, or in full where that is not
+            faster (see `compressed.decode_compressed`); None for images that are not compressed.
         name: What the image is called in events, such as `image 12`.
     """
 
     decode: Callable[[], Frame] = field(kw_only=True)
+    decode_reduced: Callable[[int], Frame] | None = field(default=None, kw_only=True)
     name: str = field(default="image", kw_only=True)
     time_ns: int | None = field(default=None, init=False)
     """Stream time of the image, once it has been accepted."""

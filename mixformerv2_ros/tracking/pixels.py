@@ -14,7 +14,6 @@ as they are stored, like the boxes drawn on them.
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,6 +180,40 @@ class Pixels:
         return start, stop
 
 
+class ReducedPixels(Pixels):
+    """An image of which a reduced copy is at hand; in full it is decoded when it is asked for.
+
+    All that `Pixels` offers is of the whole image.
+
+    Attributes:
+        reduced: The reduced copy, `ceil(width / reduction)` x `ceil(height / reduction)` pixels;
+            each stands for `reduction` x `reduction` pixels of the image.
+        reduction: 2, 4 or 8.
+    """
+
+    __slots__ = ("_decode", "_full", "reduced", "reduction")
+
+    def __init__(
+        self, width: int, height: int, reduced: Pixels, reduction: int, decode: Callable[[], Pixels]
+    ) -> None:
+        """Keep the reduced copy; `decode` gives the image in full, and is called once at most."""
+        super().__init__(width, height, reduced.encoding, _LAYOUTS[reduced.encoding], ())
+        self.reduced = reduced
+        self.reduction = reduction
+        self._decode = decode
+        self._full: Pixels | None = None
+
+    def rgb(self, x1: int = 0, y1: int = 0, x2: int | None = None, y2: int | None = None) -> Bytes:
+        """See `Pixels.rgb`.
+
+        Raises:
+            ImageError: the image cannot be decoded in full.
+        """
+        if self._full is None:
+            self._full = self._decode()
+        return self._full.rgb(x1, y1, x2, y2)
+
+
 def _packed_view(channels: int) -> Callable[[Bytes, int, int, int, bool], Planes]:
     def view(data: Bytes, height: int, width: int, step: int, bigendian: bool) -> Planes:
         rows = data[: height * step].reshape(height, step)[:, : width * channels]
@@ -320,7 +353,7 @@ def decode_image(
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         raise ImageError(f"image encoding must be one of {', '.join(ENCODINGS)}, got {encoding!r}")
-    _check_size(width, height)
+    check_size(width, height)
     if layout.whole_blocks and (width % layout.block[0] or height % layout.block[1]):
         sides = "an even width" + (" and height" if layout.block[1] > 1 else "")
         raise ImageError(f"{encoding} image must have {sides}, got {width}x{height}")
@@ -340,100 +373,13 @@ def decode_image(
     return Pixels(width, height, encoding, layout, planes)
 
 
-def decode_compressed(format: str, data: Any) -> Pixels:
-    """Decode the fields of a `sensor_msgs/CompressedImage`: a JPEG or a PNG.
-
-    Grey images stay grey, with 16 bits if they have them; of 16-bit colours the high byte is kept,
-    and alpha is dropped.
-
-    Args:
-        format: The message's format. Only its tail matters: `... compressed rgb8` means that the
-            sender compressed RGB data as if it were BGR, as image_transport may do.
-        data: Anything with the buffer protocol.
+def check_size(width: int, height: int) -> None:
+    """Refuse a size that no image has, or none that is decoded.
 
     Raises:
-        ImageError: the data is not a JPEG or PNG, is cut off, damaged, or claims to be larger
-            than `MAX_PIXELS`.
+        ImageError: less than a pixel, or more than `MAX_PIXELS`.
     """
-    if "compressedDepth" in format:
-        raise ImageError(f"compressed image must be a JPEG or PNG, got {format!r}")
-    buffer = np.frombuffer(data, np.uint8)
-    view = buffer.data
-    if bytes(view[:8]) == b"\x89PNG\r\n\x1a\n":
-        width, height = _png_size(view)
-    elif bytes(view[:3]) == b"\xff\xd8\xff":
-        width, height = _jpeg_size(view)
-    else:
-        start = bytes(view[:4]).hex(" ") or "nothing"
-        raise ImageError(
-            f"compressed image must be a JPEG or PNG, got data that starts with {start} "
-            f"(format {format!r})"
-        )
-    _check_size(width, height)
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        decoded = cv2.imdecode(buffer, flags)
-    except cv2.error as error:
-        raise ImageError(f"compressed image cannot be decoded: {error.err}") from error
-    if decoded is None:
-        raise ImageError(f"compressed image of {width}x{height} is damaged")
-    if decoded.ndim == 2:
-        return Pixels.from_array(decoded, "mono16" if decoded.dtype == np.uint16 else "mono8")
-    if decoded.dtype == np.uint16:
-        decoded = np.right_shift(decoded, 8, dtype=np.uint16).astype(np.uint8)
-    target = format.rpartition("compressed")[2].strip()
-    return Pixels.from_array(decoded, "rgb8" if target.startswith("rgb") else "bgr8")
-
-
-def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"image must have at least one pixel, got {width}x{height}")
     if width * height > MAX_PIXELS:
         raise ImageError(f"image must have at most {MAX_PIXELS:,} pixels, got {width}x{height}")
-
-
-def _png_size(data: memoryview) -> tuple[int, int]:
-    """Width and height from a PNG's header; ImageError if its end is missing.
-
-    OpenCV reserves what a chunk claims to hold before it looks, 3.4 GB for 210 bytes, and where the
-    data of the image are missing, an amount that depends on nothing.
-    """
-    if len(data) < 33 or bytes(data[12:16]) != b"IHDR":
-        raise ImageError("PNG image has no header")
-    width, height = struct.unpack_from(">II", data, 16)
-    position, has_data = 8, False
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IEND":
-            if not has_data:
-                raise ImageError("PNG image has no data")
-            return width, height
-        has_data = has_data or kind == b"IDAT"
-        position += 12 + length
-    raise ImageError(f"PNG image is cut off after {len(data)} bytes")
-
-
-def _jpeg_size(data: memoryview) -> tuple[int, int]:
-    """Width and height from a JPEG's frame header; ImageError if its end is missing."""
-    size: tuple[int, int] | None = None
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            raise ImageError(f"JPEG image is damaged at byte {position}")
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if position + 9 > len(data):
-                break
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            size = width, height
-        if marker == 0xDA and size is not None:
-            # Cameras may pad the data; within it the end marker cannot occur.
-            if bytes(data[-2:]) == b"\xff\xd9" or b"\xff\xd9" in bytes(data[position:]):
-                return size
-            break
-        position += 2 + length
-    raise ImageError(f"JPEG image is cut off after {len(data)} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -17,6 +18,9 @@ from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting, find
 from mixformerv2_ros.tracking.settings import TrackerSettings
 from mixformerv2_ros.tracking.tracker import Observation, TargetTracker, search_shape
+
+REDUCTION_RESERVE = 1.15
+"""A target may shrink by this factor until the next image and still be cut from a reduced copy."""
 
 
 class State(IntEnum):
@@ -193,6 +197,20 @@ class Session:
             self._targets.clear()
         else:
             self._targets.pop(target_id, None)
+
+    def reduction(self, limit: int) -> int:
+        """Largest power of two by which the next image may be reduced for all targets.
+
+        With a reserve for targets that become smaller in it.
+
+        Args:
+            limit: Largest one wanted, a power of two; the result while there are no targets.
+        """
+        targets = self._targets.values()
+        enough = min((t.tracker.reduction(self.settings) for t in targets), default=math.inf)
+        while limit > 1 and limit * REDUCTION_RESERVE > enough:
+            limit //= 2
+        return limit
 
     def update(self, frame: Frame, time_ns: int | None = None) -> list[Track]:
         """Find every target in the next frame; one engine call serves all of them.

@@ -18,6 +18,9 @@ Size
 Time
     Durations are differences of stamps. Where the stamps are zero or stand still, they are
     differences of arrival (or record) times, and an event reports it once.
+Reduced JPEGs
+    Where `StreamRules.jpeg_reduction` permits it, a JPEG is decoded at the smallest size that has
+    as many pixels as the crops of all targets; crops that need more pixels decode it in full.
 Used bits
     Of 16-bit images the used bits are measured (`Pixels.measured_bits`), unless they are given, and
     held: more are used as soon as an image needs them, fewer never. An event reports it.
@@ -94,6 +97,8 @@ class StreamRules:
         catch_up_searches: Searches per new image that catching up may take.
         max_targets: Targets tracked at the same time; None for any number.
         image_bits: Used bits of 16-bit images, 8 to 16; None for as many as are measured.
+        jpeg_reduction: Largest factor, 1, 2, 4 or 8, by which JPEGs are decoded at reduced size
+            where all targets are large enough for it; 1 for never.
     """
 
     late_tolerance_ns: int = NS // 2
@@ -104,6 +109,7 @@ class StreamRules:
     catch_up_searches: int = 4
     max_targets: int | None = None
     image_bits: int | None = None
+    jpeg_reduction: int = 1
 
 
 class Stream:
@@ -267,7 +273,7 @@ class Stream:
         """
         self._number(image)
         try:
-            frame = self._decode(image, measure=self.rules.image_bits is None)
+            frame = self._decode(image, self._reduction(), measure=self.rules.image_bits is None)
         except ImageError as error:
             return [undecodable(image, error)]
         decision = self._order.take(DecodedImage(image, frame))
@@ -298,13 +304,21 @@ class Stream:
         self._count += 1
         image.number = self._count
 
-    def _decode(self, image: StreamImage, measure: bool = False) -> Frame:
+    def _reduction(self) -> int:
+        """By how much the next image may be reduced: a target may start on it at any place."""
+        limit = self.rules.jpeg_reduction
+        return 1 if self._pending else self.session.reduction(limit)
+
+    def _decode(self, image: StreamImage, reduction: int = 1, measure: bool = False) -> Frame:
         """Decode an image; its 16-bit data has the used bits of the stream.
 
         Raises:
             ImageError: see `StreamImage.decode`.
         """
-        frame = image.decode()
+        if reduction == 1 or image.decode_reduced is None:
+            frame = image.decode()
+        else:
+            frame = image.decode_reduced(reduction)
         if measure and self._bits < 16:
             self._bits = max(self._bits, frame.pixels.measured_bits())
         pixels = frame.pixels.with_bits(self._bits)
@@ -393,6 +407,9 @@ class Stream:
                 else:
                     outputs += self._started(pending, f"tracking {printable(name)}")
                 del starts[name]
+        except ImageError as error:  # of a reduced copy's image in full
+            outputs += [rejected(pending.request, str(error)) for pending in starts.values()]
+            return [*outputs, undecodable(image, error)]
         except EngineError as error:
             outputs += [rejected(pending.request, str(error)) for pending in starts.values()]
             text = str(error)

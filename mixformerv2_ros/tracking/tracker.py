@@ -7,6 +7,7 @@ arithmetic follows the released code, so that the same weights and frames give t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,19 @@ class TargetTracker:
         """Crop the search region around the last box into `out` (S, S, 3) uint8 RGB."""
         self.search_window = crop_window(self.box, self.settings.search_factor)
         crop_and_resize(image, self.search_window, out)
+
+    def reduction(self, settings: TrackerSettings) -> float:
+        """By how much the next image may be reduced and still have a pixel per pixel of a crop.
+
+        The smaller of the search region's side and the template's, each over that of its crop. The
+        template is cut around the box that is yet to be found.
+        """
+        side = math.sqrt(self.box.area)
+        spec = self.engine.spec
+        return side * min(
+            settings.search_factor / spec.search_size,
+            settings.template_factor / spec.template_size,
+        )
 
     def box_of(self, prediction: Prediction, index: int, image: Pixels) -> Box:
         """Where the engine's answer number `index` to the last `crop_search` puts the target."""

@@ -20,9 +20,10 @@ from mixformerv2_ros.lab.datasets.vot import polygon_box
 from mixformerv2_ros.lab.evaluation.trackers import FRAME_RATE
 from mixformerv2_ros.text import MAX_ERROR, printable
 from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.compressed import decode_compressed
 from mixformerv2_ros.tracking.events import InitRequest, Output, Step, StreamImage, raise_failure
 from mixformerv2_ros.tracking.frame import Frame
-from mixformerv2_ros.tracking.pixels import Pixels, decode_compressed
+from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.stream import Stream
 
 SOCKET = "TRAX_SOCKET"

@@ -160,7 +160,11 @@ class LiveTracker:
     def receive_image(self, message: Any) -> None:
         """Take a `sensor_msgs/Image` or `CompressedImage`."""
         now, decode = self._middleware.now_ns(), partial(self._open_image, message)
-        image = StreamImage(stamp_ns(message), now, len(message.data), decode=decode)
+        # Only compressed images have a format; cv_bridge is for the others.
+        reduced = partial(image_frame, message) if hasattr(message, "format") else None
+        image = StreamImage(
+            stamp_ns(message), now, len(message.data), decode=decode, decode_reduced=reduced
+        )
         self._publisher.on_arrival(now, image.stamp_ns, self._mailbox.put_image(image))
 
     def add_lost(self, count: int) -> None:
