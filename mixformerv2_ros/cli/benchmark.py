@@ -117,6 +117,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames per round (default: %(default)s)",
     )
+    nodes = parser.add_argument_group("node")
+    nodes.add_argument(
+        "--node",
+        choices=("dds", "rclpy"),
+        help="instead of the engines, measure the tracker node on one core, message to message",
+    )
+    nodes.add_argument(
+        "--encoding",
+        choices=("bgr8", "mono8", "jpeg"),
+        default="bgr8",
+        help="images of --node (default: %(default)s)",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "config",
@@ -148,7 +160,23 @@ def run(args: argparse.Namespace) -> int:
         raise ParameterError(
             f"CONFIG requires the word data before it, got {args.target} {args.config}"
         )
-    return _models(args)
+    return _models(args) if args.node is None else _node(args)
+
+
+def _node(args: argparse.Namespace) -> int:
+    from mixformerv2_ros.cli.node_benchmark import as_json, measure_node, node_table
+    from mixformerv2_ros.machine import environment
+
+    options = [f"model:={args.target}"] if args.target else []
+    count = args.rounds * args.frames
+    costs = measure_node(args.node, args.encoding, _size(args.size), count, options)
+    about = environment()
+    print(f"machine  {about['machine']['processor']}, {about['machine']['cores']} cores")
+    print(f"node     1 target, 1 core, {count} frames, Cyclone DDS on the loopback interface\n")
+    print(node_table([costs]))
+    if args.json:
+        write_json(args.json, {**about, "frames": count, **as_json(costs)})
+    return 0
 
 
 def _models(args: argparse.Namespace) -> int:

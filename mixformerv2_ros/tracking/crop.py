@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import BoxError
 from mixformerv2_ros.tracking.boxes import Box
-from mixformerv2_ros.tracking.pixels import ReducedPixels
+from mixformerv2_ros.tracking.pixels import Pixels, ReducedPixels
 
 NEUTRAL = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 """The RGB colour that normalisation maps to zero."""
@@ -92,15 +92,20 @@ def crop_and_resize(
     if isinstance(image, ReducedPixels) and window.side >= image.reduction * len(out):
         _crop_reduced(image, window, out)
         return
-    patch = image.rgb(x1, y1, x2, y2)
+    if isinstance(image, Pixels):
+        patch, code = image.stored(x1, y1, x2, y2)
+    else:
+        patch, code = image.rgb(x1, y1, x2, y2), None
     size = out.shape[:2]
+    # Channels are resized alike: what has three is resized in place, then put in order.
+    target = out if patch.shape[2:] == out.shape[2:] else None
     if (x2 - x1, y2 - y1) == (window.side, window.side):
-        cv2.resize(patch, size, dst=out, interpolation=cv2.INTER_LINEAR)
-    elif canvas is not None and window.side <= len(canvas):
+        resized = cv2.resize(patch, size, dst=target, interpolation=cv2.INTER_LINEAR)
+    elif canvas is not None and window.side <= len(canvas) and patch.shape[2:] == out.shape[2:]:
         place = canvas[y1 - window.y : y2 - window.y, x1 - window.x : x2 - window.x]
         place[:] = patch
         square = canvas[: window.side, : window.side]
-        cv2.resize(square, size, dst=out, interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(square, size, dst=target, interpolation=cv2.INTER_LINEAR)
         place[:] = 0
     else:
         padded = cv2.copyMakeBorder(
@@ -111,7 +116,9 @@ def crop_and_resize(
             right=window.x + window.side - x2,
             borderType=cv2.BORDER_CONSTANT,
         )
-        cv2.resize(padded, size, dst=out, interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(padded, size, dst=target, interpolation=cv2.INTER_LINEAR)
+    if code is not None:
+        cv2.cvtColor(resized, code, dst=out)
 
 
 def _crop_reduced(image: ReducedPixels, window: CropWindow, out: npt.NDArray[np.uint8]) -> None:
@@ -134,14 +141,17 @@ def _crop_reduced(image: ReducedPixels, window: CropWindow, out: npt.NDArray[np.
         inside.append(slice(min(max(begin, 0), size), min(max(end, 0), size)))
     (x1, x2, dx), (y1, y2, dy) = corners
     scale = step / reduction
-    cv2.warpAffine(
-        small.rgb(x1, y1, x2, y2),
+    patch, code = small.stored(x1, y1, x2, y2)
+    warped = cv2.warpAffine(
+        patch,
         np.array([[scale, 0, dx], [0, scale, dy]]),
         (size, size),
-        dst=out,
+        dst=out if patch.shape[2:] == out.shape[2:] else None,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
+    if code is not None:
+        cv2.cvtColor(warped, code, dst=out)
     columns, rows = inside
     out[: rows.start] = 0
     out[rows.stop :] = 0

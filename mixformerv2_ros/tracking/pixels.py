@@ -47,6 +47,8 @@ class _Layout:
         whole_blocks: Whether an image must consist of whole blocks.
         border: Pixels around a region that its conversion depends on.
         words: Whether the plane holds 16-bit words, which become bytes before the conversion.
+        is_packed: Whether every pixel is converted by itself, channel by channel.
+        code: OpenCV's code of that conversion; None for RGB.
     """
 
     pixel_bytes: int
@@ -57,6 +59,8 @@ class _Layout:
     whole_blocks: bool = True
     border: int = 0
     words: bool = False
+    is_packed: bool = False
+    code: int | None = None
 
 
 class Pixels:
@@ -155,11 +159,7 @@ class Pixels:
         """
         x2 = self.width if x2 is None else x2
         y2 = self.height if y2 is None else y2
-        if not (0 <= x1 <= x2 <= self.width and 0 <= y1 <= y2 <= self.height):
-            raise ValueError(
-                f"region must lie in the {self.width}x{self.height} image, "
-                f"got x {x1}..{x2}, y {y1}..{y2}"
-            )
+        self._check(x1, y1, x2, y2)
         if x1 == x2 or y1 == y2:
             return np.empty((y2 - y1, x2 - x1, 3), np.uint8)
         left, right = self._span(x1, x2, self.width, self._layout.block[0])
@@ -171,6 +171,37 @@ class Pixels:
             region = (0, 0, right - left, bottom - top)
         converted = self._layout.convert(planes, region)
         return np.ascontiguousarray(converted[y1 - top : y2 - top, x1 - left : x2 - left])
+
+    def stored(self, x1: int, y1: int, x2: int, y2: int) -> tuple[Bytes, int | None]:
+        """A region before its conversion to RGB, as far as it can be resized like that.
+
+        Resizing treats every channel by itself, so that of packed encodings (`bgr8`, `mono8`, ...)
+        the resized region can be converted instead, with the same result.
+
+        Args:
+            x1: Left column.
+            y1: Top row.
+            x2: Column after the last one.
+            y2: Row after the last one.
+
+        Returns:
+            (y2 - y1, x2 - x1) or (y2 - y1, x2 - x1, C) uint8, a view of the message where the
+            encoding is packed, and OpenCV's code of the conversion to RGB; None where it is RGB.
+
+        Raises:
+            ValueError: the region does not lie in the image.
+        """
+        if not self._layout.is_packed:
+            return self.rgb(x1, y1, x2, y2), None
+        self._check(x1, y1, x2, y2)
+        return self._planes[0][y1:y2, x1:x2], self._layout.code
+
+    def _check(self, x1: int, y1: int, x2: int, y2: int) -> None:
+        if not (0 <= x1 <= x2 <= self.width and 0 <= y1 <= y2 <= self.height):
+            raise ValueError(
+                f"region must lie in the {self.width}x{self.height} image, "
+                f"got x {x1}..{x2}, y {y1}..{y2}"
+            )
 
     def _span(self, start: int, stop: int, limit: int, block: int) -> tuple[int, int]:
         """Widen start..stop by the border and to whole blocks, within the image."""
@@ -209,9 +240,20 @@ class ReducedPixels(Pixels):
         Raises:
             ImageError: the image cannot be decoded in full.
         """
+        return self._whole().rgb(x1, y1, x2, y2)
+
+    def stored(self, x1: int, y1: int, x2: int, y2: int) -> tuple[Bytes, int | None]:
+        """See `Pixels.stored`.
+
+        Raises:
+            ImageError: the image cannot be decoded in full.
+        """
+        return self._whole().stored(x1, y1, x2, y2)
+
+    def _whole(self) -> Pixels:
         if self._full is None:
             self._full = self._decode()
-        return self._full.rgb(x1, y1, x2, y2)
+        return self._full
 
 
 def _packed_view(channels: int) -> Callable[[Bytes, int, int, int, bool], Planes]:
@@ -305,7 +347,9 @@ def _layouts() -> dict[str, _Layout]:
     layouts = {}
     for name, (channels, code) in _COLOR.items():
         convert = _convert_packed(code)
-        layouts[f"{name}8"] = _Layout(channels, _packed_view(channels), convert)
+        layouts[f"{name}8"] = _Layout(
+            channels, _packed_view(channels), convert, is_packed=True, code=code
+        )
         layouts[f"{name}16"] = _Layout(2 * channels, _word_view(channels), convert, words=True)
     layouts["8UC1"] = layouts["mono8"]
     layouts["8UC3"] = layouts["bgr8"]

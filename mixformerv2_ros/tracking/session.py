@@ -347,9 +347,9 @@ class Session:
 
     def _search(self, frame: Frame, name: str, windows: Sequence[CropWindow]) -> list[Find]:
         """Search crops anywhere in an image for one target, in one call of the engine."""
+        tracker = self._targets[name].tracker
         if not windows:
             return []
-        tracker = self._targets[name].tracker
         crops = np.empty((len(windows), *search_shape(self.engine)), dtype=np.uint8)
         for window, crop in zip(windows, crops, strict=True):
             crop_and_resize(frame.pixels, window, crop)

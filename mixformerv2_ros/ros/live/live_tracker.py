@@ -310,6 +310,7 @@ class LiveTracker:
             for image in mail.images:
                 stream.skip(image)
             stream.settings = self._within_budget(stream.settings)
+            self._engine.take_spent()  # of catching up
             self._emit(stream.process(newest))
         for found in mail.detections:
             self._emit(stream.add_detections(found))
@@ -322,7 +323,7 @@ class LiveTracker:
     def _emit(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
             if isinstance(output, Step):
-                self._publisher.publish(output, self._observers.get)
+                self._publisher.publish(output, self._observers.get, self._engine.take_spent())
                 self._predictions.publish(output, self._stream.stamps_usable)
                 if self._observer is not None:
                     self._observer(output, self._stream.session)

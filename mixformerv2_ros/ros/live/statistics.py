@@ -58,6 +58,8 @@ class TrackerStatistics:
         counts: Events so far.
         rate: Images processed per second, recently.
         latency_ms: Median and 95th percentile of the time from arrival to publication.
+        engine_ms: Median and 95th percentile of the part of that time spent in the engine.
+        other_ms: Median and 95th percentile of the rest.
         age_ms: Median and 95th percentile of the time from an image's stamp to its publication.
         since_image_s: Seconds since the last image; None before the first.
         image: Size and encoding of the last image; empty before the first.
@@ -70,6 +72,8 @@ class TrackerStatistics:
     counts: Counts
     rate: float
     latency_ms: tuple[float, float]
+    engine_ms: tuple[float, float]
+    other_ms: tuple[float, float]
     age_ms: tuple[float, float]
     since_image_s: float | None
     image: str
@@ -83,15 +87,23 @@ class Timing:
     """Rate and latencies of the last `WINDOW` publications within `WINDOW_NS`."""
 
     def __init__(self) -> None:
-        self._published: deque[tuple[int, int, int]] = deque(maxlen=WINDOW)
+        self._published: deque[tuple[int, int, int, int, int]] = deque(maxlen=WINDOW)
 
-    def add(self, published_ns: int, latency_ns: int, age_ns: int) -> None:
-        """Add a publication; a clock that has stepped back clears the earlier ones."""
+    def add(self, published_ns: int, latency_ns: int, age_ns: int, engine_ns: int = 0) -> None:
+        """Add a publication; a clock that has stepped back clears the earlier ones.
+
+        Args:
+            published_ns: When.
+            latency_ns: Time since the image's arrival.
+            age_ns: Time since the image's stamp.
+            engine_ns: Part of the latency that was spent in the engine.
+        """
         if self._published and published_ns < self._published[-1][0]:
             self._published.clear()
         while self._published and published_ns - self._published[0][0] > WINDOW_NS:
             self._published.popleft()
-        self._published.append((published_ns, latency_ns, age_ns))
+        other_ns = max(0, latency_ns - engine_ns)
+        self._published.append((published_ns, latency_ns, age_ns, engine_ns, other_ns))
 
     def rate(self, now_ns: int) -> float:
         """Publications per second; 0 with fewer than two in the window."""
@@ -108,6 +120,14 @@ class Timing:
     def age_ms(self) -> tuple[float, float]:
         """Median and 95th percentile of the images' age in milliseconds."""
         return self._percentiles(2)
+
+    def engine_ms(self) -> tuple[float, float]:
+        """Median and 95th percentile of the time in the engine in milliseconds."""
+        return self._percentiles(3)
+
+    def other_ms(self) -> tuple[float, float]:
+        """Median and 95th percentile of the latency without the engine in milliseconds."""
+        return self._percentiles(4)
 
     def _percentiles(self, column: int) -> tuple[float, float]:
         if not self._published:
@@ -164,6 +184,10 @@ def status(
         "rate (Hz)": f"{statistics.rate:.1f}",
         "latency p50 (ms)": f"{statistics.latency_ms[0]:.1f}",
         "latency p95 (ms)": f"{statistics.latency_ms[1]:.1f}",
+        "latency in engine p50 (ms)": f"{statistics.engine_ms[0]:.1f}",
+        "latency in engine p95 (ms)": f"{statistics.engine_ms[1]:.1f}",
+        "latency without engine p50 (ms)": f"{statistics.other_ms[0]:.2f}",
+        "latency without engine p95 (ms)": f"{statistics.other_ms[1]:.2f}",
         "image age p50 (ms)": f"{statistics.age_ms[0]:.1f}",
         "image age p95 (ms)": f"{statistics.age_ms[1]:.1f}",
         "images received": str(counts.received),

@@ -76,6 +76,8 @@ class StepPublisher:
                 counts=self._counts,
                 rate=self._timing.rate(now),
                 latency_ms=self._timing.latency_ms(),
+                engine_ms=self._timing.engine_ms(),
+                other_ms=self._timing.other_ms(),
                 age_ms=self._timing.age_ms(),
                 since_image_s=None if last is None else max(0, now - last) / NS,
                 image=self._image,
@@ -85,8 +87,16 @@ class StepPublisher:
                 buffered_bytes=nbytes,
             )
 
-    def publish(self, step: Step, observer_of: Callable[[str], GoalObserver | None]) -> None:
-        """Publish tracks and detections of an image, and overlays that have subscribers."""
+    def publish(
+        self, step: Step, observer_of: Callable[[str], GoalObserver | None], engine_s: float = 0.0
+    ) -> None:
+        """Publish tracks and detections of an image, and overlays that have subscribers.
+
+        Args:
+            step: The image and its tracks.
+            observer_of: Gives the observer of a target.
+            engine_s: Seconds that the engine took for the image.
+        """
         middleware, types, frame = self._middleware, self._middleware.types, step.frame
         pixels = frame.pixels
         self._image = f"{pixels.width}x{pixels.height} {pixels.encoding}"
@@ -106,5 +116,6 @@ class StepPublisher:
         with self._lock:
             self._counts = incremented(self._counts, processed=1)
             # An image without a stamp is as old as its arrival.
-            self._timing.add(now, latency, max(0, now - (frame.stamp_ns or arrival or now)))
+            age = max(0, now - (frame.stamp_ns or arrival or now))
+            self._timing.add(now, latency, age, round(engine_s * NS))
         self._overlay.publish(frame, step.tracks)

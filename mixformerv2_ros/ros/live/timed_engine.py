@@ -27,6 +27,7 @@ class TimedEngine:
         self.engine = engine
         self._clock = clock
         self._seconds: float | None = None
+        self._spent = 0.0
 
     @property
     def spec(self) -> ModelSpec:
@@ -40,16 +41,26 @@ class TimedEngine:
 
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         """See `Engine.encode_templates`."""
-        return self.engine.encode_templates(templates)
+        begin = self._clock()
+        memory = self.engine.encode_templates(templates)
+        self._spent += self._clock() - begin
+        return memory
 
     def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
         """See `Engine.search`."""
         begin = self._clock()
         prediction = self.engine.search(crops, memories)
-        seconds = (self._clock() - begin) / len(crops)
+        spent = self._clock() - begin
+        self._spent += spent
+        seconds = spent / len(crops)
         mean = seconds if self._seconds is None else self._seconds
         self._seconds = mean + SMOOTHING * (seconds - mean)
         return prediction
+
+    def take_spent(self) -> float:
+        """Seconds in the engine since the last call."""
+        spent, self._spent = self._spent, 0.0
+        return spent
 
     def crops_in(self, seconds: float) -> int:
         """How many crops it searches in a time; 0 before the first search."""
