@@ -91,3 +91,26 @@ def test_what_is_not_there_is_one_line(words, expected, capsys):
 def test_energy_is_a_number_where_it_is_told():
     joules = processor_joules()
     assert joules is None or joules > 0
+
+
+@pytest.mark.parametrize("encoding", ["bgr8", "jpeg"])
+def test_a_node_from_message_to_message(encoding, tmp_path, capsys):
+    pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
+    path = tmp_path / "node.json"
+    words = ["--rounds", "1", "--frames", "5", "--size", "320x240", "--encoding", encoding]
+    assert main(["benchmark", "--node", "dds", *words, "--json", str(path)]) == 0
+    shown = capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert result["node"] == f"dds {encoding} 320x240"
+    assert result["node"] in shown
+    assert result["engine_ms"] > 0
+    assert 0 < result["without_engine_ms"]["p50"] <= result["without_engine_ms"]["p95"]
+    assert result["receive_ms"] > 0
+
+
+def test_a_node_that_does_not_start_is_one_line(capsys):
+    pytest.importorskip("cyclonedds", reason="needs cyclonedds, which is not installed")
+    assert main(["benchmark", "nowhere", "--node", "dds"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "the node does not track: " in line
+    assert "nowhere" in line
