@@ -243,8 +243,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "jpeg_reduction", _RULES.jpeg_reduction,
-        "largest factor by which JPEGs may be decoded at reduced size, if targets are large enough: "
-        "1, 2, 4 or 8",
+        "largest factor by which JPEGs may be decoded at reduced size, if targets are large "
+        "enough: 1, 2, 4 or 8",
         low=1, high=8, stream=True,
     ),
 )  # fmt: skip
