@@ -30,6 +30,7 @@ _BINS = "box_head.layers.1.0.weight"
 _BACKBONE = (_PATCH, _TEMPLATE_TABLE, _SEARCH_TABLE, _HIDDEN)
 _SCORE_HEAD = "score_head."
 _BLOCK = re.compile(r"backbone\.blocks\.(\d{1,3})\.")
+_EXIT = re.compile(r"exits\.(\d{1,3})\.")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,22 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     shapes |= _affine("box_head.layers.1.1", spec.bins)
     shapes |= _affine("score_head.layers.0.0", width, width)
     shapes |= _affine("score_head.layers.1", 1, width)
+    for number, depth in enumerate(spec.exits):
+        shapes |= _exit_shapes(f"exits.{depth}", spec, recycles=number > 0)
+    return shapes
+
+
+def _exit_shapes(name: str, spec: ModelSpec, recycles: bool) -> dict[str, tuple[int, ...]]:
+    width = spec.width
+    shapes = _affine(f"{name}.recycling", width, width) if recycles else {}
+    shapes |= _affine(f"{name}.box_head.layers.0.0", width, width)
+    shapes |= _affine(f"{name}.box_head.layers.0.1", width)
+    shapes |= _affine(f"{name}.box_head.layers.1.0", spec.bins, width)
+    shapes |= _affine(f"{name}.box_head.layers.1.1", spec.bins)
+    shapes |= _affine(f"{name}.score_head.layers.0.0", width, width)
+    shapes |= _affine(f"{name}.score_head.layers.1", 1, width)
+    for layer, rows in ((0, width), (2, width), (4, 1)):
+        shapes |= _affine(f"{name}.decision_head.layers.{layer}", rows, width)
     return shapes
 
 
@@ -97,9 +114,10 @@ def _affine(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
 
 
 def preset_name(spec: ModelSpec) -> str:
-    """Return the name of the preset that has this architecture, or `custom`."""
+    """Return the name of the preset that has this architecture, whatever its exits, or `custom`."""
     for name, preset in PRESETS.items():
-        if replace(spec, preset=name, score_pooling=preset.score_pooling) == preset:
+        same = replace(spec, preset=name, score_pooling=preset.score_pooling, exits=preset.exits)
+        if same == preset:
             return name
     return "custom"
 
@@ -140,7 +158,12 @@ def infer_spec(
         template_size=backbone.template_size,
         search_size=backbone.search_size,
         score_pooling=score_pooling,
+        exits=tuple(sorted({int(match[1]) for name in shapes if (match := _EXIT.match(name))})),
     )
+    if spec.exits and not 0 < spec.exits[0] <= spec.exits[-1] < spec.depth:
+        raise CheckpointError(
+            f"exits must lie after blocks 1 to {spec.depth - 1}, got {list(spec.exits)}"
+        )
     spec = replace(spec, heads=_heads(spec, heads))
     spec = replace(spec, preset=preset_name(spec))
     expected = expected_shapes(spec)
@@ -236,6 +259,7 @@ def describe(spec: ModelSpec) -> str:
         f"preset {spec.preset}, width {spec.width}, depth {spec.depth}, {spec.heads} heads, "
         f"MLP ratio {spec.mlp_ratio:g}, {spec.bins} bins, "
         f"template {spec.template_size} px, search {spec.search_size} px"
+        + (f", exits after {', '.join(map(str, spec.exits))}" if spec.exits else "")
     )
 
 

@@ -39,6 +39,7 @@ from mixformerv2_ros.model.json_fields import (
     read_json_object,
     text_line,
     whole_number,
+    whole_numbers,
 )
 from mixformerv2_ros.model.spec import POOLINGS, ModelSpec
 from mixformerv2_ros.text import printable, some
@@ -268,7 +269,7 @@ def write_bundle(
         metadata = {
             "format": FORMAT,
             "name": name,
-            **asdict(spec),
+            **{key: value for key, value in asdict(spec).items() if value != ()},
             "search_factor": search_factor,
             "template_factor": template_factor,
             "template_background_contrast": template_background_contrast,
@@ -374,6 +375,7 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
         template_size=whole_number(data, "template_size", ModelSpec.PATCH, 1024),
         search_size=whole_number(data, "search_size", ModelSpec.PATCH, 2048),
         score_pooling=choice(data, "score_pooling", POOLINGS),
+        exits=whole_numbers(data, "exits", 1, 63),
     )
     _check_spec(spec)
     source = json_object(data, "source")
@@ -425,6 +427,10 @@ def _check_spec(spec: ModelSpec) -> None:
             raise BundleError(
                 f"{name} must be a multiple of {spec.PATCH}, got {getattr(spec, name)}"
             )
+    if list(spec.depths) != sorted(set(spec.depths)):
+        raise BundleError(
+            f"exits must ascend and lie below depth ({spec.depth}), got {list(spec.exits)}"
+        )
     if preset_name(spec) != spec.preset:
         raise BundleError(f"preset must be {preset_name(spec)} for these sizes, got {spec.preset}")
 

@@ -102,3 +102,11 @@ def whole_number(data: Mapping[str, Any], key: str, low: float, high: float) -> 
     if not isinstance(value, int):
         raise BundleError(f"{key} must be a whole number, got {value}")
     return value
+
+
+def whole_numbers(data: Mapping[str, Any], key: str, low: float, high: float) -> tuple[int, ...]:
+    """The whole numbers under `key`, each from `low` to `high`; empty where it is absent."""
+    value = data.get(key, [])
+    if not isinstance(value, list):
+        raise BundleError(f"{key} must be a list of whole numbers, got {printable(value)}")
+    return tuple(whole_number({key: item}, key, low, high) for item in value)

@@ -23,6 +23,9 @@ class ModelSpec:
         search_size: Side of a search crop in pixels.
         score_pooling: `tokens` averages the score over the four prediction tokens (released
             code), `mean` scores the averaged token (the paper's formula).
+        exits: Numbers of blocks after which the model may answer without running the rest,
+            ascending and below `depth`; empty in released models. At the full depth the model
+            answers as one without exits.
     """
 
     preset: str
@@ -34,9 +37,15 @@ class ModelSpec:
     template_size: int
     search_size: int
     score_pooling: str = "tokens"
+    exits: tuple[int, ...] = ()
 
     PATCH = 16
     """Side of a patch in pixels, the same in every preset."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of blocks after which the model can answer: the exits, then all blocks."""
+        return (*self.exits, self.depth)
 
     @property
     def template_tokens(self) -> int:

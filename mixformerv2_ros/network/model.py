@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS, Backbone
+from mixformerv2_ros.network.exits import Exit, ExitOutput
 from mixformerv2_ros.network.heads import BoxHead, ScoreHead, edges_to_boxes, expected_edges
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -57,6 +59,10 @@ class MixFormerV2(nn.Module):
         self.backbone = Backbone(spec, drop_path)
         self.box_head = BoxHead(spec)
         self.score_head = ScoreHead(spec)
+        if spec.exits:
+            self.exits = nn.ModuleDict(
+                {str(depth): Exit(spec, number > 0) for number, depth in enumerate(spec.exits)}
+            )
 
     @classmethod
     def from_weights(
@@ -77,6 +83,19 @@ class MixFormerV2(nn.Module):
             search_tokens=search_tokens,
             prediction_tokens=prediction,
         )
+
+    def exit(self, depth: int, prediction: Tensor, recycled: Tensor | None) -> ExitOutput:
+        """What the exit after `depth` blocks says; see `Exit.forward`."""
+        return cast(Exit, self.exits[str(depth)])(prediction, recycled)
+
+    def all_exits(self, features: Sequence[Tensor]) -> tuple[ExitOutput, ...]:
+        """What every exit says, from what each block returned, (B, tokens, width)."""
+        outputs: list[ExitOutput] = []
+        for depth in self.spec.exits:
+            recycled = outputs[-1].prediction_tokens if outputs else None
+            prediction = features[depth - 1][:, -PREDICTION_TOKENS:].float()
+            outputs.append(self.exit(depth, prediction, recycled))
+        return tuple(outputs)
 
     def encode_templates(self, templates: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.encode_templates`."""

@@ -20,6 +20,7 @@ class ModelConfig:
         head_channels: Output channels of that head's first convolution.
         drop_path: Stochastic depth rate of the last block; increases linearly from 0.
         mimetic_init: Strength of the mimetic initialisation of attention; 0 turns it off.
+        exits: Numbers of blocks after which the network has an exit (`network.exits`).
     """
 
     width: int = 0
@@ -33,6 +34,7 @@ class ModelConfig:
     head_channels: int = 384
     drop_path: float = 0.0
     mimetic_init: float = 0.0
+    exits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ class LossConfig:
             stage).
         feature_map: Mean squared error between search tokens, through a linear layer, and a
             tracker's feature map, both normalised (paper: none).
+        exits: All terms of the exits: each exit's box, edge and score terms, weighted as above, its
+            `exit_kl` and its `decision`, averaged over the exits (ours).
+        exit_kl: KL divergence of an exit's edge distributions from those at full depth.
+        exit_features: Mean squared difference between the search tokens at an exit and at full
+            depth, weighted towards the target; needs a backbone that is trained.
+        decision: Mean squared error of an exit's estimate of the IoU of its own box.
         score_label: Target of the score: `presence` of the object (paper), or `quality` of the
             predicted box, a ramp over its IoU.
     """
@@ -140,6 +148,10 @@ class LossConfig:
     kl: float = 0.0
     features: float = 0.0
     feature_map: float = 0.0
+    exits: float = 0.0
+    exit_kl: float = 1.0
+    exit_features: float = 0.0
+    decision: float = 1.0
     score_label: str = "quality"
 
 

@@ -10,6 +10,7 @@ from mixformerv2_ros.lab.training.config import LossConfig
 from mixformerv2_ros.lab.training.teachers import DistillationTargets
 from mixformerv2_ros.lab.training.tracker_teacher import Lesson
 from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput
+from mixformerv2_ros.network.heads import edges_to_boxes, expected_edges
 
 LABELS = ("quality", "presence")
 
@@ -46,30 +47,15 @@ def total_loss(
     """
     here = batch.present > 0.5
     some = bool(here.any())
-    predicted = output.boxes[here]
-    corners = torch.cat(
-        [predicted[:, :2] - predicted[:, 2:] / 2, predicted[:, :2] + predicted[:, 2:] / 2], dim=1
-    )
-    edges = batch.edges[here]
-    complete, iou = losses.ciou(corners, edges)
     # Box losses of a batch without any target.
     nothing = output.boxes.sum() * 0
-    terms = {
-        "l1": losses.l1(corners, edges) if some else nothing,
-        "ciou": (1 - complete).mean() if some else nothing,
-        "edge": losses.edge_cross_entropy(output.edge_logits[here], edges).mean()
-        if some
-        else nothing,
-    }
+    terms, iou = _box_terms(output.boxes, output.edge_logits, batch, here, nothing)
     if share is not None:
         terms = {name: term * share for name, term in terms.items()}
     if output.foreground is not None:
         terms["foreground"] = losses.foreground_loss(output.foreground, batch.edges)
     if output.score_logits is not None:
-        label = batch.present
-        if weights.score_label == "quality":
-            label = torch.zeros_like(batch.present)
-            label[here] = ((iou.detach() - 0.2) / 0.5).clamp(0, 1)
+        label = _score_label(weights, batch, here, iou)
         terms["score"] = losses.score_loss(output.score_logits, label)
     if lesson is not None and output.feature_map is not None:
         terms["feature_map"] = losses.feature_map_loss(output.feature_map, lesson.features)
@@ -85,6 +71,8 @@ def total_loss(
             terms["features"] = losses.feature_loss(
                 output.features, targets.features, targets.pairs
             )
+    if output.exits and weights.exits:
+        terms |= _exit_terms(output, batch, weights, here, nothing)
     used = [
         getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name, 0.0)
     ]
@@ -97,6 +85,64 @@ def total_loss(
         values["iou"] = values["iou"] * share
     values["loss"] = loss.detach()
     return loss, values
+
+
+def _box_terms(
+    boxes: Tensor, edge_logits: Tensor, batch: Batch, here: Tensor, nothing: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of the boxes of samples with a target, and the IoU of each of them."""
+    predicted, edges = boxes[here], batch.edges[here]
+    corners = torch.cat(
+        [predicted[:, :2] - predicted[:, 2:] / 2, predicted[:, :2] + predicted[:, 2:] / 2], dim=1
+    )
+    complete, iou = losses.ciou(corners, edges)
+    if not len(edges):
+        return dict.fromkeys(("l1", "ciou", "edge"), nothing), iou
+    terms = {
+        "l1": losses.l1(corners, edges),
+        "ciou": (1 - complete).mean(),
+        "edge": losses.edge_cross_entropy(edge_logits[here], edges).mean(),
+    }
+    return terms, iou
+
+
+def _score_label(weights: LossConfig, batch: Batch, here: Tensor, iou: Tensor) -> Tensor:
+    if weights.score_label != "quality":
+        return batch.present
+    label = torch.zeros_like(batch.present)
+    label[here] = ((iou.detach() - 0.2) / 0.5).clamp(0, 1)
+    return label
+
+
+def _exit_terms(
+    output: ModelOutput, batch: Batch, weights: LossConfig, here: Tensor, nothing: Tensor
+) -> dict[str, Tensor]:
+    """The mean over the exits of all that each is taught, and the IoU of each for the log."""
+    final = output.edge_logits.detach().softmax(dim=-1)
+    total, values = nothing, {}
+    for depth, one, tokens in zip(
+        output.exit_depths, output.exits, output.exit_tokens, strict=False
+    ):
+        boxes = edges_to_boxes(expected_edges(one.edge_logits))
+        terms, iou = _box_terms(boxes, one.edge_logits, batch, here, nothing)
+        terms["score"] = losses.score_loss(
+            one.score_logits, _score_label(weights, batch, here, iou)
+        )
+        if weights.exit_kl and bool(here.any()):
+            terms["exit_kl"] = losses.edge_kl(one.edge_logits[here], final[here])
+        if weights.exit_features:
+            terms["exit_features"] = losses.target_feature_loss(
+                tokens, output.exit_tokens[-1], batch.edges
+            )
+        truth = torch.zeros_like(batch.present)
+        truth[here] = iou.detach()
+        terms["decision"] = (one.quality_logits.sigmoid() - truth).square().mean()
+        total = total + torch.stack(
+            [getattr(weights, name) * term for name, term in terms.items()]
+        ).sum() / len(output.exits)
+        values[f"iou_{depth}"] = iou.detach().mean() if len(iou) else nothing.detach()
+        values[f"decision_{depth}"] = terms["decision"].detach()
+    return {"exits": total, **values}
 
 
 def overlap_of_means(distributions: Tensor, edges: Tensor) -> Tensor:

@@ -21,7 +21,13 @@ from mixformerv2_ros.lab.training.checkpoint_files import read_if_own, stage_of
 from mixformerv2_ros.lab.training.config import TrainConfig
 from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec, load_teacher
 from mixformerv2_ros.lab.training.pretrained import init_from_mae, load_mae, load_network
-from mixformerv2_ros.lab.training.stages import MAE, feature_pairs, student_spec, teacher_spec
+from mixformerv2_ros.lab.training.stages import (
+    MAE,
+    TRAINABLE,
+    feature_pairs,
+    student_spec,
+    teacher_spec,
+)
 from mixformerv2_ros.lab.training.teachers import Teacher, check_fit
 from mixformerv2_ros.lab.training.tracker_teacher import TrackerTeacher
 from mixformerv2_ros.lab.training.training_model import (
@@ -101,7 +107,7 @@ def build_training_model(
 
 
 def _freeze(model: TrainingModel, config: TrainConfig) -> None:
-    trainable = "score_head" if config.stage == "score" else config.optimizer.trainable
+    trainable = TRAINABLE.get(config.stage, config.optimizer.trainable)
     for name, parameter in model.named_parameters():
         if trainable not in name:
             parameter.requires_grad_(False)
@@ -176,13 +182,16 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
             normalize(batch.templates),
             normalize(batch.search),
         )
-    _check_same(network.spec, model.network.spec, str(path))
+    # A network may get exits; those that it has must stay.
+    spec = model.network.spec
+    gets_exits = not network.spec.exits
+    _check_same(network.spec, replace(spec, exits=()) if gets_exits else spec, str(path))
     weights = network.state_dict()
     # The fixed position tables depend on the size of the crops.
     weights |= {
         name: value
         for name, value in model.network.state_dict().items()
-        if name.endswith(pruning.POSITION_TABLES)
+        if name.endswith(pruning.POSITION_TABLES) or (gets_exits and name.startswith("exits."))
     }
     model.network.load_state_dict(weights)
     if found.foreground:

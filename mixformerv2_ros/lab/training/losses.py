@@ -237,3 +237,20 @@ def foreground_loss(logits: Tensor, edges: Tensor) -> Tensor:
     """
     side = math.isqrt(logits.shape[1])
     return F.binary_cross_entropy_with_logits(logits, patch_coverage(edges, side))
+
+
+def target_feature_loss(student: Tensor, teacher: Tensor, edges: Tensor) -> Tensor:
+    """Mean squared difference of normalised search tokens, weighted towards the target.
+
+    A token counts by the share of its patch that the target covers, and by a tenth of that beside
+    the target (ours; of DyTrack's loss it is known that it is aware of the target).
+
+    Args:
+        student: (B, tokens, width), at an exit.
+        teacher: The same shape, at full depth; no gradient flows there.
+        edges: (B, 4) left, top, right, bottom in [0, 1]; all zero where the target is absent.
+    """
+    channels = student.shape[-1:]
+    apart = F.layer_norm(student, channels) - F.layer_norm(teacher.detach(), channels)
+    weight = 0.1 + 0.9 * patch_coverage(edges, math.isqrt(student.shape[1]))
+    return (apart.square().mean(dim=-1) * weight).sum() / weight.sum()

@@ -9,6 +9,9 @@
 | `deep-to-shallow` | a shallower student made of the remaining layers |
 | `mlp-reduction` | a student with narrower MLPs |
 | `score` | the score head alone |
+| `exits` | the exits alone (`network.exits`); all else stays what it is |
+
+Exits are trained together with all else in stage `plain`, with `loss.exits`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,11 @@ STAGES = (
     "deep-to-shallow",
     "mlp-reduction",
     "score",
+    "exits",
 )
+
+TRAINABLE = {"score": "score_head", "exits": "exits."}
+"""Part of the names of the parameters that a stage trains, where it does not train all."""
 
 MAE = "mae"
 """`init_stage` of the weights of a masked autoencoder."""
@@ -93,14 +100,14 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def _check_stage(config: TrainConfig) -> None:
     stage = config.stage
     needs = {
-        "init_from": stage in ("pruning", "deep-to-shallow", "mlp-reduction", "score"),
+        "init_from": stage in ("pruning", "deep-to-shallow", "mlp-reduction", "score", "exits"),
         "distillation.teacher": stage == "dense-to-sparse",
         "pruning.layers": stage == "pruning",
         "pruning.keep_layers": stage == "deep-to-shallow",
     }
     may = {
         "init_from": stage != "teacher",
-        "distillation.teacher": stage not in ("plain", "teacher", "score"),
+        "distillation.teacher": stage not in ("plain", "teacher", "score", "exits"),
     }
     given = {
         "init_from": config.init_from,
@@ -119,10 +126,17 @@ def _check_stage(config: TrainConfig) -> None:
             f"stage {stage} starts from a MixFormerV2, got init_stage {config.init_stage}"
         )
     trainable = config.optimizer.trainable
-    if trainable and stage == "score":
+    if trainable and stage in TRAINABLE:
         raise ParameterError(
-            f"stage score trains the score head only, got optimizer.trainable {trainable!r}"
+            f"stage {stage} trains {TRAINABLE[stage]} only, got optimizer.trainable {trainable!r}"
         )
+    if bool(config.model.exits) != bool(config.loss.exits) and stage != "score":
+        raise ParameterError(
+            f"model.exits and loss.exits need each other, got {list(config.model.exits)} and "
+            f"{config.loss.exits:g}"
+        )
+    if stage == "exits" and not config.model.exits:
+        raise ParameterError("stage exits needs model.exits, got none")
     epochs = config.schedule.epochs
     if stage == "pruning" and epochs and epochs < config.pruning.epochs - 1:
         # The published gamma reaches zero one epoch before its last.
@@ -145,6 +159,11 @@ def _check_losses(config: TrainConfig) -> None:
         raise ParameterError(
             "a MixViT has no score and no foreground classifier: loss.score and loss.foreground "
             f"must be 0, got {weights.score} and {weights.foreground}"
+        )
+    if config.stage == "exits" and weights.exit_features:
+        raise ParameterError(
+            "stage exits leaves the search tokens as they are: loss.exit_features must be 0, got "
+            f"{weights.exit_features:g}"
         )
     if config.stage == "score":
         others = [n for n in ("l1", "ciou", "edge", "foreground") if getattr(weights, n)]
@@ -178,7 +197,7 @@ def _check_tracker_teacher(config: TrainConfig) -> None:
         raise ParameterError(
             "distillation.tracker needs loss.feature_map, or a head and loss.kl; got neither"
         )
-    if config.stage in ("teacher", "score"):
+    if config.stage in ("teacher", "score", "exits"):
         raise ParameterError(
             f"stage {config.stage} does not use distillation.tracker, got {given.backbone!r}"
         )
@@ -198,7 +217,12 @@ def student_spec(config: TrainConfig) -> ModelSpec:
     _one_of("preset", config.preset, tuple(PRESETS))
     names = ("width", "depth", "heads", "mlp_ratio", "bins", "template_size", "search_size")
     changes = {name: value for name in names if (value := getattr(config.model, name))}
-    spec = replace(PRESETS[config.preset], preset="custom", **changes)
+    exits = tuple(config.model.exits)
+    spec = replace(PRESETS[config.preset], preset="custom", exits=exits, **changes)
+    if list(spec.depths) != sorted(set(spec.depths)) or spec.depths[0] < 1:
+        raise ParameterError(
+            f"model.exits must ascend and lie after blocks 1 to {spec.depth - 1}, got {list(exits)}"
+        )
     if spec.width % (4 * spec.heads):
         raise ParameterError(
             f"model.width must be a multiple of 4 and of the heads, got {spec.width} "

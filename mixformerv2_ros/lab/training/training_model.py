@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mixformerv2_ros.lab.training.mixvit import MixViT, TeacherSpec, corner_marginals
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS
+from mixformerv2_ros.network.exits import ExitOutput
 from mixformerv2_ros.network.model import MixFormerV2, normalize
 
 
@@ -47,6 +48,10 @@ class ModelOutput:
         features: Output of each block; empty unless requested.
         feature_map: (B, search tokens, channels), to be compared with a tracker's; None without a
             tracker, and in evaluation mode.
+        exits: What every exit of the network says.
+        exit_depths: Blocks before each exit.
+        exit_tokens: Search tokens (B, search tokens, width) at every exit, then at full depth;
+            empty without exits.
     """
 
     boxes: Tensor
@@ -55,6 +60,9 @@ class ModelOutput:
     foreground: Tensor | None = None
     features: tuple[Tensor, ...] = ()
     feature_map: Tensor | None = None
+    exits: tuple[ExitOutput, ...] = ()
+    exit_depths: tuple[int, ...] = ()
+    exit_tokens: tuple[Tensor, ...] = ()
 
 
 def mixed_precision(
@@ -90,7 +98,8 @@ class TrainingModel(nn.Module):
     def forward(self, batch: Batch, features: bool = False) -> ModelOutput:
         """Forward pass; `features` requests the outputs of all blocks."""
         mapped = self.feature_map is not None and self.training
-        outputs: list[Tensor] | None = [] if features or mapped else None
+        exits = self.network.spec.exits
+        outputs: list[Tensor] | None = [] if features or mapped or exits else None
         with mixed_precision(batch.search.device, self.dtype):
             tokens = self.network.backbone(
                 normalize(batch.templates), normalize(batch.search), features=outputs
@@ -106,13 +115,23 @@ class TrainingModel(nn.Module):
             foreground=self.foreground(search_tokens).squeeze(-1),
             features=tuple(feature.float() for feature in outputs or ()) if features else (),
             feature_map=self._map(outputs[self._block]) if mapped and outputs else None,
+            exits=self.network.all_exits(outputs) if exits and outputs else (),
+            exit_depths=exits,
+            exit_tokens=tuple(
+                self._search(outputs[depth - 1]) for depth in self.network.spec.depths
+            )
+            if exits and outputs
+            else (),
         )
 
     def _map(self, tokens: Tensor) -> Tensor:
         """What a tracker's backbone should say, from all tokens of a block (B, tokens, width)."""
         assert self.feature_map is not None
-        search = tokens[:, -PREDICTION_TOKENS - self._search_tokens : -PREDICTION_TOKENS]
-        return self.feature_map(search.float())
+        return self.feature_map(self._search(tokens))
+
+    def _search(self, tokens: Tensor) -> Tensor:
+        """The search tokens, in float32, among all tokens of a block."""
+        return tokens[:, -PREDICTION_TOKENS - self._search_tokens : -PREDICTION_TOKENS].float()
 
 
 class TeacherTrainingModel(nn.Module):
