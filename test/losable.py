@@ -18,7 +18,7 @@ class Losable:
         self._check()
         return self.name, self.engine.encode_templates(templates)
 
-    def search(self, crops, memories):
+    def search(self, crops, memories, stop=None):
         self._check()
         assert {owner for owner, _ in memories} <= {self.name}
         return self.engine.search(crops, [memory for _, memory in memories])

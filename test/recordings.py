@@ -56,7 +56,9 @@ class RedEngine:
     def encode_templates(self, templates: np.ndarray) -> Memory:
         return templates.mean()
 
-    def search(self, crops: np.ndarray, memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self, crops: np.ndarray, memories: Sequence[Memory], stop: object = None
+    ) -> Prediction:
         boxes = np.full((len(crops), 4), 0.5, np.float32)
         scores = np.full(len(crops), 0.01, np.float32)
         edges = np.zeros((len(crops), 4, self.spec.bins), np.float32)
@@ -74,7 +76,7 @@ class RedEngine:
                     (y2 - y1) / side,
                 )
                 scores[i] = 0.9
-        return Prediction(boxes, scores, edges)
+        return Prediction(boxes, scores, edges, np.full(len(crops), self.spec.depth))
 
 
 def write_bag(

@@ -32,7 +32,7 @@ class Largest(RedEngine):
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def search(self, crops: np.ndarray, memories: Sequence[Any]) -> Prediction:
+    def search(self, crops: np.ndarray, memories: Sequence[Any], stop: object = None) -> Prediction:
         self.calls.append(len(crops))
         answer = super().search(np.stack([self._largest(crop) for crop in crops]), memories)
         kept = 1 / SETTINGS["search_factor"]

@@ -103,7 +103,9 @@ class Drifting(RedEngine):
         self.drifts = False
         return super().encode_templates(templates)
 
-    def search(self, crops: np.ndarray, memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self, crops: np.ndarray, memories: Sequence[Memory], stop: object = None
+    ) -> Prediction:
         seen = super().search(crops, memories)
         # Where nothing is red, the box stays.
         seen.boxes[seen.scores < 0.5, 2:] = 0.257, 0.192

@@ -129,7 +129,7 @@ def test_the_node_goes_on_when_its_engine_fails(engines):
             self.spec, self.name = engine.spec, engine.name
             self.engine, self.encode_templates = engine, engine.encode_templates
 
-        def search(self, crops, memories):
+        def search(self, crops, memories, stop=None):
             return self.engine.search(crops[:, :-16] if self.broken else crops, memories)
 
     for engine in engines:

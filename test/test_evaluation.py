@@ -463,7 +463,7 @@ class RedEngine:
     def encode_templates(self, templates: np.ndarray) -> None:
         assert templates.shape == (2, 32, 32, 3)
 
-    def search(self, crops: np.ndarray, memories: list[None]) -> Prediction:
+    def search(self, crops: np.ndarray, memories: list[None], stop: object = None) -> Prediction:
         boxes, scores = [], []
         for crop in crops.astype(int):
             rows, columns = np.nonzero(crop[..., 0] - crop[..., 2] > 100)
@@ -475,7 +475,8 @@ class RedEngine:
             boxes.append([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
             scores.append(0.9 if len(rows) else 0.05)
         edges = np.full((len(crops), 4, self.spec.bins), 1 / self.spec.bins)
-        return Prediction(np.float32(boxes), np.float32(scores), np.float32(edges))
+        depths = np.full(len(crops), self.spec.depth)
+        return Prediction(np.float32(boxes), np.float32(scores), np.float32(edges), depths)
 
 
 def test_our_tracker_through_a_session() -> None:

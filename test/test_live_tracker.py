@@ -61,7 +61,7 @@ class SlowEngine(RedEngine):
 
     seconds = 0.05
 
-    def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+    def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
         time.sleep(self.seconds)
         return super().search(crops, memories)
 
@@ -567,7 +567,7 @@ def test_a_stream_of_different_bad_images_neither_fills_the_log_nor_hides_errors
     class Failing(RedEngine):
         broken = False
 
-        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+        def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
             if self.broken:
                 raise EngineError("out of memory")
             return super().search(crops, memories)
@@ -609,7 +609,7 @@ def test_the_overlay_is_drawn_only_for_somebody() -> None:
 
 def test_latency_and_diagnostics_follow_the_clock_of_the_node() -> None:
     class Ticking(RedEngine):
-        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+        def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
             node.desk.time_ns += 25_000_000
             return super().search(crops, memories)
 
@@ -640,7 +640,7 @@ def test_an_engine_that_fails_is_reported_and_tracking_goes_on() -> None:
     class Failing(RedEngine):
         broken = False
 
-        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+        def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
             if self.broken:
                 raise EngineError("out of memory")
             return super().search(crops, memories)
@@ -662,7 +662,7 @@ def test_an_engine_that_fails_is_reported_and_tracking_goes_on() -> None:
 
 def test_a_defect_ends_the_worker_visibly() -> None:
     class Defective(RedEngine):
-        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+        def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
             raise RuntimeError("a bug")
 
     with Node(Defective()) as node:
@@ -684,7 +684,7 @@ def overheads() -> list[float]:
     class Timed(RedEngine):
         spent = 0.0
 
-        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+        def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
             before = time.thread_time()
             prediction = super().search(crops, memories)
             self.spent = time.thread_time() - before

@@ -48,7 +48,7 @@ class ActingEngine(RedEngine):
     def __init__(self) -> None:
         self.at, self.action, self.seen = -1, None, 0
 
-    def search(self, crops: np.ndarray, memories: object) -> Prediction:
+    def search(self, crops: np.ndarray, memories: object, stop: object = None) -> Prediction:
         self.seen += 1
         if self.seen == self.at and self.action is not None:
             self.action()

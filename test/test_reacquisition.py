@@ -40,7 +40,7 @@ class Counting(RedEngine):
         self.calls: list[int] = []
         self._nothing = (0.5, 0.5, 1 / search_factor, 1 / search_factor)
 
-    def search(self, crops: np.ndarray, memories: Sequence[Any]) -> Prediction:
+    def search(self, crops: np.ndarray, memories: Sequence[Any], stop: object = None) -> Prediction:
         self.calls.append(len(crops))
         prediction = super().search(crops, memories)
         prediction.boxes[prediction.scores < 0.5] = self._nothing

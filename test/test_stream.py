@@ -455,7 +455,7 @@ class CountingEngine(RedEngine):
     def __init__(self) -> None:
         self.searched = 0
 
-    def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+    def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
         self.searched += len(crops)
         return super().search(crops, memories)
 
@@ -576,7 +576,7 @@ def test_an_engine_that_fails_costs_the_image_and_targets_stay() -> None:
     class Failing(RedEngine):
         broken = False
 
-        def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+        def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
             if self.broken:
                 raise EngineError("out of memory")
             return super().search(crops, memories)

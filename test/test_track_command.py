@@ -50,7 +50,7 @@ class ActingEngine(RedEngine):
         self.at = -1
         self.action: Callable[[], None] = lambda: None
 
-    def search(self, crops: np.ndarray, memories: Any) -> Prediction:
+    def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
         self.count += 1
         if self.count == self.at:
             self.action()

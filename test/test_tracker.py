@@ -154,7 +154,7 @@ class Oracle:
         self.encoded += 1
         return templates
 
-    def search(self, crops, memories):
+    def search(self, crops, memories, stop=None):
         from mixformerv2_ros.model.engine import Prediction
 
         bins = self.spec.bins
@@ -172,6 +172,7 @@ class Oracle:
             boxes=np.array(boxes, np.float32),
             scores=np.full(len(crops), score, np.float32),
             edges=np.array(edges, np.float32),
+            depths=np.full(len(crops), self.spec.depth),
         )
 
 

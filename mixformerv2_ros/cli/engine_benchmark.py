@@ -28,7 +28,7 @@ from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.errors import EngineError, MixFormerError
 from mixformerv2_ros.machine import peak_megabytes, processor_joules
 from mixformerv2_ros.model.bundle import Bundle, has_graphs, open_bundle
-from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction, join_predictions
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.compressed import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -353,14 +353,11 @@ class _Bench:
             from mixformerv2_ros.engines.torch_engine import TorchEngine
 
             assert isinstance(self.engine, TorchEngine)
-            answers = [
-                self.engine.joint(templates, crop)
-                for templates, crop in zip(self.templates, self.crops, strict=True)
-            ]
-            return Prediction(
-                boxes=np.concatenate([answer.boxes for answer in answers]),
-                scores=np.concatenate([answer.scores for answer in answers]),
-                edges=np.concatenate([answer.edges for answer in answers]),
+            return join_predictions(
+                [
+                    self.engine.joint(templates, crop)
+                    for templates, crop in zip(self.templates, self.crops, strict=True)
+                ]
             )
         return self.engine.search(
             self.crops, list(map(self.engine.encode_templates, self.templates))

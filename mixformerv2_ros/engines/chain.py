@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 
 R = TypeVar("R")
@@ -83,14 +83,19 @@ class EngineChain:
             lambda: ChainMemory(templates, self._engine, self._engine.encode_templates(templates))
         )
 
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[ChainMemory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[ChainMemory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops.
 
         Raises:
             EngineError: the engine failed and works otherwise, or none is left.
         """
         return self._reliably(
-            lambda: self._engine.search(crops, [self._encoded(memory) for memory in memories])
+            lambda: self._engine.search(crops, [self._encoded(memory) for memory in memories], stop)
         )
 
     def _encoded(self, memory: ChainMemory) -> Memory:

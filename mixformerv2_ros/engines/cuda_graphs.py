@@ -177,6 +177,7 @@ class SearchGraphs:
             boxes=answers[:, :4],
             scores=answers[:, 4],
             edges=answers[:, 5:].reshape(len(answers), len(EDGES), -1),
+            depths=np.full(len(answers), self._model.spec.depth),
         )
 
     def _run(

@@ -20,7 +20,7 @@ from mixformerv2_ros.model.bundle import (
     verify_graphs,
     verify_weights,
 )
-from mixformerv2_ros.model.engine import Prediction, search_separately
+from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.text import printable
 
@@ -74,14 +74,20 @@ class OnnxEngine:
         return keys, values
 
     @engine_errors
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[OnnxMemory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[OnnxMemory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         if len({keys.shape for keys, _ in memories}) > 1:
             return search_separately(self, crops, memories)
         keys, values = memories[0] if len(memories) == 1 else join_memories(memories)
         inputs: dict[str, Any] = {"crops": crops, "keys": keys, "values": values}
         boxes, scores, edges = self._search.run(None, inputs)
-        return Prediction(boxes=boxes, scores=scores, edges=edges)
+        depths = np.full(len(boxes), self._spec.depth)
+        return Prediction(boxes=boxes, scores=scores, edges=edges, depths=depths)
 
 
 def check_graphs(

@@ -14,7 +14,7 @@ from mixformerv2_ros.engines.failures import engine_errors
 from mixformerv2_ros.engines.onnx_engine import check_graphs, join_memories
 from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
 from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle
-from mixformerv2_ros.model.engine import Prediction, search_separately
+from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.text import printable
 
@@ -130,7 +130,10 @@ class OpenVinoEngine:
 
     @engine_errors
     def search(
-        self, crops: npt.NDArray[np.uint8], memories: Sequence[OpenVinoMemory]
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[OpenVinoMemory],
+        stop: Stop | None = None,
     ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         different = len({keys.shape for keys, _ in memories}) > 1
@@ -150,7 +153,8 @@ class OpenVinoEngine:
             }
             request = self._searches[kind] = self._compile(self._search, shapes)
         boxes, scores, edges = self._run(request, {"crops": crops, "keys": keys, "values": values})
-        return Prediction(boxes=boxes, scores=scores, edges=edges)
+        depths = np.full(len(boxes), self._spec.depth)
+        return Prediction(boxes=boxes, scores=scores, edges=edges, depths=depths)
 
     def _compile(self, model: ov.Model, shapes: Mapping[str, tuple[int, ...]]) -> ov.InferRequest:
         fixed = model.clone()

@@ -11,17 +11,22 @@ from torch import Tensor
 
 from mixformerv2_ros.engines.cuda_graphs import SearchGraphs, TorchMemory
 from mixformerv2_ros.engines.failures import engine_errors
-from mixformerv2_ros.model.engine import Prediction, search_separately
+from mixformerv2_ros.engines.segments import LazyMemory, SegmentAnswer, search_by_segments
+from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS
 from mixformerv2_ros.network.model import MixFormerV2, Output, normalize
+from mixformerv2_ros.network.segments import SegmentState, encode_segment, search_segment
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Number formats that torch runs the network in."""
 
+Memory = TorchMemory | LazyMemory[TorchMemory]
+"""Encoded templates: of a model with exits a `LazyMemory`."""
+
 
 class TorchEngine:
-    """Runs the network with torch; a memory is the pair of key and value tensors.
+    """Runs the network with torch; a memory holds pairs of key and value tensors.
 
     In fp16 and bf16 the heads stay in fp32, and so does what libraries compute within LayerNorm
     and softmax.
@@ -41,12 +46,13 @@ class TorchEngine:
             device: `cpu`, `cuda` or `cuda:N`.
             precision: One of `DTYPES`.
             graphs: Search by recorded steps, see `cuda_graphs`; the first ones, for an initial and
-                one online template, are recorded here.
+                one online template, are recorded here. A search with `stop` does without them.
         """
         self.device = torch.device(device)
         self.precision = precision
         self.model = model.to(self.device).eval()
         self.model.backbone.to(DTYPES[precision])
+        self._by_segments = False
         self._graphs = None
         if graphs:
             with torch.inference_mode():
@@ -66,22 +72,42 @@ class TorchEngine:
 
     @engine_errors
     @torch.inference_mode()
-    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> TorchMemory:
-        """Encode (1 + n, T, T, 3) uint8 RGB templates."""
-        memory = self.model.encode_templates(self._load(templates)[None])
-        if self._graphs is not None:
-            self._graphs.prepare(memory[0].shape[3])
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
+        """Encode (1 + n, T, T, 3) uint8 RGB templates.
+
+        Those of a model with exits are encoded in the form that the last search needed, first
+        segment or whole; the rest follows when a search reaches it.
+        """
+        if not self.spec.exits:
+            return self._encode(templates)
+        memory = LazyMemory(templates, self._encode, self._encode_segment)
+        if self._by_segments:
+            memory.segment(0)
+        else:
+            memory.whole()
         return memory
 
     @engine_errors
     @torch.inference_mode()
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[TorchMemory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
+        lazy = [memory for memory in memories if isinstance(memory, LazyMemory)]
+        self._by_segments = stop is not None and bool(lazy)
+        if stop is not None and lazy:
+            if len({len(memory.templates) for memory in lazy}) > 1:
+                return search_separately(self, crops, memories, stop)
+            return self._search_by_segments(crops, lazy, stop)
+        whole = [whole_memory(memory) for memory in memories]
         if self._graphs is not None:
-            return self._graphs.search(crops, memories)
-        if len({keys.shape for keys, _ in memories}) > 1:
+            return self._graphs.search(crops, whole)
+        if len({keys.shape for keys, _ in whole}) > 1:
             return search_separately(self, crops, memories)
-        keys, values = memories[0] if len(memories) == 1 else _join(memories)
+        keys, values = join_memories(whole)
         return self._predict(self._search(crops, keys, values))
 
     @engine_errors
@@ -90,6 +116,46 @@ class TorchEngine:
         """The same without a cache: all templates (1 + n, T, T, 3) and one crop in one pass."""
         tokens = self.model.backbone(self._load(templates)[None], self._load(crop)[None])
         return self._predict(self.model.heads(tokens[:, -PREDICTION_TOKENS:].float()))
+
+    def _encode(self, templates: npt.NDArray[np.uint8]) -> TorchMemory:
+        memory = self.model.encode_templates(self._load(templates)[None])
+        if self._graphs is not None:
+            self._graphs.prepare(memory[0].shape[3])
+        return memory
+
+    def _encode_segment(
+        self, number: int, templates: npt.NDArray[np.uint8] | Tensor
+    ) -> tuple[Tensor, TorchMemory]:
+        start = templates if isinstance(templates, Tensor) else self._load(templates)[None]
+        tokens, keys, values = encode_segment(self.model, number, start)
+        return tokens, (keys, values)
+
+    def _search_by_segments(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[LazyMemory[TorchMemory]],
+        stop: Stop,
+    ) -> Prediction:
+        def run(
+            number: int,
+            rows: npt.NDArray[np.intp],
+            state: SegmentState | None,
+            kept: npt.NDArray[np.intp] | None,
+        ) -> tuple[SegmentAnswer, SegmentState | None]:
+            start = self._load(crops) if state is None else state
+            if isinstance(start, SegmentState) and kept is not None:
+                start = start.rows(torch.from_numpy(kept).to(self.device))
+            keys, values = join_memories([memories[row].segment(number) for row in rows])
+            found = search_segment(self.model, number, start, keys, values)
+            answer = SegmentAnswer(
+                boxes=found.boxes.cpu().numpy(),
+                scores=found.scores.cpu().numpy(),
+                edges=found.edges.cpu().numpy(),
+                quality=None if found.quality is None else found.quality.cpu().numpy(),
+            )
+            return answer, found.state
+
+        return search_by_segments(self.spec, len(crops), stop, run)
 
     def _load(self, crops: npt.NDArray[np.uint8]) -> Tensor:
         images = normalize(torch.from_numpy(crops).to(self.device))
@@ -105,15 +171,23 @@ class TorchEngine:
         tokens = self.model.backbone.search(self._load(crops), keys, values, attention)
         return self.model.heads(tokens.float())
 
-    @staticmethod
-    def _predict(output: Output) -> Prediction:
+    def _predict(self, output: Output) -> Prediction:
         return Prediction(
             boxes=output.boxes.cpu().numpy(),
             scores=output.score_logits.sigmoid().cpu().numpy(),
             edges=output.edge_logits.softmax(dim=-1).cpu().numpy(),
+            depths=np.full(len(output.boxes), self.spec.depth),
         )
 
 
-def _join(memories: Sequence[TorchMemory]) -> TorchMemory:
+def whole_memory(memory: Memory) -> TorchMemory:
+    """Keys and values of all blocks."""
+    return memory.whole() if isinstance(memory, LazyMemory) else memory
+
+
+def join_memories(memories: Sequence[TorchMemory]) -> TorchMemory:
+    """Keys and values of several targets with equally many templates, as one batch."""
+    if len(memories) == 1:
+        return memories[0]
     keys, values = zip(*memories, strict=True)
     return torch.cat(keys, dim=1), torch.cat(values, dim=1)

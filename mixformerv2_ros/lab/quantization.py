@@ -33,7 +33,7 @@ from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.lab.evaluation.metrics import overlaps
 from mixformerv2_ros.lab.evaluation.trackers import Image, MixFormerTracker
 from mixformerv2_ros.model.bundle import SEARCH, Bundle
-from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.ros.parameters import tracker_settings
 from mixformerv2_ros.tracking.boxes import Box
@@ -115,7 +115,12 @@ class _Recorder:
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         return self._engine.encode_templates(templates)
 
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         if self._count % self._step == 0:
             keys, values = memories[0]
             self.samples.append({"crops": crops.copy(), "keys": keys, "values": values})
@@ -123,7 +128,7 @@ class _Recorder:
                 del self.samples[1::2]
                 self._step *= 2
         self._count += 1
-        return self._engine.search(crops, memories)
+        return self._engine.search(crops, memories, stop)
 
 
 def record_samples(
@@ -183,9 +188,14 @@ class _Pair:
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         return [engine.encode_templates(templates) for engine in self._engines]
 
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         exact, other = (
-            engine.search(crops, [memory[place] for memory in memories])
+            engine.search(crops, [memory[place] for memory in memories], stop)
             for place, engine in enumerate(self._engines)
         )
         self.boxes.append((_corners(exact.boxes), _corners(other.boxes)))

@@ -31,11 +31,34 @@ class Prediction:
         scores: (B,) float32 in [0, 1], confidence that the box holds the target.
         edges: (B, 4, bins) float32, a probability distribution per edge in the order of `EDGES`;
             bin i stands for coordinate i / bins of the crop's side.
+        depths: (B,) numbers of blocks run, each one of `ModelSpec.depths`.
+        quality: (B,) float32 in [0, 1], the estimated IoU of each box, NaN at full depth, where
+            nothing estimates it; None from a search without `stop`.
     """
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     edges: npt.NDArray[np.float32]
+    depths: npt.NDArray[np.intp]
+    quality: npt.NDArray[np.float32] | None = None
+
+
+class Stop(Protocol):
+    """Decides after each exit which targets are answered there."""
+
+    def __call__(
+        self, depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.bool_]:
+        """Decide as soon as an exit has answered; may look at a clock.
+
+        Args:
+            depth: Number of blocks run so far, one of `ModelSpec.exits`.
+            quality: (n,) estimates, in [0, 1], of the IoU of the boxes of this exit.
+            rows: (n,) places in the batch of the n targets that have gone so far.
+
+        Returns:
+            (n,), True where this exit's answer is taken and no further block is run.
+        """
 
 
 class Engine(Protocol):
@@ -59,12 +82,18 @@ class Engine(Protocol):
             EngineError: the engine failed; it may work the next time.
         """
 
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         """Find the targets, each in its own crop.
 
         Args:
             crops: (B, S, S, 3) uint8 RGB.
             memories: B results of `encode_templates`.
+            stop: Which targets to answer at which exit of the model; None: all at full depth.
 
         Raises:
             EngineError: the engine failed; it may work the next time.
@@ -72,12 +101,32 @@ class Engine(Protocol):
 
 
 def search_separately(
-    engine: Engine, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]
+    engine: Engine,
+    crops: npt.NDArray[np.uint8],
+    memories: Sequence[Memory],
+    stop: Stop | None = None,
 ) -> Prediction:
     """Search for targets one after the other: for memories that cannot form one batch."""
-    answers = [engine.search(crops[i : i + 1], [memory]) for i, memory in enumerate(memories)]
+    return join_predictions(
+        [
+            engine.search(crops[i : i + 1], [memory], None if stop is None else _of_row(stop, i))
+            for i, memory in enumerate(memories)
+        ]
+    )
+
+
+def join_predictions(answers: Sequence[Prediction]) -> Prediction:
+    """Several answers as one batch."""
+    qualities = [answer.quality for answer in answers if answer.quality is not None]
     return Prediction(
         boxes=np.concatenate([answer.boxes for answer in answers]),
         scores=np.concatenate([answer.scores for answer in answers]),
         edges=np.concatenate([answer.edges for answer in answers]),
+        depths=np.concatenate([answer.depths for answer in answers]),
+        quality=np.concatenate(qualities) if len(qualities) == len(answers) else None,
     )
+
+
+def _of_row(stop: Stop, row: int) -> Stop:
+    """`stop` for a batch of one that is one row of a larger batch."""
+    return lambda depth, quality, rows: stop(depth, quality, rows + row)

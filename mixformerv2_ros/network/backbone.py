@@ -232,6 +232,19 @@ class Block(nn.Module):
 
         In the last block nobody reads what the search tokens become, only their keys and values.
         """
+        return self.predict_first(tokens, template_keys, template_values, attention)[0]
+
+    def predict_first(
+        self,
+        tokens: Tensor,
+        template_keys: Tensor,
+        template_values: Tensor,
+        attention: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Like `predict`; also return the keys and values of all tokens.
+
+        With them `search_after_prediction` does the rest of what `search` does.
+        """
         normed = self.norm1(tokens)
         q = self.attn.queries(normed[:, -PREDICTION_TOKENS:])
         k, v = self.attn.keys_values(normed)
@@ -239,7 +252,12 @@ class Block(nn.Module):
         v = torch.cat([template_values, v], dim=2)
         if attention is not None:
             attention.append(self.attn.weights(q, k))
-        return self._finish(tokens[:, -PREDICTION_TOKENS:], self.attn.attend(q, k, v))
+        return self._finish(tokens[:, -PREDICTION_TOKENS:], self.attn.attend(q, k, v)), k, v
+
+    def search_after_prediction(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Run the search tokens (B, N, width) that `predict_first` left, with what it returned."""
+        q = self.attn.queries(self.norm1(tokens))
+        return self._finish(tokens, self.attn.attend(q, keys, values))
 
     def joint(
         self, tokens: Tensor, template_count: int, attention: list[Tensor] | None = None
@@ -306,13 +324,30 @@ class Backbone(nn.Module):
             Keys and values of all blocks, each (depth, B, heads, K * template tokens, channels).
         """
         tokens = self.embed_templates(templates)
+        return self.encode_blocks(tokens, 0, len(self.blocks))[1:]
+
+    def encode_blocks(self, tokens: Tensor, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode template tokens in the blocks from `first` up to, but without, `last`.
+
+        Args:
+            tokens: (B, K * template tokens, width): for `first` 0 those of `embed_templates`, else
+                those that the call for the blocks before `first` returned.
+            first: The first of the blocks, counted from 0.
+            last: The block after the last.
+
+        Returns:
+            Tokens as they enter the last of the blocks, (B, K * template tokens, width); keys and
+            values of these blocks, each (blocks, B, heads, K * template tokens, channels).
+        """
+        if first:
+            tokens, _, _ = self.blocks[first - 1].templates(tokens)
         keys, values = [], []
-        for block in self.blocks[:-1]:
+        for block in self.blocks[first : last - 1]:
             tokens, k, v = block.templates(tokens)
             keys.append(k)
             values.append(v)
-        k, v = self.blocks[-1].template_keys_values(tokens)
-        return torch.stack([*keys, k]), torch.stack([*values, v])
+        k, v = self.blocks[last - 1].template_keys_values(tokens)
+        return tokens, torch.stack([*keys, k]), torch.stack([*values, v])
 
     def search(
         self,

@@ -18,8 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from mixformerv2_ros.engines.cuda_graphs import TorchMemory
-from mixformerv2_ros.engines.torch_engine import TorchEngine
+from mixformerv2_ros.engines.torch_engine import Memory, TorchEngine, whole_memory
 from mixformerv2_ros.lab.visualization.observe import Moment
 from mixformerv2_ros.lab.visualization.sheet import (
     EDGE_COLORS,
@@ -60,9 +59,7 @@ class AttentionEngine(TorchEngine):
     """The torch engine, which can also return the attention of the prediction tokens."""
 
     @torch.inference_mode()
-    def attend(
-        self, crops: npt.NDArray[np.uint8], memory: TorchMemory
-    ) -> tuple[Prediction, Attention]:
+    def attend(self, crops: npt.NDArray[np.uint8], memory: Memory) -> tuple[Prediction, Attention]:
         """Find one target in (1, S, S, 3) uint8 RGB.
 
         Returns:
@@ -71,7 +68,7 @@ class AttentionEngine(TorchEngine):
             `[templates | search | prediction tokens in the network's order]`.
         """
         rows: list[torch.Tensor] = []
-        output = self._search(crops, *memory, rows)
+        output = self._search(crops, *whole_memory(memory), rows)
         attention = torch.stack(rows)[:, 0].float().cpu().numpy()
         return self._predict(output), attention[:, :, _TOKEN_OF_EDGE]
 

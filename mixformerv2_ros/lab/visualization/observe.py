@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.io.video import VideoFrame
-from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.events import InitRequest, StreamImage
@@ -103,12 +103,17 @@ class _ObservedEngine:
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         return self._engine.encode_templates(templates)
 
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         attention = None
         if self._attend is not None and self.with_attention:
             prediction, attention = self._attend(crops, memories[0])
         else:
-            prediction = self._engine.search(crops, memories)
+            prediction = self._engine.search(crops, memories, stop)
         assert self.templates is not None
         self.seen = _Search(crops[0].copy(), prediction, attention, _view(self.templates()))
         return prediction

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.model.engine import Engine, Memory, Prediction
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 
 SMOOTHING = 0.1
@@ -46,10 +46,15 @@ class TimedEngine:
         self._spent += self._clock() - begin
         return memory
 
-    def search(self, crops: npt.NDArray[np.uint8], memories: Sequence[Memory]) -> Prediction:
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
         """See `Engine.search`."""
         begin = self._clock()
-        prediction = self.engine.search(crops, memories)
+        prediction = self.engine.search(crops, memories, stop)
         spent = self._clock() - begin
         self._spent += spent
         seconds = spent / len(crops)

@@ -1,0 +1,136 @@
+"""What the engines share of a search that may be answered at an exit.
+
+`search_by_segments` runs a model segment by segment, asks after each exit which targets are
+answered there, and goes on with the others. `LazyMemory` encodes templates as far as searches
+reach. What a segment is and what it hands to the next is described in `network.segments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.model.engine import Prediction, Stop
+from mixformerv2_ros.model.spec import ModelSpec
+
+K = TypeVar("K")
+"""Keys and values of a target's templates in the form of an engine."""
+Z = TypeVar("Z")
+"""What a segment hands to the next, in the form of an engine."""
+
+
+@dataclass(frozen=True)
+class SegmentAnswer:
+    """What a segment answers on the host for n targets.
+
+    Attributes:
+        boxes: (n, 4), see `Prediction`; so are the others.
+        scores: (n,).
+        edges: (n, 4, bins).
+        quality: (n,), the estimated IoU of the boxes; None at full depth.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    edges: npt.NDArray[np.float32]
+    quality: npt.NDArray[np.float32] | None
+
+
+RunSegment = Callable[
+    [int, npt.NDArray[np.intp], Z | None, npt.NDArray[np.intp] | None],
+    tuple[SegmentAnswer, Z],
+]
+"""Runs segment `number` for the targets in `rows` of the batch.
+
+Gets number, rows, what the segment before handed on (None before the first) and the places among
+the rows of that segment that are still running (None: all of them). Returns the answer for `rows`
+and what the next segment needs.
+"""
+
+
+def search_by_segments(spec: ModelSpec, count: int, stop: Stop, run: RunSegment[Z]) -> Prediction:
+    """Search for `count` targets and let `stop` decide after every exit, see `Engine.search`.
+
+    Raises:
+        ValueError: `stop` returned another shape than it was given.
+    """
+    whole = Prediction(
+        boxes=np.empty((count, 4), np.float32),
+        scores=np.empty(count, np.float32),
+        edges=np.empty((count, 4, spec.bins), np.float32),
+        depths=np.empty(count, np.intp),
+        quality=np.full(count, np.nan, np.float32),
+    )
+    assert whole.quality is not None
+    rows = np.arange(count)
+    state: Z | None = None
+    kept: npt.NDArray[np.intp] | None = None
+    for number, depth in enumerate(spec.depths):
+        answer, state = run(number, rows, state, kept)
+        leaves = np.ones(len(rows), bool)
+        if answer.quality is not None:
+            leaves = np.asarray(stop(depth, answer.quality, rows), bool)
+            if leaves.shape != rows.shape:
+                raise ValueError(f"stop must return {rows.shape} decisions, got {leaves.shape}")
+        answered = rows[leaves]
+        whole.boxes[answered] = answer.boxes[leaves]
+        whole.scores[answered] = answer.scores[leaves]
+        whole.edges[answered] = answer.edges[leaves]
+        whole.depths[answered] = depth
+        if answer.quality is not None:
+            whole.quality[answered] = answer.quality[leaves]
+        if len(answered) == len(rows):
+            break
+        kept = np.flatnonzero(~leaves) if len(answered) else None
+        rows = rows[~leaves]
+    return whole
+
+
+class LazyMemory(Generic[K]):
+    """Templates of one target, encoded for the segments that searches have reached.
+
+    Attributes:
+        templates: (1 + n, T, T, 3) uint8 RGB.
+    """
+
+    def __init__(
+        self,
+        templates: npt.NDArray[np.uint8],
+        encode: Callable[[npt.NDArray[np.uint8]], K],
+        encode_segment: Callable[[int, npt.NDArray[np.uint8] | Any], tuple[Any, K]],
+    ) -> None:
+        """Encode nothing yet.
+
+        Args:
+            templates: The templates; the memory keeps a copy.
+            encode: Encodes them for a search without exits.
+            encode_segment: Encodes them for a segment, the first from the templates, every other
+                from the tokens of the one before; returns tokens for the next, keys and values.
+        """
+        self.templates = templates.copy()
+        self._encode, self._encode_segment = encode, encode_segment
+        self._whole: K | None = None
+        self._segments: list[K] = []
+        self._tokens: Any = self.templates
+
+    def whole(self) -> K:
+        """Keys and values of all blocks, for a search without exits."""
+        if self._whole is None:
+            self._whole = self._encode(self.templates)
+        return self._whole
+
+    def segment(self, number: int) -> K:
+        """Keys and values of the blocks of a segment."""
+        while len(self._segments) <= number:
+            self._tokens, encoded = self._encode_segment(len(self._segments), self._tokens)
+            self._segments.append(encoded)
+        return self._segments[number]
+
+    @property
+    def encoded_segments(self) -> int:
+        """For how many segments the templates are encoded."""
+        return len(self._segments)
