@@ -187,11 +187,13 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
     gets_exits = not network.spec.exits
     _check_same(network.spec, replace(spec, exits=()) if gets_exits else spec, str(path))
     weights = network.state_dict()
+    if gets_exits:
+        weights |= _exit_heads(weights, spec.exits)
     # The fixed position tables depend on the size of the crops.
     weights |= {
         name: value
         for name, value in model.network.state_dict().items()
-        if name.endswith(pruning.POSITION_TABLES) or (gets_exits and name.startswith("exits."))
+        if name.endswith(pruning.POSITION_TABLES) or name not in weights
     }
     model.network.load_state_dict(weights)
     if found.foreground:
@@ -219,6 +221,16 @@ def _check_crops(config: TrainConfig, crops: Mapping[str, float], path: Path) ->
             f"from {path / WEIGHTS})"
         )
     log.warning("crops differ from those of %s: %s", path, "; ".join(texts))
+
+
+def _exit_heads(weights: Mapping[str, Tensor], exits: Sequence[int]) -> dict[str, Tensor]:
+    """Box and score heads of new exits: those of the network, which read tokens of its last block."""
+    return {
+        f"exits.{depth}.{name}": value
+        for depth in exits
+        for name, value in weights.items()
+        if name.startswith(("box_head.", "score_head."))
+    }
 
 
 def _init_from_teacher(model: TrainingModel, path: Path) -> None:
