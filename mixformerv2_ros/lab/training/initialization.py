@@ -224,7 +224,7 @@ def _check_crops(config: TrainConfig, crops: Mapping[str, float], path: Path) ->
 
 
 def _exit_heads(weights: Mapping[str, Tensor], exits: Sequence[int]) -> dict[str, Tensor]:
-    """Box and score heads of new exits: those of the network, which read tokens of its last block."""
+    """Box and score heads of new exits: the heads after the last block."""
     return {
         f"exits.{depth}.{name}": value
         for depth in exits
