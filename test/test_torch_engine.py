@@ -12,10 +12,18 @@ import pytest
 from formula_bundle import make_bundle
 
 from mixformerv2_ros.cli.entry import main
+from mixformerv2_ros.engines.chain import Candidate, EngineChain
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.model.bundle import open_bundle, read_weights, write_bundle
+from mixformerv2_ros.model.crop_buffers import crop_buffer
+from mixformerv2_ros.ros.live.timed_engine import TimedEngine
+from mixformerv2_ros.tracking.boxes import Box
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.session import Session
+from mixformerv2_ros.tracking.settings import TrackerSettings
 
 torch = pytest.importorskip("torch")
 
@@ -146,6 +154,53 @@ def test_recordings_for_rare_numbers_of_templates_are_dropped(network, exact):
         assert graphs.recordings == made
 
 
+class OwnBuffers:
+    """An engine that gives out its own memory for crops."""
+
+    def __init__(self, engine):
+        self.spec, self.name = engine.spec, engine.name
+        self.encode_templates = engine.encode_templates
+        self.engine, self.given, self.searched = engine, [], []
+
+    def crop_buffer(self, count):
+        self.given.append(self.engine.crop_buffer(count))
+        return self.given[-1]
+
+    def search(self, crops, memories, *stop):
+        self.searched.append(crops)
+        return self.engine.search(crops, memories, *stop)
+
+
+def test_a_session_writes_crops_where_the_engine_reads_them(exact):
+    engine = OwnBuffers(exact)
+    chain = EngineChain([Candidate("own", lambda: engine, "for a test")])
+    session = Session(TimedEngine(chain), TrackerSettings(4.5, 2.0, 1.0))
+    frame = Frame(
+        Pixels.from_array(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))
+    )
+    session.start(frame, Box(10, 10, 40, 40), "a")
+    session.update(frame)
+    session.update(frame)
+    session.start(frame, Box(30, 20, 40, 40), "b")
+    session.update(frame)
+    one, two = engine.given[-2:]
+    assert (one.shape[0], two.shape[0]) == (1, 2)
+    assert [crops is one for crops in engine.searched[:2]] == [True, True]
+    assert engine.searched[2] is two
+    # An engine without memory of its own gets some all the same.
+    onnx = load_engine(open_bundle(), "onnxruntime")
+    assert crop_buffer(onnx, 3).shape == (3, *one.shape[1:])
+
+
+def test_crops_that_must_not_be_written_are_searched(network, exact):
+    engine = TorchEngine(copy.deepcopy(network), graphs=True)
+    scene = Scene(exact, [2, 2])
+    scene.crops.flags.writeable = False
+    found = scene.search(engine)
+    scene.crops.flags.writeable = True
+    assert_near(found, scene.search(exact), 1e-5)
+
+
 def test_crops_of_another_shape_are_one_line(network, exact):
     engine = TorchEngine(copy.deepcopy(network), graphs=True)
     scene = Scene(exact, [2])
@@ -209,6 +264,18 @@ def test_cuda_gives_what_the_cpu_gives(exact, precision, bound, counts):
     scene = Scene(exact, counts)
     for _ in range(3):
         assert_near(scene.search(engine), scene.search(exact), bound)
+
+
+@needs_cuda
+def test_cuda_reads_its_own_memory_without_a_copy(exact):
+    engine = load_engine(open_bundle(), "torch", "cuda")
+    scene = Scene(exact, [2, 2, 3, 2])
+    expected = scene.search(exact)
+    buffer = crop_buffer(engine, 4)
+    assert torch.from_numpy(buffer).is_pinned()
+    buffer[:] = scene.crops
+    scene.crops = buffer
+    assert_near(scene.search(engine), expected, 1e-4)
 
 
 @needs_cuda

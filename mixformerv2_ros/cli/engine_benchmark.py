@@ -28,11 +28,12 @@ from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.errors import EngineError, MixFormerError
 from mixformerv2_ros.machine import peak_megabytes, processor_joules
 from mixformerv2_ros.model.bundle import Bundle, has_graphs, open_bundle
+from mixformerv2_ros.model.crop_buffers import crop_buffer
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, join_predictions
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.compressed import decode_compressed
 from mixformerv2_ros.tracking.settings import TrackerSettings
-from mixformerv2_ros.tracking.tracker import TargetTracker, search_shape
+from mixformerv2_ros.tracking.tracker import TargetTracker
 
 AGREEMENT_CROPS = 8
 """Crops in which the variants' boxes are compared."""
@@ -300,7 +301,7 @@ class _Bench:
             for tracker in self.trackers
         ]
         self.memories: list[Memory] = list(map(self.engine.encode_templates, self.templates))
-        self.crops = np.empty((plan.targets, *search_shape(self.engine)), dtype=np.uint8)
+        self.crops = crop_buffer(self.engine, plan.targets)
 
     def run(self, frames: int) -> npt.NDArray[np.float64]:
         """Milliseconds (frames, 5) of `frames` frames."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.errors import EngineError
+from mixformerv2_ros.model.crop_buffers import crop_buffer
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 
@@ -72,6 +73,10 @@ class EngineChain:
     def name(self) -> str:
         """Name of the engine that runs now."""
         return self._engine.name
+
+    def crop_buffer(self, count: int) -> npt.NDArray[np.uint8]:
+        """Memory for `count` crops; engines that follow later read it as well."""
+        return crop_buffer(self._engine, count)
 
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> ChainMemory:
         """Encode (1 + n, T, T, 3) uint8 RGB templates.

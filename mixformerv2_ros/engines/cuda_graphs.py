@@ -12,7 +12,8 @@ a step reads or writes therefore lies in buffers of this module:
   only when a slot gets another target or other templates. One target's queries, keys and values are
   computed right where attention reads them.
 - Crops travel from page-locked memory, answers into page-locked memory, both without blocking; the
-  only wait is the one for the answers.
+  only wait is the one for the answers. Crops that lie elsewhere are copied there first
+  (`TorchEngine.crop_buffer` gives out page-locked memory).
 
 A recording belongs to one number of template tokens. The least recently used numbers are dropped
 when there are more than `CACHED_COUNTS`.
@@ -170,9 +171,7 @@ class SearchGraphs:
             )
         answers = np.empty((len(memories), self._answers.shape[1]), np.float32)
         for places in batches([keys.shape[3] for keys, _ in memories]):
-            answers[places] = self._run(
-                [crops[place] for place in places], [memories[place] for place in places]
-            )
+            answers[places] = self._run(crops, places, [memories[place] for place in places])
         return Prediction(
             boxes=answers[:, :4],
             scores=answers[:, 4],
@@ -181,7 +180,10 @@ class SearchGraphs:
         )
 
     def _run(
-        self, crops: Sequence[npt.NDArray[np.uint8]], memories: Sequence[TorchMemory]
+        self,
+        crops: npt.NDArray[np.uint8],
+        places: Sequence[int],
+        memories: Sequence[TorchMemory],
     ) -> npt.NDArray[np.float32]:
         count = len(memories)
         template_tokens = memories[0][0].shape[3]
@@ -190,16 +192,29 @@ class SearchGraphs:
             self.prepare(template_tokens)
         slots = self._slots(template_tokens)
         slots.load(memories)
-        host = self._host_crops.numpy()
-        # One crop travels while the next one is copied into page-locked memory.
-        for place, crop in enumerate(crops):
-            host[place] = crop
-            self._crops[place].copy_(self._host_crops[place], non_blocking=True)
+        self._upload(crops, places)
         slots.steps[size]()
         self._host_answers[:count].copy_(self._answers[:count], non_blocking=True)
         if self._on_gpu:
             torch.cuda.current_stream(self._device).synchronize()
         return self._host_answers.numpy()[:count]
+
+    def _upload(self, crops: npt.NDArray[np.uint8], places: Sequence[int]) -> None:
+        first, count = places[0], len(places)
+        # What cannot be written, torch does not share.
+        shared = torch.from_numpy(crops) if crops.flags.writeable else None
+        if shared is not None and shared.is_pinned():
+            if list(places) == list(range(first, first + count)):
+                self._crops[:count].copy_(shared[first : first + count], non_blocking=True)
+                return
+            for slot, place in enumerate(places):
+                self._crops[slot].copy_(shared[place], non_blocking=True)
+            return
+        host = self._host_crops.numpy()
+        # One crop travels while the next one is copied into page-locked memory.
+        for slot, place in enumerate(places):
+            host[slot] = crops[place]
+            self._crops[slot].copy_(self._host_crops[slot], non_blocking=True)
 
     def _slots(self, template_tokens: int) -> Slots:
         """The slots for a number of template tokens; drops those that were used least recently."""

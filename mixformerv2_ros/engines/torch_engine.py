@@ -70,6 +70,12 @@ class TorchEngine:
         suffix = "" if self.precision == "fp32" else f"/{self.precision}"
         return f"torch/{self.device}{suffix}"
 
+    def crop_buffer(self, count: int) -> npt.NDArray[np.uint8]:
+        """Memory for `count` crops; for recorded steps, what the GPU reads without a copy."""
+        side = self.spec.search_size
+        pinned = self._graphs is not None and self.device.type == "cuda"
+        return torch.empty((count, side, side, 3), dtype=torch.uint8, pin_memory=pinned).numpy()
+
     @engine_errors
     @torch.inference_mode()
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:

@@ -10,6 +10,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from mixformerv2_ros.model.crop_buffers import crop_buffer
 from mixformerv2_ros.model.engine import Engine, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window
@@ -137,7 +138,7 @@ class Session:
         self._turn = 0
         self._pair_turn = 0
         self._partings = Partings()
-        self._crops = np.empty((0, *search_shape(engine)), dtype=np.uint8)
+        self._crops = crop_buffer(engine, 0)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -368,7 +369,7 @@ class Session:
 
     def _buffer(self, count: int) -> npt.NDArray[np.uint8]:
         if len(self._crops) != count:
-            self._crops = np.empty((count, *search_shape(self.engine)), dtype=np.uint8)
+            self._crops = crop_buffer(self.engine, count)
         return self._crops
 
 

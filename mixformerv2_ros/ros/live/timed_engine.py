@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mixformerv2_ros.model.crop_buffers import crop_buffer
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 
@@ -38,6 +39,10 @@ class TimedEngine:
     def name(self) -> str:
         """Name of the engine."""
         return self.engine.name
+
+    def crop_buffer(self, count: int) -> npt.NDArray[np.uint8]:
+        """Memory for `count` crops, of the engine."""
+        return crop_buffer(self.engine, count)
 
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         """See `Engine.encode_templates`."""
