@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from mixformerv2_ros.engines.failures import engine_errors
+from mixformerv2_ros.engines.onnx_binding import BoundSearch, OnnxMemory
 from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.model.bundle import (
@@ -23,8 +24,6 @@ from mixformerv2_ros.model.bundle import (
 from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.text import printable
-
-OnnxMemory = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 _ENDS = {
     TEMPLATE_ENCODER: (("templates",), ("keys", "values")),
@@ -55,6 +54,9 @@ class OnnxEngine:
         self._options = options
         self._precision = precision
         self._encoder, self._search = check_graphs(bundle, _session_options(options), providers)
+        self._bound = None
+        if options.device != "cpu":
+            self._bound = BoundSearch(self._search, options.device, join_memories)
 
     @property
     def spec(self) -> ModelSpec:
@@ -83,11 +85,19 @@ class OnnxEngine:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
         if len({keys.shape for keys, _ in memories}) > 1:
             return search_separately(self, crops, memories)
-        keys, values = memories[0] if len(memories) == 1 else join_memories(memories)
-        inputs: dict[str, Any] = {"crops": crops, "keys": keys, "values": values}
-        boxes, scores, edges = self._search.run(None, inputs)
+        boxes, scores, edges = self._run(crops, memories)
         depths = np.full(len(boxes), self._spec.depth)
         return Prediction(boxes=boxes, scores=scores, edges=edges, depths=depths)
+
+    def _run(
+        self, crops: npt.NDArray[np.uint8], memories: Sequence[OnnxMemory]
+    ) -> Sequence[npt.NDArray[np.float32]]:
+        if self._bound is not None:
+            return self._bound(crops, memories)
+        keys, values = join_memories(memories)
+        inputs: dict[str, Any] = {"crops": crops, "keys": keys, "values": values}
+        outputs: Sequence[npt.NDArray[np.float32]] = self._search.run(None, inputs)
+        return outputs
 
 
 def check_graphs(
@@ -213,5 +223,7 @@ def _check(session: ort.InferenceSession, name: str, images: str, size: int) -> 
 
 def join_memories(memories: Sequence[OnnxMemory]) -> OnnxMemory:
     """Keys and values of several targets with equally many templates, as one batch."""
+    if len(memories) == 1:
+        return memories[0]
     keys, values = zip(*memories, strict=True)
     return np.concatenate(keys, axis=1), np.concatenate(values, axis=1)

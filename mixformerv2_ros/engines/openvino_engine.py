@@ -141,7 +141,7 @@ class OpenVinoEngine:
         # and none of them waits for a graph to be compiled when another one comes or goes.
         if len(memories) > 1 and (different or self._device == "CPU"):
             return search_separately(self, crops, memories)
-        keys, values = memories[0] if len(memories) == 1 else join_memories(memories)
+        keys, values = join_memories(memories)
         kind = (len(crops), keys.shape[3])
         request = self._searches.get(kind)
         if request is None:
