@@ -125,6 +125,20 @@ def test_a_device_that_is_not_there_is_one_line_and_the_cpu_runs(caplog):
     assert choice.startswith("engine onnxruntime/cpu: ")
 
 
+def test_a_precision_that_nothing_has_is_one_line_and_fp32_runs(caplog):
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(open_bundle(), "auto", "cuda:97", precision="fp16")
+    # Some processors have fp16.
+    assert engine.name in ("onnxruntime/cpu", "openvino/cpu/fp16")
+    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert warnings
+    assert all(line.endswith(f"goes on with {engine.name}") for line in warnings)
+    assert not any("openvino on cuda:97" in line for line in warnings)
+    if engine.name == "onnxruntime/cpu":
+        (choice,) = [one.getMessage() for one in caplog.records if one.levelno == logging.INFO]
+        assert "nothing here runs fp16" in choice
+
+
 def test_a_number_of_threads_leaves_a_core():
     assert EngineOptions(num_threads=3).threads == 3
     assert EngineOptions().threads >= 1

@@ -3,7 +3,9 @@
 `auto` follows what docs/performance.md measured. In fp32, ONNX Runtime comes first: OpenVINO saves
 a few percent, but its boxes have other last bits, and what is installed must not change the tracks
 of a bundle. A bundle whose record says bf16 or int8 gains a factor from OpenVINO, which then comes
-first. A device other than the CPU comes before the CPU, and torch is the last resort.
+first. A device other than the CPU comes before the CPU. On CUDA torch comes first: its search steps
+are recorded for every number of targets, where TensorRT would build engines anew when one comes;
+elsewhere torch is the last resort. Where nothing runs fp16 or bf16, fp32 does.
 """
 
 from __future__ import annotations
@@ -60,11 +62,13 @@ def _candidates(bundle: Bundle, options: EngineOptions) -> list[Candidate]:
         graphs, reason = [], f"{bundle.path} has no ONNX graphs"
     entries = []
     if options.device != "cpu":
-        reached = f"runs on {options.device}"
-        entries = [(engine, options, reached) for engine in (*graphs, "torch")]
+        reached, able = f"runs on {options.device}", (*graphs, "torch")
+        if options.device.startswith("cuda"):
+            able = ("torch", *(engine for engine in graphs if engine != "openvino"))
+        entries = [(engine, options, reached) for engine in able]
         options = EngineOptions("cpu", options.num_threads, options.precision, options.spinning)
     entries += [(engine, options, reason) for engine in (*graphs, "torch")]
-    if options.precision == "auto" and precision in ("bf16", "fp16"):
+    if precision in ("bf16", "fp16"):
         exact = EngineOptions("cpu", options.num_threads, "fp32", options.spinning)
         lacking = f"nothing here runs {precision}"
         entries += [(engine, exact, lacking) for engine in (*reversed(graphs), "torch")]

@@ -43,7 +43,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "tracker_gpu": Profile(
         "Tracker on a CUDA GPU; set model to a bundle of preset B, see docs/models.md.",
-        {"device": "cuda", "template_update.interval": 10},
+        {"device": "cuda", "precision": "fp16", "template_update.interval": 10},
     ),
     "target_pose": Profile(
         "Target pose node: poses in the frame map for Nav2, from depth images.",
