@@ -81,7 +81,7 @@ class Slots:
     Attributes:
         template_tokens: That number, M.
         rows: (depth, slots, M + N, 3, heads, channels): per token its query, key and value;
-            templates first, whose queries are not used.
+            templates first. Queries are there of a single target alone.
         held: The memory that each slot holds.
         steps: Recorded steps by their size.
     """
@@ -260,9 +260,8 @@ class SearchGraphs:
         first, last = slots.template_tokens, self._model.backbone.blocks[-1]
         tokens = self._embed(size)
         for block, rows in zip(self._model.backbone.blocks, slots.rows[:, :size], strict=True):
-            _project(block.attn.qkv, block.norm1(tokens), out=rows[:, first:].flatten(2))
-            q, k, v = rows.permute(2, 0, 3, 1, 4)
-            q = q[:, :, first:]
+            q = _project(block.attn.qkv, block.norm1(tokens), rows[:, first:]).transpose(1, 2)
+            _, k, v = rows.permute(2, 0, 3, 1, 4)
             if block is last:
                 # Nobody reads what the search tokens become here.
                 q, tokens = q[:, :, -PREDICTION_TOKENS:], tokens[:, -PREDICTION_TOKENS:]
@@ -288,12 +287,18 @@ class SearchGraphs:
         torch.cat([boxes, scores, edges], dim=1, out=self._answers[:size])
 
 
-def _project(layer: nn.Linear, tokens: Tensor, out: Tensor) -> None:
-    """A linear layer over (size, N, width), written into a view of a larger tensor."""
+def _project(layer: nn.Linear, tokens: Tensor, rows: Tensor) -> Tensor:
+    """Write the keys and values of tokens (size, N, width) into rows; return their queries.
+
+    Rows, (size, N, 3, heads, channels), are a view of a larger tensor, into which a product can be
+    written for one target only. The queries are (size, N, heads, channels).
+    """
     if len(tokens) == 1:
-        torch.addmm(layer.bias, tokens[0], layer.weight.t(), out=out[0])
-    else:
-        out.copy_(layer(tokens))
+        torch.addmm(layer.bias, tokens[0], layer.weight.t(), out=rows[0].flatten(1))
+        return rows[:, :, 0]
+    parts: Tensor = layer(tokens).view(rows.shape)
+    rows[:, :, 1:] = parts[:, :, 1:]
+    return parts[:, :, 0]
 
 
 def _box_of_edges(bins: int) -> Tensor:
