@@ -72,6 +72,28 @@ def test_targets_templates_peers_and_another_bundle_in_one_run(tmp_path, capsys)
     assert "limit" in capsys.readouterr().out
 
 
+def test_numbers_of_targets_beside_the_joint_forward(tmp_path, capsys):
+    pytest.importorskip("torch")
+    data = tmp_path / "benchmark.json"
+    words = ["--rounds", "1", "--frames", "2", "--size", "320x240", "--threads", "1"]
+    words += ["--engine", "torch", "--precision", "fp32", "--targets", "1,3"]
+    assert main(["benchmark", *words, "--json", str(data)]) == 0
+    result = json.loads(data.read_text())
+    (other,) = result["other_targets"]
+    assert (result["targets"], other["targets"]) == (1, 3)
+    for run in (result, other):
+        cached, joint = run["variants"]
+        assert (cached["variant"], joint["variant"]) == ("torch cached", "torch joint")
+        ms = [one["milliseconds"]["engine"]["p50"] for one in run["variants"]]
+        assert cached["over_joint"] == pytest.approx(ms[0] / ms[1], abs=1e-3)
+        assert joint["over_joint"] == 1
+        mean, most = cached["edges_differ"]
+        assert 0 <= mean <= most < 1e-4
+    shown = capsys.readouterr().out
+    assert "beside torch joint" in shown
+    assert "engine ms, over 1" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -80,6 +102,7 @@ def test_targets_templates_peers_and_another_bundle_in_one_run(tmp_path, capsys)
         (["--trackers", "GOTURN"], "tracker must be one of"),
         (["--compare", "nowhere"], "nowhere"),
         (["--targets", "0"], "--targets"),
+        (["--targets", "1,many"], "--targets"),
     ],
 )
 def test_what_is_not_there_is_one_line(words, expected, capsys):
