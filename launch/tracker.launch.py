@@ -1,15 +1,19 @@
 """Tracker node on an image topic; can be included in other launch files.
 
 ros2 launch mixformerv2_ros tracker.launch.py image:=/camera/image_raw
+ros2 launch mixformerv2_ros tracker.launch.py cameras:=front,rear=/rear_camera/image_raw
+
+Several cameras are nodes of one process that share one engine: `/front/tracker`, `/rear/tracker`.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 
 from mixformerv2_ros.ros.topics import IMAGE, prefix_rules
 
@@ -17,6 +21,11 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 ARGUMENTS = {
     "image": ("image", "image topic; with compressed, images are received on TOPIC/compressed"),
+    "cameras": (
+        "",
+        "cameras of one process that share one engine, separated by commas: NAMESPACE or "
+        "NAMESPACE=TOPIC each; in place of image, namespace, topic_prefix, web and mavlink",
+    ),
     "compressed": ("false", "subscribe to TOPIC/compressed"),
     "params_file": (str(CONFIG / "tracker_cpu.yaml"), "ROS parameter file"),
     "model": ("", "folder of the model bundle; empty: as in the parameter file"),
@@ -69,7 +78,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*declared, OpaqueFunction(function=tracker)])
 
 
-def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
+def tracker(context: LaunchContext) -> list[Node | ExecuteProcess]:
     """Return the node, page and MAVLink camera if wanted; arguments override the parameter file."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {name: values[name] for name in ("model", "engine", "device") if values[name]}
@@ -77,6 +86,8 @@ def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
     given |= {name: values[name].lower() == "true" for name in switches}
     if values["compressed"].lower() == "true":
         given["image_transport"] = "compressed"
+    if values["cameras"]:
+        return [_cameras(values, given)]
     logger = ".".join([*filter(None, values["namespace"].split("/")), values["name"]])
     files = [values["params_file"]] if values["params_file"] else []
     others = []
@@ -101,6 +112,26 @@ def tracker(context: LaunchContext) -> list[LifecycleNode | ExecuteProcess]:
             output="screen",
         ),
     ]
+
+
+def _cameras(values: dict[str, str], given: dict[str, Any]) -> Node:
+    """The process of several cameras; they configure and activate themselves."""
+    alone = ("image", "namespace", "topic_prefix", "web", "mavlink")
+    wrong = [name for name in alone if values[name] != ARGUMENTS[name][0]]
+    if wrong:
+        raise RuntimeError(f"cameras and {', '.join(wrong)} exclude each other")
+    words = [word for one in values["cameras"].split(",") for word in ("--camera", one.strip())]
+    return Node(
+        package="mixformerv2_ros",
+        executable="tracker_node",
+        arguments=words,
+        parameters=[*([values["params_file"]] if values["params_file"] else []), given],
+        remappings=[("__node", values["name"])] if values["name"] != ARGUMENTS["name"][0] else [],
+        ros_arguments=["--log-level", values["log_level"]],
+        respawn=values["respawn"].lower() == "true",
+        respawn_delay=RESPAWN_DELAY_S,
+        output="screen",
+    )
 
 
 def _command(values: dict[str, str], *words: str) -> ExecuteProcess:

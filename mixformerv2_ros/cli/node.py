@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixformerv2_ros.cli.rerun_option import add_rerun_argument, check_rerun, rerun_observer
 from mixformerv2_ros.cli.ros_graph import (
@@ -17,17 +18,23 @@ from mixformerv2_ros.cli.ros_graph import (
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
 from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.ros.live.cameras import CameraThread, parse_cameras, run_threads
 from mixformerv2_ros.ros.live.engine_log import engine_lines
-from mixformerv2_ros.ros.live.model import load_model
+from mixformerv2_ros.ros.live.model import SharedModels, load_model
 from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.parameter_profiles import PROFILES, Profile
 from mixformerv2_ros.ros.parameters import (
     LIFECYCLE_PARAMETERS,
     NODE_PARAMETERS,
+    Value,
     check_values,
     unknown_parameters,
 )
+from mixformerv2_ros.ros.topics import IMAGE, IMAGES
 from mixformerv2_ros.yaml_text import YamlError, parse_yaml
+
+if TYPE_CHECKING:
+    from mixformerv2_ros.ros.cyclonedds.names import NodeNames
 
 DEFAULTS = "defaults"
 USE_SIM_TIME = "use_sim_time"
@@ -68,6 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help=f"print a parameter file and exit: {DEFAULTS} or {', '.join(PROFILES)}",
     )
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="NS[=TOPIC]",
+        help="a camera with a node of its own in namespace NS, its images on TOPIC (default: "
+        "NS/image); repeated, cameras share one process and one engine",
+    )
     add_rerun_argument(parser)
     parser.add_argument("--force", action="store_true", help="overwrite the file of --rerun")
     add_node_arguments(parser, "tracker")
@@ -79,17 +94,9 @@ def run(args: argparse.Namespace) -> int:
         defaults = Profile("Tracker node: all parameters at their defaults.", {})
         print(PROFILES.get(args.print_params, defaults).text(), end="")
         return 0
-    names = names_from_arguments(args)
-    log = write_log(names.full)
-    given = _values(args, names.full)
-    known = [*(p.name for p in (*NODE_PARAMETERS, *LIFECYCLE_PARAMETERS)), USE_SIM_TIME]
-    for line in unknown_parameters(given, known):
-        log(Level.WARN, line)
-    sim_time = given.pop(USE_SIM_TIME, False)
-    if not isinstance(sim_time, bool):
-        raise ParameterError(f"{USE_SIM_TIME} must be true or false, got {sim_time!r}")
-    table = {p.name for p in NODE_PARAMETERS}
-    values = check_values({n: given[n] for n in given if n in table}, NODE_PARAMETERS)
+    nodes = [_read_node(args, names) for names in _all_names(args)]
+    if args.rerun is not None and args.camera:
+        raise ParameterError("--rerun shows the only camera of a node, got --camera as well")
     check_rerun(args.rerun)
     if isinstance(args.rerun, Path):
         check_output(args.rerun, args.force)
@@ -97,6 +104,9 @@ def run(args: argparse.Namespace) -> int:
         from mixformerv2_ros.ros.cyclonedds.node import Node
         from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode
 
+    if args.camera:
+        return _run_cameras(nodes)
+    ((names, log, values, sim_time),) = nodes
     with (
         node_stop() as stopped,
         Node(names, log, sim_time=sim_time, rosout=True) as node,
@@ -113,6 +123,70 @@ def run(args: argparse.Namespace) -> int:
         if tracking.tracker.failure is not None:
             raise tracking.tracker.failure
     return 0
+
+
+class _NodeOptions(NamedTuple):
+    """What one node is made of."""
+
+    names: NodeNames
+    log: Callable[[Level, str], None]
+    values: dict[str, Value]
+    sim_time: bool
+
+
+def _run_cameras(nodes: Sequence[_NodeOptions]) -> int:
+    """Track in the images of several cameras, a node and a thread each."""
+    from mixformerv2_ros.ros.cyclonedds.camera_node import CameraNode
+
+    models = SharedModels()
+    with node_stop() as stopped:
+        threads = [
+            CameraThread(
+                one.names.namespace, CameraNode(*one, load=models.load).run, one.log, stopped
+            )
+            for one in nodes
+        ]
+        run_threads(threads, stopped)
+    return 0
+
+
+def _all_names(args: argparse.Namespace) -> list[NodeNames]:
+    """Names of the only node, or of those of all cameras.
+
+    Raises:
+        ParameterError: a name, a rule or a camera is malformed.
+    """
+    names = names_from_arguments(args)
+    cameras = parse_cameras(args.camera)
+    if cameras and any(names.remapped(image) for image, _ in IMAGES.values()):
+        raise ParameterError(
+            "images of cameras are named with --camera NAMESPACE=TOPIC, got a remapping rule"
+        )
+    found = []
+    for camera in cameras:
+        inside = f"{names.namespace.rstrip('/')}/{camera.namespace}"
+        rules = {**names.rules, **({IMAGE: camera.image} if camera.image else {})}
+        found.append(replace(names, namespace=inside, rules=rules))
+    return found or [names]
+
+
+def _read_node(args: argparse.Namespace, names: NodeNames) -> _NodeOptions:
+    """Parameters of a node from files and command line.
+
+    Raises:
+        ParameterError: a file or a value is wrong.
+    """
+    log = write_log(names.full)
+    given = _values(args, names.full)
+    known = [*(p.name for p in (*NODE_PARAMETERS, *LIFECYCLE_PARAMETERS)), USE_SIM_TIME]
+    for line in unknown_parameters(given, known):
+        log(Level.WARN, line)
+    sim_time = given.pop(USE_SIM_TIME, False)
+    if not isinstance(sim_time, bool):
+        raise ParameterError(f"{USE_SIM_TIME} must be true or false, got {sim_time!r}")
+    table = {p.name for p in NODE_PARAMETERS}
+    values = check_values({n: given[n] for n in given if n in table}, NODE_PARAMETERS)
+    return _NodeOptions(names, log, values, sim_time)
 
 
 def _values(args: argparse.Namespace, node: str) -> dict[str, Any]:

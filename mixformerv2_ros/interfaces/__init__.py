@@ -8,6 +8,7 @@ in this folder.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -47,12 +48,21 @@ def definitions() -> Iterator[tuple[str, str]]:
             yield f"{package}/msg/{file.stem}", file.read_text(encoding="utf-8")
 
 
-@cache
 def typestore() -> Typestore:
     """Message classes of ROS 2, `vision_msgs` and this package, with their CDR conversion.
 
     The store is shared: do not register types in it.
     """
+    with _making:
+        return _typestore()
+
+
+_making = threading.Lock()
+"""Threads that asked for it at once would get classes of their own, which are not each other's."""
+
+
+@cache
+def _typestore() -> Typestore:
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     store = get_typestore(Stores.LATEST)

@@ -9,6 +9,7 @@ The methods are replaced on the class itself: a derived class would be another D
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -58,13 +59,22 @@ def type_hash(msgtype: str) -> str:
     return str(typestore().hash_rihs01(msgtype))
 
 
-@cache
+_declaring = threading.Lock()
+"""Nodes in several threads must not declare a type twice: samples of one are not the other's."""
+
+
 def dds_type(msgtype: str) -> type[IdlStruct]:
     """Type of a DDS topic; its samples hold the serialized message as `cdr`.
 
     Raises:
         MiddlewareError: the message or the type of one of its fields is unknown.
     """
+    with _declaring:
+        return _dds_type(msgtype)
+
+
+@cache
+def _dds_type(msgtype: str) -> type[IdlStruct]:
     cls = _declare(msgtype)
 
     def serialize(self: Any, *args: Any, **kwargs: Any) -> bytes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mixformerv2_ros.engines.chain import log as engine_log
 from mixformerv2_ros.ros.messages import Level
+
+_changing = threading.Lock()
 
 
 class _Forwarder(logging.Handler):
@@ -24,13 +27,16 @@ class _Forwarder(logging.Handler):
 def engine_lines(write: Callable[[Level, str], None]) -> Iterator[None]:
     """Pass lines about which engine runs and why, and which was left, to the log of a node."""
     handler = _Forwarder(write)
-    level, propagate = engine_log.level, engine_log.propagate
-    engine_log.addHandler(handler)
-    engine_log.setLevel(logging.INFO)
-    engine_log.propagate = False
+    with _changing:
+        engine_log.addHandler(handler)
+        engine_log.setLevel(logging.INFO)
+        engine_log.propagate = False
     try:
         yield
     finally:
-        engine_log.removeHandler(handler)
-        engine_log.setLevel(level)
-        engine_log.propagate = propagate
+        with _changing:
+            engine_log.removeHandler(handler)
+            # Other nodes of this process may still listen.
+            if not any(isinstance(one, _Forwarder) for one in engine_log.handlers):
+                engine_log.setLevel(logging.NOTSET)
+                engine_log.propagate = True

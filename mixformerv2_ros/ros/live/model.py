@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.engines.shared import SharedEngine
 from mixformerv2_ros.model.bundle import Bundle, open_bundle
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.ros.parameters import (
@@ -65,11 +68,46 @@ def load_model(values: Mapping[str, Value]) -> Model:
         BundleError, EngineError: the bundle or the engine is not usable.
     """
     bundle = open_bundle(str(values["model"]) or None)
-    engine = load_engine(bundle, *engine_arguments(values))
-    size = bundle.spec.template_size
-    # An engine may compile its graphs for every number of templates: not while a target is tracked.
+    model = Model(bundle, load_engine(bundle, *engine_arguments(values)))
+    _warm_up(model, values)
+    return model
+
+
+class SharedModels:
+    """Models of several trackers of one process: with equal parameters they share one engine.
+
+    An engine lives as long as one of its trackers. May be called from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Begin without models."""
+        self._lock = threading.Lock()
+        self._models: WeakValueDictionary[tuple[object, ...], Model] = WeakValueDictionary()
+
+    def load(self, values: Mapping[str, Value]) -> Model:
+        """`load_model`, unless a tracker has that model already.
+
+        Raises:
+            BundleError, EngineError: the bundle or the engine is not usable.
+        """
+        key = (values["model"], *engine_arguments(values))
+        with self._lock:
+            model = self._models.get(key)
+            if model is None:
+                loaded = load_model(values)
+                model = self._models[key] = Model(loaded.bundle, SharedEngine(loaded.engine))
+                return model
+        _warm_up(model, values)
+        return model
+
+
+def _warm_up(model: Model, values: Mapping[str, Value]) -> None:
+    """Run the engine with every number of templates that the parameters permit.
+
+    It may compile its graphs for each: not while a target is tracked.
+    """
+    engine, size = model.engine, model.bundle.spec.template_size
     for count in range(2, 2 + int(values["template_update.online_size"])):
         for _ in range(WARM_UP_RUNS):
             memory = engine.encode_templates(np.zeros((count, size, size, 3), np.uint8))
             engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory])
-    return Model(bundle, engine)

@@ -6,22 +6,27 @@ forgets the targets and keeps the model; cleanup frees it.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
+from rclpy.utilities import remove_ros_args
 from rosidl_runtime_py.utilities import get_message
 from std_srvs.srv import Trigger
 
 from mixformerv2_ros.action import TrackTarget
-from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.errors import BAD_INPUT, ParameterError
+from mixformerv2_ros.ros.live.cameras import Camera, parse_cameras
 from mixformerv2_ros.ros.live.engine_log import engine_lines
 from mixformerv2_ros.ros.live.goal_observer import End, TrackGoal
 from mixformerv2_ros.ros.live.live_tracker import LiveTracker
 from mixformerv2_ros.ros.live.log_throttle import LogThrottle
-from mixformerv2_ros.ros.live.model import Model, load_model
+from mixformerv2_ros.ros.live.model import Model, SharedModels, load_model
 from mixformerv2_ros.ros.live.remote_commands import RemoteCommands
 from mixformerv2_ros.ros.live.statistics import lifecycle_status
 from mixformerv2_ros.ros.messages import Level, diagnostics_message
@@ -30,7 +35,7 @@ from mixformerv2_ros.ros.qos import HISTORY_DEPTH
 from mixformerv2_ros.ros.rclpy.cv_bridge_images import open_image
 from mixformerv2_ros.ros.rclpy.managed_node import ManagedNode, qos_overridable
 from mixformerv2_ros.ros.rclpy.qos_profiles import reliable
-from mixformerv2_ros.ros.rclpy.run import run
+from mixformerv2_ros.ros.rclpy.run import run, run_cameras
 from mixformerv2_ros.ros.rclpy.subscriptions import SensorSubscription, publications
 from mixformerv2_ros.ros.topic_checks import Publication, Requested
 from mixformerv2_ros.ros.topics import (
@@ -54,6 +59,8 @@ from mixformerv2_ros.text import printable
 from mixformerv2_ros.tracking.events import DEFAULT_TARGET
 from mixformerv2_ros.tracking.frame import NS
 
+PROGRAM = "tracker_node"
+
 NOT_ACTIVE = "node is not active"
 
 _PERIOD = "diagnostics.period"
@@ -64,9 +71,17 @@ class TrackerNode(ManagedNode):
 
     parameter_table = NODE_PARAMETERS
 
-    def __init__(self, **options: Any) -> None:
-        """Create the node, unconfigured; see `ManagedNode`."""
+    def __init__(
+        self, load: Callable[[Mapping[str, Value]], Model] | None = None, **options: Any
+    ) -> None:
+        """Create the node, unconfigured.
+
+        Args:
+            load: Gives the model of parameters; `load_model` where None.
+            options: See `ManagedNode`.
+        """
         super().__init__("tracker", **options)
+        self._load = load
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
         self._images: SensorSubscription | None = None
@@ -111,7 +126,7 @@ class TrackerNode(ManagedNode):
             BundleError, EngineError: the model cannot be loaded or run.
         """
         self.until_cleanup.enter_context(engine_lines(self.log))
-        self._model = load_model(values)
+        self._model = (self._load or load_model)(values)
         self.until_cleanup.callback(self._drop_model)
         for name, msgtype in OUTPUTS.items():
             if name != DIAGNOSTICS:
@@ -326,5 +341,34 @@ def _nanoseconds(duration: Any) -> int:
 
 
 def main(args: list[str] | None = None) -> int:
-    """`ros2 run mixformerv2_ros tracker_node`."""
-    return run(TrackerNode, args)
+    """`ros2 run mixformerv2_ros tracker_node [--camera NS[=TOPIC] ...]`."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="The tracker node; parameters and remapping rules: --ros-args."
+    )
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="NS[=TOPIC]",
+        help="a camera with a node of its own in namespace NS, its images on TOPIC (default: "
+        "NS/image); repeated, cameras share one process and one engine",
+    )
+    words = parser.parse_args(remove_ros_args(sys.argv if args is None else args)[1:])
+    if not words.camera:
+        return run(TrackerNode, args)
+    try:
+        cameras = parse_cameras(words.camera)
+    except ParameterError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    models = SharedModels()
+    makes = {one.namespace: partial(_camera_node, one, models) for one in cameras}
+    return run_cameras(makes, PROGRAM, args)
+
+
+def _camera_node(camera: Camera, models: SharedModels) -> TrackerNode:
+    """The node of one of several cameras; its rules come before those of the process."""
+    rules = ["-r", f"__ns:=/{camera.namespace}"]
+    if camera.image:
+        rules += ["-r", f"{IMAGE}:={camera.image}"]
+    return TrackerNode(models.load, cli_args=["--ros-args", *rules])
