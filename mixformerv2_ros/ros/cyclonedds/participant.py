@@ -163,10 +163,19 @@ def _configure(number: int, settings: str) -> None:
             raise
 
 
+_joining = threading.Lock()
+"""Two threads that redirected stderr at once might leave it redirected."""
+
+
 @contextmanager
 def _captured(output: list[str]) -> Iterator[None]:
     """Append the lines that Cyclone writes to stderr, without time and name of the program."""
-    sys.stderr.flush()
+    with _joining:
+        sys.stderr.flush()
+        yield from _captured_alone(output)
+
+
+def _captured_alone(output: list[str]) -> Iterator[None]:
     stderr = os.dup(_STDERR)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), _STDERR)
@@ -177,7 +186,10 @@ def _captured(output: list[str]) -> Iterator[None]:
             os.close(stderr)
             file.seek(0)
             lines = file.read(_MAX_OUTPUT).decode(errors="replace").splitlines()
-            output.extend(printable(_PREFIX.sub("", line), 300) for line in lines)
+            output.extend(printable(_PREFIX.sub("", x), 300) for x in lines if _PREFIX.match(x))
+            # Lines of other threads, which came meanwhile.
+            sys.stderr.writelines(f"{line}\n" for line in lines if not _PREFIX.match(line))
+            sys.stderr.flush()
 
 
 class _Discovery:

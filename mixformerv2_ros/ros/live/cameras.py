@@ -102,6 +102,11 @@ class CameraThread:
         """Whether the node is to end."""
         return self._closing.is_set() or self._stopped()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the node has started once."""
+        return self._ready
+
     def set_ready(self) -> None:
         """The node runs: from now on it is made anew when it fails."""
         self._ready = True
@@ -135,6 +140,11 @@ def run_threads(threads: Sequence[CameraThread], stopped: Callable[[], bool]) ->
     try:
         for thread in threads:
             thread.start()
+            # One after the other: libraries that make types and contexts do not expect threads.
+            while not (stopped() or thread.is_ready or thread.failure):
+                time.sleep(POLL_S / 10)
+            if thread.failure is not None:
+                break
         while not stopped() and all(thread.failure is None for thread in threads):
             time.sleep(POLL_S)
     finally:
