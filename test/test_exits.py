@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mixformerv2_ros.engines.loader import load_engine  # noqa: E402
 from mixformerv2_ros.engines.torch_engine import TorchEngine  # noqa: E402
+from mixformerv2_ros.errors import BundleError, EngineError  # noqa: E402
 from mixformerv2_ros.model.architecture import expected_shapes, infer_spec  # noqa: E402
+from mixformerv2_ros.model.bundle import (  # noqa: E402
+    Bundle,
+    graph_names,
+    open_bundle,
+    write_bundle,
+)
 from mixformerv2_ros.model.presets import PRESETS, T  # noqa: E402
 from mixformerv2_ros.model.spec import ModelSpec  # noqa: E402
 from mixformerv2_ros.network.model import MixFormerV2  # noqa: E402
 
 SPEC = ModelSpec(
-    preset="custom", width=32, depth=4, heads=4, mlp_ratio=2.0, bins=16,
+    preset="custom", width=64, depth=4, heads=2, mlp_ratio=2.0, bins=16,
     template_size=32, search_size=64, exits=(1, 3),
 )  # fmt: skip
 
@@ -85,7 +95,7 @@ def torch_engine(weights: dict[str, np.ndarray]) -> TorchEngine:
 
 def test_shapes_are_those_of_the_state_dict(weights: dict[str, np.ndarray]) -> None:
     assert expected_shapes(SPEC) == {name: value.shape for name, value in weights.items()}
-    assert infer_spec(weights, heads=4) == SPEC
+    assert infer_spec(weights, heads=2) == SPEC
 
 
 @pytest.mark.parametrize("preset", ["S", "B", "T"])
@@ -118,11 +128,11 @@ def joint_exits(weights: dict[str, np.ndarray], scene: Scene, row: int) -> Any:
     model = MixFormerV2.from_weights(SPEC, weights)
     features: list[torch.Tensor] = []
     with torch.inference_mode():
-        model.backbone(
+        images = (
             normalize(torch.from_numpy(scene.templates[row][None])),
             normalize(torch.from_numpy(scene.crops[row : row + 1])),
-            features=features,
         )
+        model.backbone(*images, features=features)
         return model.all_exits(features)
 
 
@@ -206,3 +216,137 @@ def test_segments_at_full_depth_are_the_whole(torch_engine: TorchEngine) -> None
     whole = torch_engine.search(scene.crops, scene.memories(torch_engine))
     parts = torch_engine.search(scene.crops, scene.memories(torch_engine), StopAt(4, 4))
     assert_near(parts, whole)
+
+
+def make_bundle(folder: Path, spec: ModelSpec, weights: dict[str, np.ndarray]) -> Bundle:
+    return write_bundle(
+        folder,
+        spec,
+        weights,
+        name="exits",
+        source={"file": "drawn", "sha256": None, "kind": "random numbers"},
+        licence="MIT",
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, np.ndarray]) -> Bundle:
+    pytest.importorskip("onnxscript")
+    from mixformerv2_ros.lab.export import TOLERANCE, export_bundle
+
+    made = make_bundle(tmp_path_factory.mktemp("bundles") / "exits", SPEC, weights)
+    difference = export_bundle(made)
+    assert max(difference.boxes, difference.scores, difference.edges) < TOLERANCE
+    return made
+
+
+def test_graphs_hold_no_weights_of_their_own(bundle: Bundle) -> None:
+    for name in graph_names(SPEC):
+        assert (bundle.path / name).stat().st_size < 100_000
+    assert set(bundle.metadata["graphs"]) == set(graph_names(SPEC))
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def graph_engine(bundle: Bundle, request: pytest.FixtureRequest) -> Any:
+    if find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return load_engine(bundle, request.param, num_threads=1, precision="fp32")
+
+
+def test_segments_equal_the_whole_in_every_engine(
+    graph_engine: Any, torch_engine: TorchEngine
+) -> None:
+    """And both the network in torch: at every exit, at full depth, and without exits."""
+    scene = Scene(SPEC, [2, 2, 2])
+    memories, expected = scene.memories(graph_engine), scene.memories(torch_engine)
+    whole = graph_engine.search(scene.crops, memories)
+    assert_near(whole, torch_engine.search(scene.crops, expected), bound=1e-4)
+    assert whole.quality is None
+    parts = graph_engine.search(scene.crops, memories, StopAt(4, 4, 4))
+    assert_near(parts, whole, bound=1e-4)
+    assert np.isnan(parts.quality).all()
+    for depths in ((1, 1, 1), (3, 3, 3), (4, 1, 3), (1, 3, 4)):
+        found = graph_engine.search(scene.crops, memories, StopAt(*depths))
+        there = torch_engine.search(scene.crops, expected, StopAt(*depths))
+        assert_near(found, there, bound=1e-4)
+        assert found.depths.tolist() == list(depths)
+        np.testing.assert_allclose(found.quality, there.quality, atol=1e-4)
+
+
+def test_graphs_behind_an_exit_are_not_run(graph_engine: Any) -> None:
+    scene = Scene(SPEC, [2])
+    graph_engine.search(scene.crops, scene.memories(graph_engine), StopAt(1))
+    memories = scene.memories(graph_engine)
+    assert memories[0].encoded_segments == 1
+    before = list(graph_engine.segment_runs)
+    for depth in (1, 1, 3, 4):
+        graph_engine.search(scene.crops, memories, StopAt(depth))
+    runs = np.subtract(graph_engine.segment_runs, before)
+    assert runs.tolist() == [4, 2, 1]
+    assert memories[0].encoded_segments == 3
+
+
+def test_two_targets_keep_their_answers(graph_engine: Any) -> None:
+    """Of an engine whose buffers are used again, earlier answers must not change."""
+    scene = Scene(SPEC, [2, 3])
+    first, second = scene.memories(graph_engine)
+    one = graph_engine.search(scene.crops[:1], [first], StopAt(3))
+    kept = one.boxes.copy(), one.edges.copy(), one.quality.copy()
+    graph_engine.search(scene.crops[1:], [second], StopAt(3))
+    for before, after in zip(kept, (one.boxes, one.edges, one.quality), strict=True):
+        assert np.array_equal(before, after)
+
+
+def test_a_chain_passes_stop_on(bundle: Bundle) -> None:
+    engine = load_engine(bundle, num_threads=1)
+    scene = Scene(SPEC, [2])
+    found = engine.search(scene.crops, scene.memories(engine), StopAt(3))
+    assert found.depths.tolist() == [3]
+
+
+def test_a_segment_that_is_missing_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.path, copy)
+    (copy / "search_3.onnx").unlink()
+    with pytest.raises(EngineError, match=r"must hold search_3\.onnx; write it with"):
+        load_engine(open_bundle(copy), "onnxruntime")
+    shutil.copyfile(copy / "search_1.onnx", copy / "search_3.onnx")
+    with pytest.raises(BundleError, match=r"SHA-256 of search_3\.onnx must be"):
+        load_engine(open_bundle(copy), "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("exits", "message"),
+    [
+        ("2", "exits must be a list of whole numbers"),
+        ([0], "exits must be"),
+        ([2, 1], r"exits must ascend and lie below depth \(4\)"),
+        ([1, 4], r"exits must ascend and lie below depth \(4\)"),
+        ([1, 1], r"exits must ascend and lie below depth \(4\)"),
+        ([1.5], "exits must be a whole number"),
+        ([None], "exits must be"),
+        ([1, 2, 3], "model.safetensors must fit model.json"),
+        ([[1]], "exits must be"),
+    ],
+)
+def test_damaged_exits_give_one_line(
+    tmp_path: Path, weights: dict[str, np.ndarray], exits: Any, message: str
+) -> None:
+    import json
+
+    made = make_bundle(tmp_path / "bundle", SPEC, weights)
+    facts = json.loads((made.path / "model.json").read_text())
+    assert facts["exits"] == list(SPEC.exits)
+    (made.path / "model.json").write_text(json.dumps(facts | {"exits": exits}))
+    with pytest.raises(BundleError, match=message) as found:
+        open_bundle(made.path)
+    assert "\n" not in str(found.value)
+
+
+def test_a_bundle_without_exits_is_written_as_before(tmp_path: Path) -> None:
+    spec = replace(SPEC, exits=())
+    made = make_bundle(tmp_path / "bundle", spec, drawn_weights(spec))
+    assert "exits" not in made.metadata
+    assert open_bundle(made.path).spec.exits == ()

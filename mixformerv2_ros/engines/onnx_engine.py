@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,20 @@ import onnxruntime as ort
 from mixformerv2_ros.engines.failures import engine_errors
 from mixformerv2_ros.engines.onnx_binding import BoundSearch, OnnxMemory
 from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
+from mixformerv2_ros.engines.segments import (
+    LazyMemory,
+    SegmentAnswer,
+    search_by_segments,
+    whole_memory,
+)
 from mixformerv2_ros.errors import EngineError
 from mixformerv2_ros.model.bundle import (
     GRAPHS,
     SEARCH,
     TEMPLATE_ENCODER,
     Bundle,
+    graph_names,
+    segment_graphs,
     verify_graphs,
     verify_weights,
 )
@@ -25,15 +34,52 @@ from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.text import printable
 
-_ENDS = {
-    TEMPLATE_ENCODER: (("templates",), ("keys", "values")),
-    SEARCH: (("crops", "keys", "values"), ("boxes", "scores", "edges")),
-}
-"""Names of the inputs and outputs of the graphs."""
+Memory = OnnxMemory | LazyMemory[OnnxMemory]
+"""Encoded templates: of a model with exits a `LazyMemory`."""
+
+ANSWERS = ("boxes", "scores", "edges")
+"""Outputs of every search graph."""
+_STATE = ("search_tokens", "all_keys", "all_values", "prediction_tokens")
+
+
+def state_names(spec: ModelSpec, number: int) -> tuple[str, ...]:
+    """What segment `number` takes of the one before, see `network.segments.SegmentState`.
+
+    In the one before, the same outputs have `next_` before their names. `recycled` is left out
+    where nobody reads it, at full depth, and where it would be the prediction tokens again, those
+    of the first exit.
+    """
+    if number == 0:
+        return ()
+    return (*_STATE, "recycled") if 1 < number < len(spec.exits) else _STATE
+
+
+def encoder_ends(spec: ModelSpec, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs and outputs of a segment's template encoder."""
+    tokens = ("next_tokens",) if number < len(spec.exits) else ()
+    return ("tokens" if number else "templates",), (*tokens, "keys", "values")
+
+
+def search_ends(spec: ModelSpec, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs and outputs of a segment's search graph."""
+    state = state_names(spec, number)
+    inputs = (*state[:4], "keys", "values", *state[4:]) if number else ("crops", "keys", "values")
+    if number == len(spec.exits):
+        return inputs, ANSWERS
+    following = (f"next_{name}" for name in state_names(spec, number + 1))
+    return inputs, (*ANSWERS, "quality", *following)
 
 
 class OnnxEngine:
-    """Runs the two exported graphs; a memory is the pair of key and value arrays."""
+    """Runs the exported graphs; a memory holds pairs of key and value arrays.
+
+    The graphs of segments are loaded by the first search with `stop`. What one segment hands to the
+    next stays on the device; only where some targets of a batch go on and others do not is it
+    regrouped on the host.
+
+    Attributes:
+        segment_runs: How often the search graph of each segment has been run.
+    """
 
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
         """Load the graphs of a bundle.
@@ -57,6 +103,12 @@ class OnnxEngine:
         self._bound = None
         if options.device != "cpu":
             self._bound = BoundSearch(self._search, options.device, join_memories)
+        self._load_segments = partial(load_segments, bundle, _session_options(options), providers)
+        self._segments: list[tuple[ort.InferenceSession, ort.InferenceSession]] = []
+        self._by_segments = False
+        kind, _, number = options.device.partition(":")
+        self._device = kind, int(number or 0)
+        self.segment_runs = [0] * len(bundle.spec.depths)
 
     @property
     def spec(self) -> ModelSpec:
@@ -70,22 +122,36 @@ class OnnxEngine:
         return f"onnxruntime/{self._options.device}{suffix}"
 
     @engine_errors
-    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> OnnxMemory:
-        """Encode (1 + n, T, T, 3) uint8 RGB templates."""
-        keys, values = self._encoder.run(None, {"templates": templates[None]})
-        return keys, values
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
+        """Encode (1 + n, T, T, 3) uint8 RGB templates.
+
+        Those of a model with exits are encoded in the form that the last search needed; the rest
+        follows when a search reaches it.
+        """
+        if not self._spec.exits:
+            return self._encode(templates)
+        memory = LazyMemory(templates, self._encode, self._encode_segment)
+        memory.begin(self._by_segments)
+        return memory
 
     @engine_errors
     def search(
         self,
         crops: npt.NDArray[np.uint8],
-        memories: Sequence[OnnxMemory],
+        memories: Sequence[Memory],
         stop: Stop | None = None,
     ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
-        if len({keys.shape for keys, _ in memories}) > 1:
+        lazy = [memory for memory in memories if isinstance(memory, LazyMemory)]
+        self._by_segments = stop is not None and bool(lazy)
+        if stop is not None and lazy:
+            if len({len(memory.templates) for memory in lazy}) > 1:
+                return search_separately(self, crops, memories, stop)
+            return self._search_by_segments(crops, lazy, stop)
+        whole = [whole_memory(memory) for memory in memories]
+        if len({keys.shape for keys, _ in whole}) > 1:
             return search_separately(self, crops, memories)
-        boxes, scores, edges = self._run(crops, memories)
+        boxes, scores, edges = self._run(crops, whole)
         depths = np.full(len(boxes), self._spec.depth)
         return Prediction(boxes=boxes, scores=scores, edges=edges, depths=depths)
 
@@ -99,13 +165,74 @@ class OnnxEngine:
         outputs: Sequence[npt.NDArray[np.float32]] = self._search.run(None, inputs)
         return outputs
 
+    def _encode(self, templates: npt.NDArray[np.uint8]) -> OnnxMemory:
+        keys, values = self._encoder.run(None, {"templates": templates[None]})
+        return keys, values
+
+    def _encode_segment(
+        self, number: int, start: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float32] | None, OnnxMemory]:
+        encoder = self._segment(number)[0]
+        inputs = {"tokens": start} if number else {"templates": start[None]}
+        *tokens, keys, values = encoder.run(None, inputs)
+        return (tokens[0] if tokens else None), (keys, values)
+
+    def _segment(self, number: int) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+        if not self._segments:
+            self._segments = self._load_segments()
+        return self._segments[number]
+
+    def _search_by_segments(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[LazyMemory[OnnxMemory]],
+        stop: Stop,
+    ) -> Prediction:
+        def run(
+            number: int,
+            rows: npt.NDArray[np.intp],
+            state: dict[str, ort.OrtValue] | None,
+            kept: npt.NDArray[np.intp] | None,
+        ) -> tuple[SegmentAnswer, dict[str, ort.OrtValue]]:
+            keys, values = join_memories([memories[row].segment(number) for row in rows])
+            session = self._segment(number)[1]
+            binding = session.io_binding()
+            binding.bind_cpu_input("keys", keys)
+            binding.bind_cpu_input("values", values)
+            if state is None:
+                binding.bind_cpu_input("crops", np.ascontiguousarray(crops))
+            else:
+                for name, value in state.items():
+                    if kept is not None:
+                        some = np.ascontiguousarray(value.numpy()[kept])
+                        value = ort.OrtValue.ortvalue_from_numpy(some, *self._device)
+                    binding.bind_ortvalue_input(name, value)
+            names = search_ends(self._spec, number)[1]
+            for name in names:
+                on_device = self._device if name.startswith("next_") else ("cpu", 0)
+                binding.bind_output(name, *on_device)
+            session.run_with_iobinding(binding)
+            self.segment_runs[number] += 1
+            found = dict(zip(names, binding.get_outputs(), strict=True))
+            boxes, scores, edges = (found[name].numpy() for name in ANSWERS)
+            quality = found["quality"].numpy() if "quality" in found else None
+            answer = SegmentAnswer(boxes, scores, edges, quality)
+            state = {
+                name.removeprefix("next_"): value
+                for name, value in found.items()
+                if name.startswith("next_")
+            }
+            return answer, state
+
+        return search_by_segments(self._spec, len(crops), stop, run)
+
 
 def check_graphs(
     bundle: Bundle,
     options: ort.SessionOptions | None = None,
     providers: Sequence[tuple[str, dict[str, Any]]] = (("CPUExecutionProvider", {}),),
 ) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-    """Load both graphs of a bundle after checking all that a stranger could have changed.
+    """Load the graphs of a whole model after checking all that a stranger could have changed.
 
     ONNX Runtime refuses graphs that read files outside of their folder; libraries that do not must
     read a graph only after this.
@@ -119,29 +246,59 @@ def check_graphs(
         BundleError: a file does not have the checksum that the bundle names.
         EngineError: a graph is missing, cannot be loaded, or has other inputs or outputs.
     """
-    for name in GRAPHS:
+    for name in graph_names(bundle.spec):
         if not (bundle.path / name).is_file():
             raise EngineError(
                 f"{bundle.path} must hold {name}; write it with `mixformerv2 export {bundle.path}`"
             )
     verify_weights(bundle)
     verify_graphs(bundle)
+    encoder, search = _sessions(bundle, GRAPHS, options, providers)
+    sizes = bundle.spec.template_size, bundle.spec.search_size
+    _check(encoder, TEMPLATE_ENCODER, ("templates",), ("keys", "values"), sizes[0])
+    _check(search, SEARCH, ("crops", "keys", "values"), ANSWERS, sizes[1])
+    return encoder, search
+
+
+def load_segments(
+    bundle: Bundle,
+    options: ort.SessionOptions | None = None,
+    providers: Sequence[tuple[str, dict[str, Any]]] = (("CPUExecutionProvider", {}),),
+) -> list[tuple[ort.InferenceSession, ort.InferenceSession]]:
+    """Load template encoder and search graph of every segment, after `check_graphs`.
+
+    Raises:
+        EngineError: a graph cannot be loaded, or has other inputs or outputs.
+    """
+    loaded = []
+    for number, pair in enumerate(segment_graphs(bundle.spec)):
+        encoder, search = _sessions(bundle, pair, options, providers)
+        sizes = (bundle.spec.template_size, bundle.spec.search_size) if number == 0 else (0, 0)
+        _check(encoder, pair[0], *encoder_ends(bundle.spec, number), sizes[0])
+        _check(search, pair[1], *search_ends(bundle.spec, number), sizes[1])
+        loaded.append((encoder, search))
+    return loaded
+
+
+def _sessions(
+    bundle: Bundle,
+    names: Sequence[str],
+    options: ort.SessionOptions | None,
+    providers: Sequence[tuple[str, dict[str, Any]]],
+) -> tuple[ort.InferenceSession, ...]:
     if options is None:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
     try:
-        encoder, search = (
+        return tuple(
             ort.InferenceSession(str(bundle.path / name), options, providers=list(providers))
-            for name in GRAPHS
+            for name in names
         )
     except Exception as error:
         reason = " ".join(str(error).split())
         raise EngineError(f"{bundle.path}: ONNX Runtime cannot load it: {reason}") from None
-    _check(encoder, TEMPLATE_ENCODER, "templates", bundle.spec.template_size)
-    _check(search, SEARCH, "crops", bundle.spec.search_size)
-    return encoder, search
 
 
 def _session_options(options: EngineOptions) -> ort.SessionOptions:
@@ -201,23 +358,29 @@ def _providers(
     return [(name, settings) for name, settings, _ in able]
 
 
-def _check(session: ort.InferenceSession, name: str, images: str, size: int) -> None:
-    """Compare the ends of a graph with the model.
+def _check(
+    session: ort.InferenceSession,
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    size: int,
+) -> None:
+    """Compare the ends of a graph with the model; `size` of its images, 0 where it takes none.
 
     Raises:
         EngineError: they are others.
     """
-    expected = _ENDS[name]
+    expected = (tuple(inputs), tuple(outputs))
     ends = (session.get_inputs(), session.get_outputs())
     found = tuple(tuple(end.name for end in one) for one in ends)
     if found != expected:
         got = printable(str(found), 200)
         raise EngineError(f"{name} must have inputs and outputs {expected}, got {got}")
     image = session.get_inputs()[0]
-    if image.type != "tensor(uint8)" or list(image.shape[-3:]) != [size, size, 3]:
+    if size and (image.type != "tensor(uint8)" or list(image.shape[-3:]) != [size, size, 3]):
         got = printable(f"{image.type} {image.shape}")
         raise EngineError(
-            f"{images} of {name} must be uint8 of (..., {size}, {size}, 3), got {got}"
+            f"{inputs[0]} of {name} must be uint8 of (..., {size}, {size}, 3), got {got}"
         )
 
 

@@ -11,14 +11,30 @@ import numpy.typing as npt
 import openvino as ov
 
 from mixformerv2_ros.engines.failures import engine_errors
-from mixformerv2_ros.engines.onnx_engine import check_graphs, join_memories
+from mixformerv2_ros.engines.onnx_engine import (
+    ANSWERS,
+    check_graphs,
+    join_memories,
+    load_segments,
+    search_ends,
+)
 from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
-from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle
+from mixformerv2_ros.engines.segments import (
+    LazyMemory,
+    SegmentAnswer,
+    search_by_segments,
+    whole_memory,
+)
+from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, segment_graphs
 from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.text import printable
 
 OpenVinoMemory = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Memory = OpenVinoMemory | LazyMemory[OpenVinoMemory]
+"""Encoded templates: of a model with exits a `LazyMemory`."""
+State = dict[str, npt.NDArray[Any]]
+"""What a segment hands to the next, by the names of the next one's inputs: views of its outputs."""
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """Number format of what a graph holds in floating point, by precision."""
@@ -43,10 +59,13 @@ def cpu_precisions() -> tuple[str, ...]:
 
 
 class OpenVinoEngine:
-    """Runs the two exported graphs; a memory is the pair of key and value arrays.
+    """Runs the exported graphs; a memory holds pairs of key and value arrays.
 
     OpenVINO is fastest with fixed shapes, so a graph is compiled for every number of templates and
     of targets that occurs: when it occurs first, in tenths of a second, and from the cache after.
+
+    Attributes:
+        segment_runs: How often the search graph of each segment has been run.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
@@ -62,6 +81,7 @@ class OpenVinoEngine:
                 OpenVINO cannot read the graphs.
         """
         check_graphs(bundle)
+        load_segments(bundle)
         self._spec = bundle.spec
         precision = options.precision
         if precision == "auto":
@@ -100,11 +120,18 @@ class OpenVinoEngine:
             self._encoder, self._search = (
                 self._core.read_model(bundle.path / name) for name in (TEMPLATE_ENCODER, SEARCH)
             )
+            self._segments = [
+                tuple(self._core.read_model(bundle.path / name) for name in pair)
+                for pair in segment_graphs(bundle.spec)
+            ]
         except Exception as error:
             reason = printable(" ".join(str(error).split()), 300)
             raise UnavailableError(f"OpenVINO cannot load {bundle.path}: {reason}") from None
         self._encoders: dict[int, ov.InferRequest] = {}
         self._searches: dict[tuple[int, int], ov.InferRequest] = {}
+        self._segment_requests: dict[tuple[str, int, int, int], ov.InferRequest] = {}
+        self._by_segments = False
+        self.segment_runs = [0] * len(bundle.spec.depths)
 
     @property
     def spec(self) -> ModelSpec:
@@ -118,8 +145,19 @@ class OpenVinoEngine:
         return f"openvino/{self._options.device}{suffix}"
 
     @engine_errors
-    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> OpenVinoMemory:
-        """Encode (1 + n, T, T, 3) uint8 RGB templates."""
+    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
+        """Encode (1 + n, T, T, 3) uint8 RGB templates.
+
+        Those of a model with exits are encoded in the form that the last search needed; the rest
+        follows when a search reaches it.
+        """
+        if not self._spec.exits:
+            return self._encode(templates)
+        memory = LazyMemory(templates, self._encode, self._encode_segment)
+        memory.begin(self._by_segments)
+        return memory
+
+    def _encode(self, templates: npt.NDArray[np.uint8]) -> OpenVinoMemory:
         count, side = len(templates), self._spec.template_size
         request = self._encoders.get(count)
         if request is None:
@@ -132,16 +170,24 @@ class OpenVinoEngine:
     def search(
         self,
         crops: npt.NDArray[np.uint8],
-        memories: Sequence[OpenVinoMemory],
+        memories: Sequence[Memory],
         stop: Stop | None = None,
     ) -> Prediction:
         """Find targets in (B, S, S, 3) uint8 RGB crops."""
-        different = len({keys.shape for keys, _ in memories}) > 1
+        lazy = [memory for memory in memories if isinstance(memory, LazyMemory)]
+        self._by_segments = stop is not None and bool(lazy)
+        if stop is not None and lazy:
+            unlike = len({len(memory.templates) for memory in lazy}) > 1
+            if len(lazy) > 1 and (unlike or self._device == "CPU"):
+                return search_separately(self, crops, lazy, stop)
+            return self._search_by_segments(crops, lazy, stop)
+        whole = [whole_memory(memory) for memory in memories]
+        different = len({keys.shape for keys, _ in whole}) > 1
         # On a CPU, targets one after the other cost little more than a batch of them,
         # and none of them waits for a graph to be compiled when another one comes or goes.
         if len(memories) > 1 and (different or self._device == "CPU"):
             return search_separately(self, crops, memories)
-        keys, values = join_memories(memories)
+        keys, values = join_memories(whole)
         kind = (len(crops), keys.shape[3])
         request = self._searches.get(kind)
         if request is None:
@@ -155,6 +201,67 @@ class OpenVinoEngine:
         boxes, scores, edges = self._run(request, {"crops": crops, "keys": keys, "values": values})
         depths = np.full(len(boxes), self._spec.depth)
         return Prediction(boxes=boxes, scores=scores, edges=edges, depths=depths)
+
+    def _encode_segment(
+        self, number: int, start: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float32] | None, OpenVinoMemory]:
+        name, value = ("tokens", start) if number else ("templates", start[None])
+        request = self._segment_request("encoder", number, {name: value})
+        *tokens, keys, values = self._run(request, {name: value})
+        return (tokens[0] if tokens else None), (keys, values)
+
+    def _segment_request(
+        self, kind: str, number: int, inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> ov.InferRequest:
+        shapes = {name: value.shape for name, value in inputs.items()}
+        sizes = next(iter(inputs.values())).shape[:2]
+        if "keys" in inputs:
+            sizes = (inputs["keys"].shape[1], inputs["keys"].shape[3])
+        key = (kind, number, *sizes)
+        request = self._segment_requests.get(key)
+        if request is None:
+            model = self._segments[number][kind == "search"]
+            request = self._segment_requests[key] = self._compile(model, shapes)
+        return request
+
+    def _search_by_segments(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[LazyMemory[OpenVinoMemory]],
+        stop: Stop,
+    ) -> Prediction:
+        def run(
+            number: int,
+            rows: npt.NDArray[np.intp],
+            state: State | None,
+            kept: npt.NDArray[np.intp] | None,
+        ) -> tuple[SegmentAnswer, State]:
+            keys, values = join_memories([memories[row].segment(number) for row in rows])
+            inputs: State = {"keys": keys, "values": values}
+            if state is None:
+                inputs["crops"] = np.ascontiguousarray(crops)
+            else:
+                inputs |= {n: one if kept is None else one[kept] for n, one in state.items()}
+            request = self._segment_request("search", number, inputs)
+            for name, value in inputs.items():
+                request.set_tensor(name, ov.Tensor(value, shared_memory=True))
+            request.infer()
+            self.segment_runs[number] += 1
+            # Views into the memory of the request, which is used again by the next search.
+            # By their places: of the names of a tensor, OpenVINO may tell another one.
+            names = search_ends(self._spec, number)[1]
+            outputs = (request.get_tensor(port).data for port in request.model_outputs)
+            found = dict(zip(names, outputs, strict=True))
+            boxes, scores, edges = (found[name] for name in ANSWERS)
+            quality = found["quality"].copy() if "quality" in found else None
+            state = {
+                name.removeprefix("next_"): value
+                for name, value in found.items()
+                if name.startswith("next_")
+            }
+            return SegmentAnswer(boxes, scores, edges, quality), state
+
+        return search_by_segments(self._spec, len(crops), stop, run)
 
     def _compile(self, model: ov.Model, shapes: Mapping[str, tuple[int, ...]]) -> ov.InferRequest:
         fixed = model.clone()

@@ -117,6 +117,13 @@ class LazyMemory(Generic[K]):
         self._segments: list[K] = []
         self._tokens: Any = self.templates
 
+    def begin(self, by_segments: bool) -> None:
+        """Encode what the next search needs in any case: the first segment, or the whole."""
+        if by_segments:
+            self.segment(0)
+        else:
+            self.whole()
+
     def whole(self) -> K:
         """Keys and values of all blocks, for a search without exits."""
         if self._whole is None:
@@ -134,3 +141,8 @@ class LazyMemory(Generic[K]):
     def encoded_segments(self) -> int:
         """For how many segments the templates are encoded."""
         return len(self._segments)
+
+
+def whole_memory(memory: K | LazyMemory[K]) -> K:
+    """Keys and values of all blocks, for a search without exits."""
+    return memory.whole() if isinstance(memory, LazyMemory) else memory

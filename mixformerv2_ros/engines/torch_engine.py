@@ -11,7 +11,12 @@ from torch import Tensor
 
 from mixformerv2_ros.engines.cuda_graphs import SearchGraphs, TorchMemory
 from mixformerv2_ros.engines.failures import engine_errors
-from mixformerv2_ros.engines.segments import LazyMemory, SegmentAnswer, search_by_segments
+from mixformerv2_ros.engines.segments import (
+    LazyMemory,
+    SegmentAnswer,
+    search_by_segments,
+    whole_memory,
+)
 from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS
@@ -81,16 +86,13 @@ class TorchEngine:
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         """Encode (1 + n, T, T, 3) uint8 RGB templates.
 
-        Those of a model with exits are encoded in the form that the last search needed, first
-        segment or whole; the rest follows when a search reaches it.
+        Those of a model with exits are encoded in the form that the last search needed; the rest
+        follows when a search reaches it.
         """
         if not self.spec.exits:
             return self._encode(templates)
         memory = LazyMemory(templates, self._encode, self._encode_segment)
-        if self._by_segments:
-            memory.segment(0)
-        else:
-            memory.whole()
+        memory.begin(self._by_segments)
         return memory
 
     @engine_errors
@@ -184,11 +186,6 @@ class TorchEngine:
             edges=output.edge_logits.softmax(dim=-1).cpu().numpy(),
             depths=np.full(len(output.boxes), self.spec.depth),
         )
-
-
-def whole_memory(memory: Memory) -> TorchMemory:
-    """Keys and values of all blocks."""
-    return memory.whole() if isinstance(memory, LazyMemory) else memory
 
 
 def join_memories(memories: Sequence[TorchMemory]) -> TorchMemory:

@@ -1,4 +1,6 @@
-"""Export of a bundle to two ONNX graphs: template encoder and search step.
+"""Export of a bundle to ONNX graphs: template encoder, search step, and both per segment.
+
+A model without exits has no segments, see `network.segments`.
 
 The graphs take uint8 RGB crops, normalise them, and hold no weights of their own: every parameter
 points into the bundle's `model.safetensors`, so that one copy of the weights serves both graphs and
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,12 @@ import torch
 from onnx import external_data_helper, helper
 from torch import Tensor, nn
 
-from mixformerv2_ros.engines.onnx_engine import OnnxEngine
+from mixformerv2_ros.engines.onnx_engine import (
+    OnnxEngine,
+    encoder_ends,
+    search_ends,
+    state_names,
+)
 from mixformerv2_ros.engines.torch_engine import TorchEngine
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.files import write_file
@@ -28,11 +36,14 @@ from mixformerv2_ros.model.bundle import (
     TEMPLATE_ENCODER,
     WEIGHTS,
     Bundle,
+    graph_names,
     read_weights,
     record_graphs,
+    segment_graphs,
 )
-from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.model.engine import Engine, Stop
 from mixformerv2_ros.network.model import MixFormerV2, normalize
+from mixformerv2_ros.network.segments import SegmentState, encode_segment, search_segment
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -66,9 +77,91 @@ class SearchStep(nn.Module):
         return output.boxes, output.score_logits.sigmoid(), output.edge_logits.softmax(dim=-1)
 
 
+class SegmentEncoder(nn.Module):
+    """Templates, or tokens of the segment before -> tokens, keys and values of a segment."""
+
+    def __init__(self, network: MixFormerV2, number: int) -> None:
+        super().__init__()
+        self.network, self.number = network, number
+
+    def forward(self, templates: Tensor) -> tuple[Tensor, ...]:
+        """See `encode_segment`; the last segment leaves the tokens out."""
+        start = templates if self.number else normalize(templates)
+        encoded = encode_segment(self.network, self.number, start)
+        return encoded[self.number == len(self.network.spec.exits) :]
+
+
+class FirstSegment(nn.Module):
+    """Crops (B, S, S, 3) uint8, keys and values -> the first exit's answer and a state."""
+
+    def __init__(self, network: MixFormerV2) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """See `search_segment`."""
+        return _search(self.network, 0, normalize(crops), keys, values)
+
+
+class NextSegment(nn.Module):
+    """State, keys and values -> the answer of an exit, with the next state, or at full depth.
+
+    Takes the tokens that the exit before read, `recycled`, where they are not its prediction
+    tokens.
+    """
+
+    def __init__(self, network: MixFormerV2, number: int) -> None:
+        super().__init__()
+        self.network, self.number = network, number
+
+    def forward(
+        self,
+        search_tokens: Tensor,
+        all_keys: Tensor,
+        all_values: Tensor,
+        prediction_tokens: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        recycled: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """See `search_segment`."""
+        if recycled is None:
+            recycled = prediction_tokens
+        state = SegmentState(search_tokens, all_keys, all_values, prediction_tokens, recycled)
+        return _search(self.network, self.number, state, keys, values)
+
+
+def _search(
+    network: MixFormerV2, number: int, start: Tensor | SegmentState, keys: Tensor, values: Tensor
+) -> tuple[Tensor, ...]:
+    found = search_segment(network, number, start, keys, values)
+    if found.quality is None or found.state is None:
+        return found.boxes, found.scores, found.edges
+    state = _state_tensors(found.state)
+    names = state_names(network.spec, number + 1)
+    return found.boxes, found.scores, found.edges, found.quality, *(state[name] for name in names)
+
+
+def _state_tensors(state: SegmentState) -> dict[str, Tensor]:
+    """A state by the names that the graphs give its parts."""
+    return {
+        "search_tokens": state.search_tokens,
+        "all_keys": state.keys,
+        "all_values": state.values,
+        "prediction_tokens": state.prediction_tokens,
+        "recycled": state.recycled,
+    }
+
+
 @dataclass(frozen=True)
 class Difference:
-    """Largest absolute differences between ONNX Runtime and torch over the checked inputs."""
+    """Largest absolute differences between ONNX Runtime and torch over the checked inputs.
+
+    Attributes:
+        boxes: Of the boxes.
+        scores: Of the scores, and of the estimated IoU at exits.
+        edges: Of the edge distributions.
+    """
 
     boxes: float
     scores: float
@@ -76,7 +169,7 @@ class Difference:
 
 
 def export_bundle(bundle: Bundle) -> Difference:
-    """Write both graphs into the bundle's folder and compare them with torch.
+    """Write all graphs into the bundle's folder and compare them with torch.
 
     Raises:
         BundleError: the graphs differ from torch by more than `TOLERANCE`; they are removed again.
@@ -104,10 +197,12 @@ def export_bundle(bundle: Bundle) -> Difference:
         bundle,
         SEARCH,
     )
+    if spec.exits:
+        _export_segments(bundle, network, example, crops)
     record_graphs(bundle)
     difference = compare(bundle, network)
     if not max(difference.boxes, difference.scores) <= TOLERANCE:
-        for name in (TEMPLATE_ENCODER, SEARCH):
+        for name in graph_names(spec):
             (bundle.path / name).unlink()
         record_graphs(bundle)
         raise BundleError(
@@ -117,8 +212,51 @@ def export_bundle(bundle: Bundle) -> Difference:
     return difference
 
 
+def _export_segments(
+    bundle: Bundle, network: MixFormerV2, templates: Tensor, crops: Tensor
+) -> None:
+    """Write template encoder and search graph of every segment."""
+    names = segment_graphs(bundle.spec)
+    batch, count, tokens, everything = (
+        torch.export.Dim(name) for name in ("batch", "templates", "tokens", "all_tokens")
+    )
+    sizes = {
+        "templates": {0: batch, 1: count},
+        "tokens": {0: batch, 1: tokens},
+        "crops": {0: batch},
+        "keys": {1: batch, 3: tokens},
+        "values": {1: batch, 3: tokens},
+        "search_tokens": {0: batch},
+        "all_keys": {0: batch, 2: everything},
+        "all_values": {0: batch, 2: everything},
+        "prediction_tokens": {0: batch},
+        "recycled": {0: batch},
+    }
+    state: SegmentState | None = None
+    given: dict[str, Tensor] = {"templates": templates, "crops": crops}
+    for number, (encoder, search) in enumerate(names):
+        inputs, outputs = encoder_ends(bundle.spec, number)
+        tensors = tuple(given[name] for name in inputs)
+        dynamic = {name: sizes[name] for name in inputs}
+        _write(SegmentEncoder(network, number), tensors, dynamic, outputs, bundle, encoder)
+        start = given["tokens"] if number else normalize(templates)
+        given["tokens"], given["keys"], given["values"] = encode_segment(network, number, start)
+
+        inputs, outputs = search_ends(bundle.spec, number)
+        tensors = tuple(given[name] for name in inputs)
+        dynamic = {name: sizes[name] for name in inputs}
+        module = NextSegment(network, number) if number else FirstSegment(network)
+        _write(module, tensors, dynamic, outputs, bundle, search)
+        begin = normalize(crops) if state is None else state
+        state = search_segment(network, number, begin, given["keys"], given["values"]).state
+        given |= _state_tensors(state) if state is not None else {}
+
+
 def compare(bundle: Bundle, network: MixFormerV2) -> Difference:
-    """Run both engines on random crops, for 1 and 3 online templates and 1 and 2 targets."""
+    """Run both engines on random crops, for 1 and 3 online templates and 1 and 2 targets.
+
+    Of a model with exits also by segments: each target stopped at every exit and at full depth.
+    """
     rng = np.random.default_rng(0)
     spec = bundle.spec
     engines: tuple[Engine, Engine] = (TorchEngine(network), OnnxEngine(bundle))
@@ -130,20 +268,30 @@ def compare(bundle: Bundle, network: MixFormerV2) -> Difference:
             crops = rng.integers(
                 0, 256, (targets, spec.search_size, spec.search_size, 3), dtype=np.uint8
             )
-            a, b = (
-                engine.search(crops, [engine.encode_templates(one) for one in templates])
-                for engine in engines
-            )
-            differences = (a.boxes - b.boxes, a.scores - b.scores, a.edges - b.edges)
-            worst = np.maximum(worst, [np.abs(d).max() for d in differences])
+            memories = [[engine.encode_templates(one) for one in templates] for engine in engines]
+            for stop in (None, *map(_stop_from, spec.depths if spec.exits else ())):
+                a, b = (
+                    engine.search(crops, encoded, stop)
+                    for engine, encoded in zip(engines, memories, strict=True)
+                )
+                scores = a.scores - b.scores
+                if a.quality is not None and b.quality is not None:
+                    scores = np.append(scores, np.nan_to_num(a.quality) - np.nan_to_num(b.quality))
+                differences = (a.boxes - b.boxes, scores, a.edges - b.edges)
+                worst = np.maximum(worst, [np.abs(d).max() for d in differences])
     return Difference(*(float(value) for value in worst))
+
+
+def _stop_from(depth: int) -> Stop:
+    """Answers the first target at `depth`, every other at the exit after."""
+    return lambda reached, quality, rows: depth + rows <= reached
 
 
 def _write(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
     dynamic: dict[str, dict[int, torch.export.Dim]],
-    outputs: list[str],
+    outputs: Sequence[str],
     bundle: Bundle,
     name: str,
 ) -> None:
@@ -155,8 +303,8 @@ def _write(
             module.eval(),
             inputs,
             input_names=list(dynamic),
-            output_names=outputs,
-            dynamic_shapes=dynamic,
+            output_names=list(outputs),
+            dynamic_shapes=tuple(dynamic.values()),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

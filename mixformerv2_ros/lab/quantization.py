@@ -29,6 +29,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from mixformerv2_ros.engines.segments import whole_memory
 from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.lab.evaluation.metrics import overlaps
 from mixformerv2_ros.lab.evaluation.trackers import Image, MixFormerTracker
@@ -122,7 +123,7 @@ class _Recorder:
         stop: Stop | None = None,
     ) -> Prediction:
         if self._count % self._step == 0:
-            keys, values = memories[0]
+            keys, values = whole_memory(memories[0])
             self.samples.append({"crops": crops.copy(), "keys": keys, "values": values})
             if len(self.samples) == 2 * self._limit:
                 del self.samples[1::2]

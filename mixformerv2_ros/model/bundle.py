@@ -4,6 +4,9 @@
     model.safetensors       its weights, fp32 or fp16
     template_encoder.onnx   graphs for ONNX Runtime, written by `mixformerv2 export`;
     search.onnx             their weights are those of model.safetensors
+    template_encoder_K.onnx, search_K.onnx
+                            of a model with exits: the same for the blocks that end with block K,
+                            for every exit K and for the last block
     README.md               model card
 
 Bundles are passed around, so nothing in one is trusted: `open_bundle` checks all of `model.json`
@@ -55,6 +58,7 @@ WEIGHTS = "model.safetensors"
 TEMPLATE_ENCODER = "template_encoder.onnx"
 SEARCH = "search.onnx"
 GRAPHS = (TEMPLATE_ENCODER, SEARCH)
+"""Graphs of the whole model."""
 CARD = "README.md"
 
 SEARCH_FACTOR = 4.5
@@ -152,9 +156,21 @@ def verify_weights(bundle: Bundle) -> None:
             raise BundleError(f"SHA-256 of {WEIGHTS} must be {expected}, got {found}")
 
 
+def segment_graphs(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
+    """Names of template encoder and search graph of every segment; empty without exits."""
+    if not spec.exits:
+        return ()
+    return tuple((f"template_encoder_{end}.onnx", f"search_{end}.onnx") for end in spec.depths)
+
+
+def graph_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of all graphs of a bundle: those of the whole model, then those of the segments."""
+    return GRAPHS + tuple(name for pair in segment_graphs(spec) for name in pair)
+
+
 def has_graphs(bundle: Bundle) -> bool:
-    """Whether both graphs are there; their content is another question."""
-    return all((bundle.path / name).is_file() for name in GRAPHS)
+    """Whether all graphs are there; their content is another question."""
+    return all((bundle.path / name).is_file() for name in graph_names(bundle.spec))
 
 
 def verify_graphs(bundle: Bundle) -> None:
@@ -164,11 +180,11 @@ def verify_graphs(bundle: Bundle) -> None:
         BundleError: `model.json` names another SHA-256 of a graph, or none.
     """
     with _named(bundle.path):
-        for name in GRAPHS:
+        for name in graph_names(bundle.spec):
             expected = bundle.metadata.get("graphs", {}).get(name, {}).get("sha256")
             if expected is None:
                 raise BundleError(
-                    f"{MODEL} must name the SHA-256 of {name}; write both with "
+                    f"{MODEL} must name the SHA-256 of {name}; write it with "
                     f"`mixformerv2 export {printable(bundle.path, 200)}`"
                 )
             found = file_sha256(bundle.path / name)
@@ -190,7 +206,7 @@ def record_graphs(bundle: Bundle, quantization: Mapping[str, Any] | None = None)
     with _named(bundle.path):
         graphs = {
             name: {"sha256": file_sha256(bundle.path / name)}
-            for name in GRAPHS
+            for name in graph_names(bundle.spec)
             if (bundle.path / name).is_file()
         }
         metadata = read_json_object(bundle.path / MODEL)
@@ -390,9 +406,10 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
     choice(weights, "dtype", _DTYPES)
     if "graphs" in data:
         graphs = json_object(data, "graphs")
+        known = graph_names(spec)
         for name in graphs:
-            if name not in GRAPHS:
-                raise BundleError(f"graphs must be {' and '.join(GRAPHS)}, got {printable(name)}")
+            if name not in known:
+                raise BundleError(f"graphs must be {some(known)}, got {printable(name)}")
             check_digest(json_object(graphs, name))
     if "quantization" in data:
         quantization = json_object(data, "quantization")

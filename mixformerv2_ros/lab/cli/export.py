@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> int:
     """Export, verify, and print the differences."""
     check_libraries()
     from mixformerv2_ros.lab.export import TOLERANCE, export_bundle
-    from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, open_bundle
+    from mixformerv2_ros.model.bundle import graph_names, open_bundle
 
     bundle = open_bundle(args.bundle)
     difference = export_bundle(bundle)
-    for name in (TEMPLATE_ENCODER, SEARCH):
+    for name in graph_names(bundle.spec):
         path = bundle.path / name
         print(f"wrote {path} ({path.stat().st_size / 1024:.0f} kB; weights: model.safetensors)")
     print(

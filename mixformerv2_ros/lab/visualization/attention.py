@@ -18,7 +18,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from mixformerv2_ros.engines.torch_engine import Memory, TorchEngine, whole_memory
+from mixformerv2_ros.engines.segments import whole_memory
+from mixformerv2_ros.engines.torch_engine import Memory, TorchEngine
 from mixformerv2_ros.lab.visualization.observe import Moment
 from mixformerv2_ros.lab.visualization.sheet import (
     EDGE_COLORS,
