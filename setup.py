@@ -67,7 +67,7 @@ setup(
         "mixformerv2_ros": ["py.typed"],
         "mixformerv2_ros.interfaces": ["vision_msgs/*.msg"],
         "mixformerv2_ros.interfaces.mixformerv2_ros": ["*.msg"],
-        "mixformerv2_ros.models": ["default/*"],
+        "mixformerv2_ros.models": ["default/*", "tiny/*"],
         "mixformerv2_ros.ros.web": ["static/*"],
         "mixformerv2_ros.lab.datasets": ["*.txt"],
         "mixformerv2_ros.lab.evaluation": ["*.txt"],

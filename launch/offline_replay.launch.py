@@ -14,7 +14,7 @@ ARGUMENTS = {
     "output": (None, "output folder for /track and /detections"),
     "box": ("", "init box in the first image, x,y,w,h; empty: the init boxes in the recording"),
     "image_topic": ("", "image topic; empty: the only one in the recording"),
-    "model": ("", "folder of the model bundle; empty: the bundle of the package"),
+    "model": ("", "folder of the model bundle, or tiny; empty: the default one"),
     "storage": ("mcap", "storage format of the output"),
 }
 CHOICES = {"storage": ["mcap", "sqlite3"]}

@@ -28,7 +28,7 @@ ARGUMENTS = {
     ),
     "compressed": ("false", "subscribe to TOPIC/compressed"),
     "params_file": (str(CONFIG / "tracker_cpu.yaml"), "ROS parameter file"),
-    "model": ("", "folder of the model bundle; empty: as in the parameter file"),
+    "model": ("", "folder of the model bundle, or tiny; empty: as in the parameter file"),
     "engine": ("", "inference library; empty: as in the parameter file"),
     "device": ("", "device that runs the network; empty: as in the parameter file"),
     "name": ("tracker", "node name"),

@@ -119,7 +119,7 @@ def bag_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
       on `init_topic` (a name or several), are tracked;
     - `image_topic`: only needed if there are several;
     - `max_frames`: maximum number of images to track;
-    - `model`: folder of a bundle, by default the bundle of the package;
+    - `model`: folder of a bundle, or `tiny`; by default the default bundle;
     - parameters, with `_` for `.`, such as `template_update_interval=10`.
 
     Bad input fails the test with one line.

@@ -17,7 +17,15 @@ from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import BundleError
 from mixformerv2_ros.model import bundle as bundles
 from mixformerv2_ros.model.architecture import expected_shapes
-from mixformerv2_ros.model.bundle import open_bundle, read_weights, record_graphs, write_bundle
+from mixformerv2_ros.model.bundle import (
+    SHIPPED_BUNDLES,
+    open_bundle,
+    read_weights,
+    record_graphs,
+    verify_graphs,
+    verify_weights,
+    write_bundle,
+)
 from mixformerv2_ros.model.flops import frame_macs, template_macs
 from mixformerv2_ros.model.presets import B, S, T
 from mixformerv2_ros.model.spec import ModelSpec
@@ -149,6 +157,20 @@ def test_relative_folders_and_permissions(tmp_path, monkeypatch):
 
 
 # Writing: whole or nothing.
+
+
+def test_a_name_stands_for_a_bundle_of_the_package_unless_a_folder_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in SHIPPED_BUNDLES:
+        shipped = open_bundle(name)
+        assert shipped.path == SHIPPED_BUNDLES[name]
+        verify_weights(shipped)
+        verify_graphs(shipped)
+    assert open_bundle("tiny").parameters < open_bundle("default").parameters
+    write(Path("tiny"))
+    assert open_bundle("tiny").spec == TINY
+    with pytest.raises(BundleError, match=r"bundle small: must be a folder, but does not exist"):
+        open_bundle("small")
 
 
 @pytest.mark.parametrize(("old", "contrast"), [({}, 1.0), ({"template_surroundings": 0.3}, 0.3)])

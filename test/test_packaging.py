@@ -117,6 +117,8 @@ def test_a_wheel_carries_interfaces_model_and_pages(built):
         "models/default/search.onnx",
         "models/default/template_encoder.onnx",
         "models/default/README.md",
+        "models/tiny/model.safetensors",
+        "models/tiny/README.md",
         "lab/evaluation/held_out.txt",
         "lab/datasets/validation.txt",
         "lab/datasets/same_videos.txt",

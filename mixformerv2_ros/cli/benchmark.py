@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target",
         nargs="?",
         metavar="BUNDLE | data",
-        help="model bundle (default: the bundle of the package), or the word data (for a bundle of "
-        "that name: ./data)",
+        help="model bundle, or tiny (default: the default bundle of the package), or the word data "
+        "(for a bundle of that name: ./data)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument(

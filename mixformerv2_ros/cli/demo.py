@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="output folder (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--model", metavar="BUNDLE", help="model bundle (default: the bundle of the package)"
+        "--model", metavar="BUNDLE", help="model bundle (default: that of the package)"
     )
     parser.add_argument(
         "--max-frames",

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="BUNDLE",
-        help="model bundle (default: the bundle of the package)",
+        help="model bundle, or tiny (default: the default bundle of the package)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

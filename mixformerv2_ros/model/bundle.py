@@ -50,8 +50,11 @@ from mixformerv2_ros.text import printable, some
 FORMAT = 1
 """Version of the layout of `model.json`."""
 
-DEFAULT_BUNDLE = Path(__file__).resolve().parents[1] / "models" / "default"
-"""The bundle that comes with the package."""
+_MODELS = Path(__file__).resolve().parents[1] / "models"
+DEFAULT_BUNDLE = _MODELS / "default"
+"""The bundle that is used where none is named."""
+SHIPPED_BUNDLES = {"default": DEFAULT_BUNDLE, "tiny": _MODELS / "tiny"}
+"""The bundles that come with the package; their names stand for their folders."""
 
 MODEL = "model.json"
 WEIGHTS = "model.safetensors"
@@ -127,13 +130,16 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     """Open a bundle folder and check it, without loading its weights.
 
     Args:
-        path: The folder; None for the one that comes with the package.
+        path: The folder, or the name of a bundle of the package (`SHIPPED_BUNDLES`), where there is
+            no folder of that name; None for the default one.
 
     Raises:
         BundleError: the folder or a file in it is missing, `model.json` is malformed or of another
             format version, or the weights are not those of the model that it describes.
     """
     folder = DEFAULT_BUNDLE if path is None else Path(path)
+    if not folder.exists():
+        folder = SHIPPED_BUNDLES.get(str(path), folder)
     with _named(folder):
         if not folder.is_dir():
             raise BundleError(

@@ -38,7 +38,7 @@ class Profile:
 
 PROFILES: dict[str, Profile] = {
     "tracker_cpu": Profile(
-        "Tracker on a CPU: the bundle of the package, unless model is set.",
+        "Tracker on a CPU: the default bundle of the package, unless model is set.",
         {"engine": "onnxruntime", "device": "cpu"},
     ),
     "tracker_gpu": Profile(

@@ -131,7 +131,10 @@ _RULES = StreamRules()
 _DETECTOR = DetectionSettings()
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter("model", "", "folder of the model bundle; empty: the bundle of the package"),
+    Parameter(
+        "model", "",
+        "folder of the model bundle, or tiny, the small one of the package; empty: the default one",
+    ),
     Parameter("engine", "auto", "inference library", choices=ENGINES),
     Parameter("device", "cpu", "device that runs the network", choices=DEVICES),
     Parameter(
