@@ -94,11 +94,11 @@ benchmark: $(DEV)/ready
 	@mkdir -p runs
 	$(DEV)/bin/python test/formula_bundle.py S runs/formula_s
 ifneq ($(DATA),)
-	$(DEV)/bin/mixformerv2 quantize mixformerv2_ros/models/default -o runs/int8_t $(QUANTIZE) --data "$(DATA)" $(addprefix --box ,$(BOX))
+	$(DEV)/bin/mixformerv2 quantize mixformerv2_ros/models/default -o runs/int8 $(QUANTIZE) --data "$(DATA)" $(addprefix --box ,$(BOX))
 	$(DEV)/bin/mixformerv2 quantize runs/formula_s -o runs/int8_s $(QUANTIZE) --data "$(DATA)" $(addprefix --box ,$(BOX))
 endif
 	$(DEV)/bin/mixformerv2 benchmark --threads 1 --json runs/benchmark.json --report runs/benchmark.html \
-	  $(if $(DATA),--compare runs/int8_t) $(if $(wildcard $(PEERS)),--trackers $(TRACKERS))
+	  $(if $(DATA),--compare runs/int8) $(if $(wildcard $(PEERS)),--trackers $(TRACKERS))
 	$(DEV)/bin/mixformerv2 benchmark runs/formula_s --threads 1 --json runs/benchmark_s.json \
 	  $(if $(DATA),--compare runs/int8_s)
 
