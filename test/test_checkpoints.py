@@ -264,7 +264,8 @@ def test_a_trainers_notes_beside_the_weights(tmp_path):
         "model": {"network.x": torch.ones(1)},
     }  # fmt: skip
     checkpoint = load_checkpoint(save(state, tmp_path / "c.pt"))
-    assert checkpoint.spec == asdict(spec)
+    # Names and shapes of the weights tell the exits.
+    assert checkpoint.spec == {k: v for k, v in asdict(spec).items() if k != "exits"}
     assert checkpoint.training == {"step": 12, "config": {"batch": 48, "name": "t"}}
     assert main(["convert", str(tmp_path / "c.pt"), "-o", str(tmp_path / "b")]) == 0
     bundle = open_bundle(tmp_path / "b")

@@ -126,7 +126,7 @@ def test_too_little_data_is_named(empty, capsys):
 def test_weights_and_crops_are_those_of_the_bundle(tmp_path, miniature_data):
     config = read_config(FINETUNE, [f"data.folder={miniature_data}"])
     model = build_training_model(config, no_samples)
-    expected = read_weights(open_bundle())
+    expected = read_weights(open_bundle("tiny"))
     for name, value in model.network.state_dict().items():
         # Position tables are computed; the bundle has them in half precision.
         tolerance = 3e-4 if name.endswith(POSITION_TABLES) else 0
@@ -137,7 +137,7 @@ def test_weights_and_crops_are_those_of_the_bundle(tmp_path, miniature_data):
     assert "expected the crops of this bundle: data.synthetic.search_factor 3.6, got 4 (to" in str(
         caught.value
     )
-    weights = changed(other, init_from=str(open_bundle().path / "model.safetensors"))
+    weights = changed(other, init_from=str(open_bundle("tiny").path / "model.safetensors"))
     build_training_model(weights, no_samples)
 
 
