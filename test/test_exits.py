@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -13,6 +15,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mixformerv2_ros.cli import main  # noqa: E402
+from mixformerv2_ros.cli.engine_benchmark import (  # noqa: E402
+    Plan,
+    Variant,
+    at_exits,
+    measure,
+)
 from mixformerv2_ros.engines.loader import load_engine  # noqa: E402
 from mixformerv2_ros.engines.torch_engine import TorchEngine  # noqa: E402
 from mixformerv2_ros.errors import BundleError, EngineError  # noqa: E402
@@ -23,6 +32,7 @@ from mixformerv2_ros.model.bundle import (  # noqa: E402
     open_bundle,
     write_bundle,
 )
+from mixformerv2_ros.model.flops import exit_macs, frame_macs  # noqa: E402
 from mixformerv2_ros.model.presets import PRESETS, T  # noqa: E402
 from mixformerv2_ros.model.spec import ModelSpec  # noqa: E402
 from mixformerv2_ros.network.model import MixFormerV2  # noqa: E402
@@ -305,8 +315,6 @@ def test_a_chain_passes_stop_on(bundle: Bundle) -> None:
 
 
 def test_a_segment_that_is_missing_is_named(bundle: Bundle, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(bundle.path, copy)
     (copy / "search_3.onnx").unlink()
@@ -334,8 +342,6 @@ def test_a_segment_that_is_missing_is_named(bundle: Bundle, tmp_path: Path) -> N
 def test_damaged_exits_give_one_line(
     tmp_path: Path, weights: dict[str, np.ndarray], exits: Any, message: str
 ) -> None:
-    import json
-
     made = make_bundle(tmp_path / "bundle", SPEC, weights)
     facts = json.loads((made.path / "model.json").read_text())
     assert facts["exits"] == list(SPEC.exits)
@@ -350,3 +356,30 @@ def test_a_bundle_without_exits_is_written_as_before(tmp_path: Path) -> None:
     made = make_bundle(tmp_path / "bundle", spec, drawn_weights(spec))
     assert "exits" not in made.metadata
     assert open_bundle(made.path).spec.exits == ()
+
+
+def test_cost_of_each_exit(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of S after block 2: patches, one block, keys and values of the next, and the heads."""
+    macs = exit_macs(replace(PRESETS["S"], exits=(2,)))
+    width, bins = 768, 96
+    heads = 4 * width * (width + bins) + 4 * width * (width + 1)
+    decision = 2 * width**2 + width
+    cut = frame_macs(replace(PRESETS["S"], depth=2))
+    assert macs == {2: cut + decision, 4: frame_macs(PRESETS["S"]) + heads + decision}
+    assert main(["info", str(bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "exits          after block 1 " in shown
+    assert main(["info", "--json", str(bundle.path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["exits"] == [1, 3]
+    assert list(facts["macs_per_exit"]) == ["1", "3", "4"]
+
+
+def test_the_benchmark_measures_each_exit(bundle: Bundle) -> None:
+    variants = at_exits([Variant("onnxruntime", True), Variant("torch", False)], bundle)
+    assert [one.label for one in variants] == [f"onnxruntime depth {n}" for n in (1, 3, 4)]
+    plan = Plan(bundle.path, num_threads=1, width=320, height=240, rounds=1, frames=2)
+    ((measured,),) = measure(plan, variants[1:2])
+    assert measured.summary()["milliseconds"]["engine"]["p50"] > 0
+    with pytest.raises(EngineError, match="--exits requires a bundle with exits"):
+        at_exits(variants, replace(bundle, spec=replace(bundle.spec, exits=())))

@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="online templates of each target (default: %(default)s)",
     )  # fmt: skip
     models.add_argument(
+        "--exits",
+        action="store_true",
+        help="also measure answers at each exit of the model, and at full depth through all exits",
+    )
+    models.add_argument(
         "--scaling",
         action="store_true",
         help="also measure with other numbers of threads, targets and templates, and image sizes",
@@ -271,7 +276,12 @@ def _measured(
     summaries = [measurement.summary() for measurement in measurements]
     for variant, summary in zip(variants, summaries, strict=True):
         rate = rates.get(variant.precision)
-        known = rate is not None and variant.cached and plan.device.startswith(("cpu", "cuda"))
+        known = (
+            rate is not None
+            and variant.cached
+            and not variant.answer_at
+            and plan.device.startswith(("cpu", "cuda"))
+        )
         least = macs / (rate * 1e6) if known and rate else None  # ms
         engine = summary["milliseconds"]["engine"]["p50"]
         summary["percent_of_limit"] = None if least is None else round(100 * least / engine, 1)
@@ -290,7 +300,7 @@ def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
         ParameterError: a name is none.
         BundleError: a bundle to compare with is none.
     """
-    from mixformerv2_ros.cli.engine_benchmark import JOINT, Variant, variants_at_hand
+    from mixformerv2_ros.cli.engine_benchmark import JOINT, Variant, at_exits, variants_at_hand
     from mixformerv2_ros.model.bundle import has_graphs, open_bundle
 
     found = variants_at_hand(bundle, args.device)
@@ -322,6 +332,8 @@ def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
             for one in found
             if getattr(one, option) in names or (option == "precision" and one == JOINT)
         ]
+    if args.exits:
+        found += at_exits(found, bundle)
     if not found:
         graphs = "" if has_graphs(bundle) else f"; {bundle.path} has no ONNX graphs"
         raise EngineError(f"no engine that is installed here runs on {args.device}{graphs}")

@@ -11,7 +11,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,6 +54,9 @@ class Variant:
         precision: Number format of the network run, as for `load_engine`.
         bundle: Folder of another bundle than the plan's.
         is_peer: It is one of OpenCV's trackers.
+        answer_at: Number of blocks after which all targets are answered, one of
+            `ModelSpec.depths`, by a search that asks at every exit before; 0: a search that asks
+            at none.
     """
 
     engine: str
@@ -61,6 +64,7 @@ class Variant:
     precision: str = "fp32"
     bundle: Path | None = None
     is_peer: bool = False
+    answer_at: int = 0
 
     @property
     def label(self) -> str:
@@ -69,6 +73,8 @@ class Variant:
             kind, _, path = self.engine.partition("=")
             return f"{kind} {Path(path).stem[:14]}".strip() if path else kind
         precision = "" if self.precision == "fp32" else f" {self.precision}"
+        if self.answer_at:
+            return f"{self.engine}{precision} depth {self.answer_at}"
         return f"{self.engine}{precision} {'cached' if self.cached else 'joint'}"
 
 
@@ -177,6 +183,22 @@ def variants_at_hand(bundle: Bundle, device: str = "cpu") -> list[Variant]:
         variants += [Variant("torch", True, precision) for precision in precisions]
         variants.append(JOINT)
     return variants
+
+
+def at_exits(variants: Sequence[Variant], bundle: Bundle) -> list[Variant]:
+    """Variants that answer at each exit of the model and, through all exits, at full depth.
+
+    Raises:
+        EngineError: the model has no exits.
+    """
+    if not bundle.spec.exits:
+        raise EngineError(f"--exits requires a bundle with exits, and {bundle.path} has none")
+    return [
+        replace(one, answer_at=depth)
+        for one in variants
+        if one.cached and one.bundle is None
+        for depth in bundle.spec.depths
+    ]
 
 
 def measure(plan: Plan, variants: Sequence[Variant]) -> Iterator[list[Measurement]]:
@@ -347,7 +369,14 @@ class _Bench:
             found.append(edges @ (np.arange(edges.shape[1]) / edges.shape[1]))
         return np.array(found)
 
+    def _stop(
+        self, depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.bool_]:
+        return np.full(len(rows), depth == self.variant.answer_at)
+
     def _search(self) -> Prediction:
+        if self.variant.answer_at:
+            return self.engine.search(self.crops, self.memories, self._stop)
         if self.variant.cached:
             return self.engine.search(self.crops, self.memories)
         if self.variant.engine == "torch":

@@ -16,7 +16,7 @@ from mixformerv2_ros.model.bundle import (
     verify_graphs,
     verify_weights,
 )
-from mixformerv2_ros.model.flops import frame_macs, template_macs
+from mixformerv2_ros.model.flops import exit_macs, frame_macs, template_macs
 from mixformerv2_ros.text import printable
 
 
@@ -61,6 +61,9 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "template_background_contrast": bundle.template_background_contrast,
         "parameters": bundle.parameters,
         "macs_per_frame": frame_macs(spec),
+        "macs_per_exit": {str(depth): macs for depth, macs in exit_macs(spec).items()}
+        if spec.exits
+        else {},
         "macs_per_template_update": template_macs(spec),
         "precision": bundle.precision,
         "sha256": metadata["weights"]["sha256"],
@@ -99,6 +102,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
             f"{facts['macs_per_template_update'] / 1e9:.3f} G per template update "
             "(one online template)"
         ),
+        "exits": "; ".join(_exits(facts)),
         "weights": f"{facts['precision']}, SHA-256 {facts['sha256']}",
         "engines": "torch, onnxruntime"
         if facts["onnx_graphs"]
@@ -116,6 +120,13 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for title, text in rows.items():
         if text:
             yield f"  {title:<14} {text}"
+
+
+def _exits(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a frame costs that is answered at an exit, or at full depth through all of them."""
+    for depth, macs in facts["macs_per_exit"].items():
+        share = 100 * macs / facts["macs_per_frame"]
+        yield f"after block {depth} {macs / 1e9:.3f} G ({share:.0f} %)"
 
 
 def _training(facts: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ Norms, softmax, GELU and biases are left out; they are not what takes the time.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mixformerv2_ros.model.spec import ModelSpec
 
 _PREDICTION_TOKENS = 4
@@ -34,6 +36,29 @@ def frame_macs(spec: ModelSpec, online_templates: int = 1, skip_unused: bool = T
         + box_head
         + score_head
     )
+
+
+def exit_macs(spec: ModelSpec, online_templates: int = 1) -> dict[int, int]:
+    """Return the multiply-adds of one target in one frame that is answered at each depth.
+
+    What lies before is included: the heads of earlier exits, which answered and were not taken.
+
+    Args:
+        spec: The architecture.
+        online_templates: Number of online templates.
+    """
+    width = spec.width
+    heads = _PREDICTION_TOKENS * width * (width + spec.bins)
+    heads += (1 if spec.score_pooling == "mean" else _PREDICTION_TOKENS) * width * (width + 1)
+    decision = 2 * width**2 + width
+    before, macs = 0, {}
+    for number, depth in enumerate(spec.depths):
+        macs[depth] = before + frame_macs(replace(spec, depth=depth), online_templates)
+        if depth < spec.depth:
+            recycling = _PREDICTION_TOKENS * width**2 if number else 0
+            macs[depth] += decision + recycling
+            before += heads + decision + recycling
+    return macs
 
 
 def template_macs(spec: ModelSpec, online_templates: int = 1, skip_unused: bool = True) -> int:
