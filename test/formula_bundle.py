@@ -3,7 +3,8 @@
     python test/formula_bundle.py S runs/formula_s
     python test/formula_bundle.py B runs/formula_b 2 4 6
 
-writes one with its ONNX graphs; numbers are exits. Its tracks mean nothing; its speed is that of the preset.
+writes one with its ONNX graphs; numbers are exits. Its tracks mean nothing; its speed is that of
+the preset.
 """
 
 from __future__ import annotations
