@@ -10,7 +10,10 @@ import pytest
 
 from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.engines.loader import load_engine
-from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, open_bundle
+from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.io.bag_writer import BagWriter
+from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, GRAPHS, open_bundle
+from mixformerv2_ros.ros.messages import image_message
 
 pytest.importorskip("onnx")
 
@@ -57,6 +60,34 @@ def test_the_bundle_records_how_it_was_made_and_how_it_agrees(quantized):
     assert record["agreement"]["frames"] == 7
     assert record["agreement"]["min_iou"] == 0.9999
     assert main(["info", str(quantized.path)]) == 0
+
+
+def test_a_recording_calibrates_as_its_images_do(quantized, frames, tmp_path):
+    """The same images as messages of one of two topics give the same bundle."""
+    types = typestore().types
+    bag = tmp_path / "bag"
+    with BagWriter(bag) as writer:
+        for index, file in enumerate(sorted(frames.iterdir())):
+            picture, stamp = cv2.imread(str(file)), 10**9 + index * 50_000_000
+            for topic, image in (("/camera/image_raw", picture), ("/other", picture[::2, ::2])):
+                shown = np.ascontiguousarray(image)
+                message = image_message(types, shown, "bgr8", stamp, "camera")
+                writer.write(topic, "sensor_msgs/msg/Image", message, stamp)
+    words = ("--min-iou", "0.9999", "--force")
+    assert quantize(bag, tmp_path / "none", *words) == 2  # which topic?
+    named = ("--image-topic", "/camera/image_raw")
+    assert quantize(bag, tmp_path / "int8", *words, *named) == 0
+    made = open_bundle(tmp_path / "int8")
+    records = [
+        json.loads((one.path / "model.json").read_text())["quantization"]
+        for one in (made, quantized)
+    ]
+    assert records[0]["calibration"].pop("data") == "bag"
+    assert records[1]["calibration"].pop("data") == frames.name
+    assert records[0]["calibration"] == records[1]["calibration"]
+    assert records[0]["agreement"]["mean_iou"] == records[1]["agreement"]["mean_iou"]
+    for graph in GRAPHS:
+        assert (made.path / graph).read_bytes() == (quantized.path / graph).read_bytes()
 
 
 def test_engines_run_it_in_int8_and_agree(quantized):
