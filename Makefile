@@ -141,7 +141,7 @@ $(DEV)/ready: $(METADATA)
 $(LOWEST)/ready: $(METADATA)
 	$(call make_environment,$(LOWEST))
 	@$(LOWEST)/bin/python -m pip install $(PIP_OPTIONS) --constraint constraints-lowest.txt \
-	  --editable '.[dds,mavlink,report,rerun]' hypothesis 'pytest>=8' setuptools wheel
+	  --editable '.[dds,mavlink,openvino,report,rerun]' hypothesis 'pytest>=8' setuptools wheel
 	@touch $@
 
 clean:
