@@ -138,4 +138,5 @@ def track(
         state=state,
         template_age_ns=0,
         template_updated=False,
+        depth=4,
     )

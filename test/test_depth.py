@@ -1,129 +1,249 @@
-"""Distances from registered depth images."""
+"""Dynamic depth: which exit answers, deadlines by a clock of the test's own, calibration."""
 
 from __future__ import annotations
 
-import array
-from typing import Any
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from ranging import depth_image
+from recordings import picture, red_box, write_images
 
-from mixformerv2_ros.errors import PoseError
-from mixformerv2_ros.ros.pose.depth import depth_view, measure_depth
-from mixformerv2_ros.ros.pose.samples import MAX_SAMPLES, inner_box, robust_median, sample_slices
-from mixformerv2_ros.tracking.boxes import Box
-
-BOX = Box(20, 10, 30, 40)
-
-
-def scene(near: float = 2.0, far: float = 9.0) -> np.ndarray:
-    depths = np.full((80, 100), far)
-    depths[10:50, 20:50] = near
-    return depths
-
-
-@pytest.mark.parametrize("bigendian", [False, True])
-@pytest.mark.parametrize("pad", [0, 1, 6])
-def test_both_encodings_in_both_byte_orders(bigendian: bool, pad: int) -> None:
-    metres = depth_image(scene().astype(np.float32), bigendian=bigendian, pad=pad)
-    millimetres = depth_image((scene() * 1000).astype(np.uint16), bigendian=bigendian, pad=pad)
-    for message in (metres, millimetres):
-        found = measure_depth(message, BOX, 0.5)
-        assert (found.value, found.std, found.share) == pytest.approx((2.0, 0.0, 1.0))
-
-
-def test_the_view_shares_the_messages_memory() -> None:
-    message = depth_image(scene().astype(np.float32), pad=2)
-    assert np.shares_memory(depth_view(message), message.data)
-    message.data = array.array("B", message.data.tobytes())
-    assert measure_depth(message, BOX, 0.5).value == 2.0
-
-
-def test_missing_distances_do_not_count() -> None:
-    depths = scene().astype(np.float32)
-    depths[10:50, 20:30] = np.nan
-    depths[10:50, 30:35] = np.inf
-    depths[10:20, 35:50] = 0
-    depths[20:22, 35:50] = -1
-    found = measure_depth(depth_image(depths), BOX, 0.2)
-    assert found.value == 2.0
-    assert found.share == pytest.approx(15 * 28 / (30 * 40))
-    words = "at least 50 % of the depth pixels in the box must be valid, got 35 %"
-    with pytest.raises(PoseError, match=words):
-        measure_depth(depth_image(depths), BOX, 0.5)
-    with pytest.raises(PoseError, match="got 0 %"):
-        measure_depth(depth_image(np.zeros((80, 100), np.uint16)), BOX, 0.0)
-
-
-def test_background_and_noise_do_not_move_it() -> None:
-    rng = np.random.default_rng(0)
-    depths = scene() + rng.normal(0, 0.02, (80, 100))
-    depths[10:50, 20:32] = 9.0  # 40 % of the box is background
-    found = measure_depth(depth_image(depths.astype(np.float32)), BOX, 0.5)
-    assert found.value == pytest.approx(2.0, abs=0.05)
-    clean = scene() + rng.normal(0, 0.02, (80, 100))
-    spread = measure_depth(depth_image(clean.astype(np.float32)), BOX, 0.5).std
-    assert spread == pytest.approx(0.02, rel=0.15)
-
-
-def test_of_two_halves_the_nearer_one_is_the_target() -> None:
-    assert robust_median(np.array([2.0, 2.0, 8.0, 8.0]), 4, 0.5).value == 2.0
-
-
-@given(
-    values=st.lists(st.floats(0.1, 50), min_size=3, max_size=60),
-    outliers=st.lists(st.floats(0.1, 500), max_size=60),
+from mixformerv2_ros.cli import main
+from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.errors import BundleError, ParameterError
+from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, open_bundle
+from mixformerv2_ros.model.depth_calibration import (
+    DepthCalibration,
+    DepthPoint,
+    read_depth_calibration,
 )
-@settings(max_examples=60, deadline=None)
-def test_less_than_half_of_outliers_cannot_carry_it_away(
-    values: list[float], outliers: list[float]
-) -> None:
-    bad = outliers[: len(values) - 1]
-    found = robust_median(np.array(values + bad), len(values) + len(bad), 0.0)
-    assert min(values) <= found.value <= max(values)
+from mixformerv2_ros.model.engine import Prediction
+from mixformerv2_ros.ros.parameters import tracker_settings
+from mixformerv2_ros.tracking.depth import SETTLED, DepthRule
+from mixformerv2_ros.tracking.frame import Frame
+from mixformerv2_ros.tracking.pixels import Pixels
+from mixformerv2_ros.tracking.session import Session
+
+SPEC = open_bundle("default").spec
+FULL = SPEC.depth
+SETTINGS = tracker_settings({}, open_bundle("default"))
 
 
-@given(
-    x=st.floats(-200, 300), y=st.floats(-200, 300), w=st.floats(0.1, 5000), h=st.floats(0.1, 5000)
-)
-@settings(max_examples=100, deadline=None)
-def test_samples_lie_in_the_image_and_are_bounded(x: float, y: float, w: float, h: float) -> None:
-    try:
-        rows, columns = sample_slices(Box(x, y, w, h), 1280, 720)
-    except PoseError:
-        assert x + w < 1 or y + h < 1 or x >= 1279 or y >= 719
-        return
-    looked_at = np.zeros((720, 1280), bool)[rows, columns].size
-    assert 1 <= looked_at <= 1.2 * MAX_SAMPLES + 300
-    assert 0 <= rows.start < rows.stop <= 720
-    assert 0 <= columns.start < columns.stop <= 1280
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_the_middle_of_a_box_in_another_resolution() -> None:
-    assert inner_box(Box(100, 200, 40, 80), 0.5, (0.5, 0.25)) == Box(55, 55, 10, 10)
+class Search:
+    """Searches as an engine does, each segment in a time of its own."""
+
+    def __init__(self, rule: DepthRule, clock: Clock, seconds: tuple[float, ...]) -> None:
+        self.rule, self.clock, self.seconds = rule, clock, seconds
+
+    def frame(self, settings, quality, deep=(False,)) -> list[int]:
+        """Depths of the targets, whose exits estimate `quality` (exits, targets)."""
+        stop = self.rule.begin(settings, deep)
+        depths = np.full(len(deep), FULL)
+        if stop is None:
+            return list(depths)
+        rows = np.arange(len(deep))
+        for segment, depth in enumerate(SPEC.depths):
+            self.clock.now += self.seconds[segment]
+            if depth == FULL:
+                break
+            leaves = stop(depth, np.float32(quality[segment])[rows], rows)
+            depths[rows[leaves]] = depth
+            rows = rows[~leaves]
+            if not len(rows):
+                break
+        none = np.zeros(len(deep), np.float32)
+        self.rule.end(Prediction(none[:, None], none, none, depths))
+        return [int(depth) for depth in depths]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def search(clock) -> Search:
+    return Search(DepthRule(SPEC, clock), clock, (0.004, 0.002, 0.004))
+
+
+def test_the_first_exit_that_is_sure_enough_answers(search):
+    settings = replace(SETTINGS, exit_threshold=0.7)
+    assert search.frame(settings, [[0.7], [0.9]]) == [SPEC.exits[0]]
+    assert search.frame(settings, [[0.6], [0.9]]) == [SPEC.exits[1]]
+    assert search.frame(settings, [[0.6], [0.6]]) == [FULL]
+    assert search.rule.figures().depth == pytest.approx((2 + 3 + 5) / 3)
+    assert search.rule.figures().on_time is None
+
+
+def test_targets_of_a_batch_are_decided_one_by_one(search):
+    settings = replace(SETTINGS, exit_threshold=0.7)
+    quality = [[0.9, 0.1, 0.1, 0.9], [0.9, 0.9, 0.1, 0.9]]
+    deep = (False, False, False, True)
+    assert search.frame(settings, quality, deep) == [SPEC.exits[0], SPEC.exits[1], FULL, FULL]
+
+
+def test_no_exit_is_asked_at_full_depth(search):
+    assert search.rule.begin(replace(SETTINGS, exit_threshold=1.0), [False]) is None
+    no_exits = DepthRule(replace(SPEC, exits=()))
+    assert no_exits.begin(replace(SETTINGS, exit_threshold=0.5), [False]) is None
+
+
+@pytest.mark.parametrize(("deadline_ms", "depth"), [(12.0, FULL), (9.0, 3), (5.5, 2), (1.0, 2)])
+def test_a_deadline_takes_the_exit_after_which_the_next_would_be_late(search, deadline_ms, depth):
+    settings = replace(SETTINGS, exit_threshold=1.0, exit_deadline_ms=deadline_ms)
+    # Nothing is known of the durations at first: full depth.
+    depths = [search.frame(settings, [[0.0], [0.0]])[0] for _ in range(SETTLED + 3)]
+    assert depths[: SETTLED - 1] == [FULL] * (SETTLED - 1)
+    assert depths[-1] == depth
+    for _ in range(200):
+        search.frame(settings, [[0.0], [0.0]])
+    figures = search.rule.figures()
+    assert figures.on_time == (0.0 if deadline_ms == 1.0 else 1.0)
+    assert figures.least_ms == pytest.approx(4.0)
+
+
+def test_a_deadline_counts_from_the_beginning_of_the_frame(search, clock):
+    settings = replace(SETTINGS, exit_threshold=1.0, exit_deadline_ms=12.0)
+    for _ in range(SETTLED):
+        search.frame(settings, [[0.0], [0.0]])
+    stop = search.rule.begin(settings, [False], clock.now - 0.005)
+    clock.now += 0.004
+    assert not stop(2, np.float32([0.0]), np.arange(1))[0]
+    clock.now += 0.002
+    assert stop(3, np.float32([0.0]), np.arange(1))[0]
+
+
+def test_segments_that_have_become_slower_are_noticed(search):
+    settings = replace(SETTINGS, exit_threshold=1.0, exit_deadline_ms=12.0)
+    for _ in range(70):
+        assert search.frame(settings, [[0.0], [0.0]]) == [FULL]
+    search.seconds = (0.004, 0.002, 0.010)
+    depths = [search.frame(settings, [[0.0], [0.0]])[0] for _ in range(10)]
+    assert depths[-1] == 3
+
+
+def frames(count: int) -> list[Frame]:
+    return [Frame(Pixels.from_array(picture(i)), i * 33_000_000, "cam") for i in range(count)]
+
+
+def test_a_session_goes_deep_where_it_is_not_sure():
+    engine = load_engine(open_bundle("default"), "onnxruntime")
+    session = Session(engine, replace(SETTINGS, exit_threshold=0.0, update_interval=4))
+    images = frames(9)
+    assert session.start(images[0], red_box(0)).depth == 0
+    depths, sure = [], []
+    for image in images[1:]:
+        (track,) = session.update(image)
+        depths.append(track.depth)
+        sure.append(track.confidence >= SETTINGS.uncertain_threshold and not track.template_updated)
+    # The first image, and every one after a doubtful one or an update.
+    expected = [FULL, *(SPEC.exits[0] if one else FULL for one in sure[:-1])]
+    assert depths == expected
+    assert FULL in depths[1:] or all(sure)
+    full = Session(engine, replace(SETTINGS, exit_threshold=1.0))
+    full.start(images[0], red_box(0))
+    assert {full.update(image)[0].depth for image in images[1:]} == {FULL}
+
+
+def point(threshold: float, depth: float, auc: float) -> DepthPoint:
+    return DepthPoint(threshold, depth, auc)
+
+
+CURVE = (point(0.5, 0.4, 0.60), point(0.7, 0.6, 0.64), point(1.0, 1.0, 0.65))
+
+
+def test_a_budget_is_looked_up_on_the_curve():
+    calibration = DepthCalibration(0.7, CURVE, {"sequences": 3})
+    assert calibration.threshold_for(0.6) == pytest.approx(0.7)
+    assert calibration.threshold_for(0.5) == pytest.approx(0.6)
+    assert calibration.threshold_for(1.0) == 1.0
+    with pytest.raises(ParameterError, match=r"exit.budget must be at least 0.40 .*, got 0.3$"):
+        calibration.threshold_for(0.3)
+    assert read_depth_calibration(json.loads(json.dumps(calibration.facts()))) == calibration
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("change", "reason"),
     [
-        ({"encoding": "rgb8"}, r"encoded as one of 16UC1, mono16, 32FC1, got 'rgb8'"),
-        ({"step": 100}, "with step 100 does not fit its 32000 bytes"),
-        ({"height": 90}, "depth image of 100x90 with step 400 does not fit"),
-        ({"width": 0}, "depth image of 0x80"),
-        ({"data": np.zeros(0, np.uint8)}, "does not fit its 0 bytes"),
+        ({"curve": []}, r"exit_calibration.curve must be a list of 1 to 1000 points"),
+        ({"curve": [3]}, r"exit_calibration.curve must be a list of JSON objects"),
+        ({"curve": [{"threshold": 0.5, "depth": 2, "success_auc": 0}]}, "depth must be a number"),
+        ({"curve": [CURVE[1].__dict__, CURVE[0].__dict__]}, "ascending thresholds"),
+        ({"threshold": float("nan")}, "threshold must be a number from 0 to 1"),
+        ({"source": None}, "source must be a JSON object"),
     ],
 )
-def test_a_message_that_holds_no_depth_image_is_refused(changes: Any, words: str) -> None:
-    message = depth_image(scene().astype(np.float32))
-    for name, value in changes.items():
-        setattr(message, name, value)
-    with pytest.raises(PoseError, match=words):
-        measure_depth(message, BOX, 0.5)
+def test_a_damaged_curve_is_refused(change, reason):
+    with pytest.raises(BundleError, match=reason):
+        read_depth_calibration(DepthCalibration(0.7, CURVE, {}).facts() | change)
 
 
-def test_a_target_outside_of_the_depth_image_is_refused() -> None:
-    with pytest.raises(PoseError, match="must lie inside the 100x80 depth image"):
-        measure_depth(depth_image(scene()), Box(100, 10, 20, 20), 0.5)
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def sequences(tmp_path) -> Path:
+    for name in ("one", "two"):
+        folder = tmp_path / "on" / name
+        folder.mkdir(parents=True)
+        write_images(folder / "img", 6)
+        lines = [",".join(f"{value:g}" for value in red_box(i)) for i in range(6)]
+        (folder / "groundtruth_rect.txt").write_text("\n".join(lines))
+    return tmp_path / "on"
+
+
+def test_calibrate_writes_the_curve_that_budgets_need(bundle, sequences, capsys):
+    with pytest.raises(ParameterError, match=r"exit\.budget needs a calibrated bundle"):
+        tracker_settings({"exit.budget": 0.5}, open_bundle(bundle))
+    words = ["calibrate", str(bundle), "--on", str(sequences), "--thresholds", "0,0.95"]
+    assert main([*words, "--max-loss", "100"]) == 0
+    output = capsys.readouterr().out
+    assert "threshold  depth  success AUC" in output
+    assert "threshold 0 written into" in output
+    calibrated = open_bundle(bundle)
+    least, *_, full = calibrated.depth_calibration.curve
+    assert least.depth < full.depth == 1.0
+    assert calibrated.depth_calibration.source["sequences"] == 2
+    # As calibrated; full depth on demand; a budget in between.
+    assert tracker_settings({}, calibrated).exit_threshold == 0.0
+    assert tracker_settings({"exit.threshold": 1.0}, calibrated).exit_threshold == 1.0
+    budget = (least.depth + 1) / 2
+    assert 0 < tracker_settings({"exit.budget": budget}, calibrated).exit_threshold < 1
+    with pytest.raises(ParameterError, match=r"one of exit\.threshold and exit\.budget must be 0"):
+        tracker_settings({"exit.budget": 0.5, "exit.threshold": 0.5}, calibrated)
+
+
+def test_goals_that_cannot_be_met_are_named(bundle, sequences, capsys):
+    before = (bundle / "model.json").read_bytes()
+    words = ["calibrate", str(bundle), "--on", str(sequences), "--thresholds", "0.99"]
+    assert main([*words, "--budget", "0.1"]) == 2
+    assert "exit.budget must be at least" in capsys.readouterr().err
+    assert main(["calibrate", "tiny", "--on", str(sequences), "--budget", "0.5"]) == 2
+    assert "calibrate needs a bundle with exits, which mixformerv2_ros-t-3 has not" in (
+        capsys.readouterr().err
+    )
+    assert main([*words[:4], "--budget", "0.5", "--thresholds", "2"]) == 2
+    assert "--thresholds must be numbers from 0 to below 1" in capsys.readouterr().err
+    assert (bundle / "model.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["exit.threshold", "exit.budget", "exit.deadline_ms"])
+def test_a_bundle_without_exits_takes_no_budget(name):
+    with pytest.raises(ParameterError, match=f"{name} needs a bundle with exits"):
+        tracker_settings({name: 0.5}, open_bundle("tiny"))

@@ -397,7 +397,7 @@ def test_tables_are_readable_after_every_track(tmp_path: Path) -> None:
     json_file.close()
     assert lines[0] == (
         "frame,stamp_ns,target_id,x,y,w,h,confidence,std_left,std_top,std_right,std_bottom,"
-        "state,template_updated"
+        "state,template_updated,depth"
     )
     assert lines[1] == f"0,{START_NS},target,20.0,30.0,24.0,18.0,1.0,0.0,0.0,0.0,0.0,TRACKING,1"
     document = json.loads((tmp_path / "t.json").read_text())

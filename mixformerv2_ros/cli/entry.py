@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "convert": "convert a checkpoint to a model bundle",
         "export": "export a bundle to ONNX and compare it with torch",
         "quantize": "write a bundle for int8, bf16 or fp16 and compare it with the original",
+        "calibrate": "find how early the exits of a bundle may answer",
         "benchmark": "measure the time per frame of all available engines",
     },
     "evaluation and training": {
@@ -53,7 +54,7 @@ COMMANDS: dict[str, dict[str, str]] = {
 """Sub-commands by group with their one-line help; module `cli.NAME` or `lab.cli.NAME`."""
 
 LABORATORY = frozenset(
-    {"export", "quantize", "evaluate", "trax", "visualize", "train", "check-data"}
+    {"export", "quantize", "calibrate", "evaluate", "trax", "visualize", "train", "check-data"}
 )
 """Sub-commands that belong to the laboratory."""
 

@@ -46,6 +46,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "quantize bundle -o bundle_int8 --precision int8 --data walk.mp4 --box 480,210,60,150",
         "quantize bundle -o bundle_bf16 --precision bf16 --data own_data",
     ),
+    "calibrate": (
+        "calibrate bundle --on held_out --budget 0.6",
+        "calibrate bundle --on held_out --max-loss 0.5 --thresholds 0.6,0.7,0.8,0.9",
+    ),
     "convert": (
         "convert mixformerv2_small.pth.tar -o bundle",
         "convert runs/finetune_t/last.pth.tar -o bundle --name my_tracker --force",

@@ -25,10 +25,12 @@ COLUMNS = (
     "std_bottom",
     "state",
     "template_updated",
+    "depth",
 )
 """Columns of the CSV and keys of the JSON: `frame` counts the source's frames from 0, `x y w h` is
 the box in pixels (top-left corner and size), `std_*` the standard deviations of its edges in
-pixels, `state` the name of the state, `template_updated` 1 where the templates changed."""
+pixels, `state` the name of the state, `template_updated` 1 where the templates changed,
+`depth` the number of blocks of the network that were run."""
 
 
 def track_row(frame: int, track: Track) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def track_row(frame: int, track: Track) -> dict[str, Any]:
     digits = (3, 3, 3, 3, 6, 3, 3, 3, 3)
     numbers = [round(float(value), n) for value, n in zip(values, digits, strict=True)]
     head = [frame, track.stamp_ns, track.target_id]
-    tail = [track.state.name, int(track.template_updated)]
+    tail = [track.state.name, int(track.template_updated), track.depth]
     return dict(zip(COLUMNS, [*head, *numbers, *tail], strict=True))
 
 

@@ -33,6 +33,11 @@ from mixformerv2_ros import __version__
 from mixformerv2_ros.errors import BundleError, SourceError
 from mixformerv2_ros.files import write_file, write_folder_atomically
 from mixformerv2_ros.model.architecture import expected_shapes, preset_name
+from mixformerv2_ros.model.depth_calibration import (
+    CALIBRATION,
+    DepthCalibration,
+    read_depth_calibration,
+)
 from mixformerv2_ros.model.json_fields import (
     check_depth,
     check_digest,
@@ -119,6 +124,12 @@ class Bundle:
     def checksum(self) -> str:
         """First twelve hexadecimal digits of the SHA-256 of the weights: names a model in logs."""
         return str(self.metadata["weights"]["sha256"])[:12]
+
+    @property
+    def depth_calibration(self) -> DepthCalibration | None:
+        """What `mixformerv2 calibrate` found for the exits; None before that."""
+        facts = self.metadata.get(CALIBRATION)
+        return None if facts is None else read_depth_calibration(facts)
 
     @property
     def parameters(self) -> int:
@@ -221,6 +232,22 @@ def record_graphs(bundle: Bundle, quantization: Mapping[str, Any] | None = None)
             facts.pop("quantization", None)
             if quantization is not None:
                 facts["quantization"] = dict(quantization)
+        try:
+            write_file(bundle.path / MODEL, _json(metadata))
+        except SourceError as error:
+            raise BundleError(str(error)) from error
+
+
+def record_depth(bundle: Bundle, calibration: DepthCalibration) -> None:
+    """Write what was found for the exits into `model.json` and `bundle.metadata`.
+
+    Raises:
+        BundleError: the file cannot be read or written.
+    """
+    with _named(bundle.path):
+        metadata = read_json_object(bundle.path / MODEL)
+        for facts in (metadata, bundle.metadata):
+            facts[CALIBRATION] = calibration.facts()
         try:
             write_file(bundle.path / MODEL, _json(metadata))
         except SourceError as error:
@@ -421,6 +448,10 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
         quantization = json_object(data, "quantization")
         check_depth(quantization, "quantization")
         choice(quantization, "precision", INFERENCE_PRECISIONS)
+    if CALIBRATION in data:
+        if not spec.exits:
+            raise BundleError(f"{CALIBRATION} must be absent without exits")
+        read_depth_calibration(json_object(data, CALIBRATION))
     for key in ("licence", "created_by"):
         text_line(data, key)
     # The field was called template_surroundings once; older bundles have neither.

@@ -119,6 +119,7 @@ def track_message(types: Types, track: Track, latency_ns: int = 0) -> Any:
         edge_std=np.array(track.edge_std, np.float32),
         template_age=_duration(types, track.template_age_ns),
         latency=_duration(types, latency_ns),
+        depth=track.depth,
     )
 
 
@@ -308,6 +309,7 @@ def read_track(message: Any) -> Track:
         state=State(message.state),
         template_age_ns=int(age.sec) * NS + int(age.nanosec),
         template_updated=False,
+        depth=int(getattr(message, "depth", 0)),  # older recordings have none
     )
 
 

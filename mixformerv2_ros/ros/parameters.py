@@ -235,6 +235,22 @@ PARAMETERS: tuple[Parameter, ...] = (
         low=0, high=1, live=True, setting="separate_score_threshold",
     ),
     Parameter(
+        "exit.threshold", 0.0,
+        "IoU that an exit must estimate for its box to be taken; 0: as calibrated, 1: full depth",
+        low=0, high=1, live=True,
+    ),
+    Parameter(
+        "exit.budget", 0.0,
+        "mean depth over the full one that a calibrated bundle is to keep to, instead of a "
+        "threshold; 0: none",
+        low=0, high=1, live=True,
+    ),
+    Parameter(
+        "exit.deadline_ms", _S.exit_deadline_ms,
+        "time for a frame, after which no further exit is begun; 0: none",
+        unit="ms", low=0, high=60_000, live=True, setting="exit_deadline_ms",
+    ),
+    Parameter(
         "late_tolerance", _RULES.late_tolerance_ns / NS,
         "maximum lateness of a dropped image; a larger step back in time resets the targets",
         unit="s", low=0, high=3600, stream=True,
@@ -251,6 +267,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         low=1, high=8, stream=True,
     ),
 )  # fmt: skip
+
+EXITS = ("exit.threshold", "exit.budget", "exit.deadline_ms")
+"""Parameters that only bundles with exits have a use for."""
 
 BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
@@ -629,7 +648,38 @@ def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettin
     for name in ("search_factor", "template_factor"):
         fields[name] = fields[name] or getattr(bundle, name)
     fields["template_background_contrast"] = bundle.template_background_contrast
+    fields["exit_threshold"] = _exit_threshold(checked, bundle)
     return TrackerSettings(**fields)
+
+
+def _exit_threshold(values: Mapping[str, Any], bundle: Bundle) -> float:
+    """The threshold of the exits that parameters and the calibration of a bundle ask for.
+
+    Raises:
+        ParameterError: the bundle has no exits, is not calibrated, or its exits cannot keep to the
+            budget.
+    """
+    threshold, budget = float(values["exit.threshold"]), float(values["exit.budget"])
+    asked = next((name for name in EXITS if float(values[name])), "")
+    if asked and not bundle.spec.exits:
+        raise ParameterError(
+            f"{asked} needs a bundle with exits, which {bundle.name} has not: it must be 0"
+        )
+    calibration = bundle.depth_calibration
+    if budget:
+        if threshold:
+            raise ParameterError(
+                f"one of exit.threshold and exit.budget must be 0, got {threshold:g} and {budget:g}"
+            )
+        if calibration is None:
+            raise ParameterError(
+                f"exit.budget needs a calibrated bundle; `mixformerv2 calibrate` makes one of "
+                f"{bundle.name}"
+            )
+        return calibration.threshold_for(budget)
+    if threshold:
+        return threshold
+    return 1.0 if calibration is None else calibration.threshold
 
 
 def stream_rules(values: Mapping[str, Any]) -> StreamRules:

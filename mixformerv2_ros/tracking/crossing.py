@@ -133,10 +133,12 @@ def separated(
         boxes=prediction.boxes.copy(),
         scores=prediction.scores.copy(),
         edges=prediction.edges.copy(),
+        depths=prediction.depths.copy(),
     )
     changed.boxes[pair[goes]] = beside.boxes[goes]
     changed.scores[pair[goes]] = beside.scores[goes]
     changed.edges[pair[goes]] = beside.edges[goes]
+    changed.depths[pair[goes]] = beside.depths[goes]
     return changed
 
 

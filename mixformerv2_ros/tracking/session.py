@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -15,6 +16,7 @@ from mixformerv2_ros.model.engine import Engine, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window
 from mixformerv2_ros.tracking.crossing import Partings, on_one_object, separated
+from mixformerv2_ros.tracking.depth import DepthFigures, DepthRule
 from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting, find
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -47,6 +49,7 @@ class Track:
         state: How the target fares.
         template_age_ns: Image time since the templates changed last.
         template_updated: The templates changed after this frame.
+        depth: Number of blocks of the network that were run for it; 0 where it was not asked.
     """
 
     target_id: str
@@ -58,6 +61,7 @@ class Track:
     state: State
     template_age_ns: int
     template_updated: bool
+    depth: int
 
 
 class StateMachine:
@@ -114,6 +118,20 @@ class _Target:
         self.sighting = Sighting(self.tracker.box, time_ns)
         self.search: Reacquisition | None = None
 
+    def is_doubtful(self, settings: TrackerSettings) -> bool:
+        """Whether the next frame deserves the full depth.
+
+        It does after a frame in which the target was not seen surely or its templates changed, and
+        in the first one.
+        """
+        seen = self.tracker.observation
+        return (
+            seen is None
+            or seen.template_updated
+            or self.machine.state is not State.TRACKING
+            or seen.confidence < settings.uncertain_threshold
+        )
+
 
 class Session:
     """Follows any number of targets through one stream of frames with one engine.
@@ -130,8 +148,22 @@ class Session:
             since they had been seen.
     """
 
-    def __init__(self, engine: Engine, settings: TrackerSettings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: TrackerSettings,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Have no targets.
+
+        Args:
+            engine: Searches for all of them.
+            settings: Hold for all of them.
+            clock: Seconds, for `exit_deadline_ms`.
+        """
         self.engine = engine
+        self._clock = clock
+        self._depth = DepthRule(engine.spec, clock)
         self.settings = settings
         self.reacquired: dict[str, float] = {}
         self._targets: dict[str, _Target] = {}
@@ -139,6 +171,11 @@ class Session:
         self._pair_turn = 0
         self._partings = Partings()
         self._crops = crop_buffer(engine, 0)
+
+    @property
+    def depth_figures(self) -> DepthFigures:
+        """How deep the network looked lately; see `DepthRule`."""
+        return self._depth.figures()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -184,6 +221,7 @@ class Session:
             state=State.TRACKING,
             template_age_ns=0,
             template_updated=True,
+            depth=0,
         )
 
     def adopt(self, other: Session) -> None:
@@ -223,13 +261,17 @@ class Session:
         self.reacquired = {}
         if not self._targets:
             return []
+        begun = self._clock()
         time_ns = frame.stamp_ns if time_ns is None else time_ns
         crops = self._buffer(len(self._targets))
         trackers = [target.tracker for target in self._targets.values()]
         for tracker, crop in zip(trackers, crops, strict=True):
             tracker.settings = self.settings
             tracker.crop_search(frame.pixels, crop)
-        prediction = self.engine.search(crops, [tracker.memory for tracker in trackers])
+        deep = [target.is_doubtful(self.settings) for target in self._targets.values()]
+        stop = self._depth.begin(self.settings, deep, begun)
+        prediction = self.engine.search(crops, [tracker.memory for tracker in trackers], stop)
+        self._depth.end(prediction)
         pair = self._pair_on_one_object(frame, time_ns, prediction) if len(trackers) > 1 else None
         if pair is not None:
             prediction = separated(
@@ -384,6 +426,7 @@ def _track(name: str, frame: Frame, seen: Observation, state: State, template_ag
         state=state,
         template_age_ns=max(0, template_age_ns),
         template_updated=seen.template_updated,
+        depth=seen.depth,
     )
 
 
@@ -399,4 +442,5 @@ def idle_track(frame: Frame) -> Track:
         state=State.IDLE,
         template_age_ns=0,
         template_updated=False,
+        depth=0,
     )

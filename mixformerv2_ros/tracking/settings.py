@@ -36,6 +36,9 @@ class TrackerSettings:
             one, in sides of that box (sqrt(w * h)).
         separate_score_threshold: Confidence that two targets on one object must both exceed at two
             places to be separated; 1 leaves them together.
+        exit_threshold: IoU that an exit must estimate for its own box to be taken; 1: full depth.
+        exit_deadline_ms: Milliseconds from the beginning of the work on a frame within which its
+            search should end, at the exit after which the next would come too late; 0: none.
     """
 
     search_factor: float
@@ -56,3 +59,5 @@ class TrackerSettings:
     reacquire_margin: float = 0.05
     reacquire_max_speed: float = 10.0
     separate_score_threshold: float = 1.0
+    exit_threshold: float = 1.0
+    exit_deadline_ms: float = 0.0

@@ -38,6 +38,7 @@ class Observation:
         edge_std: Standard deviations of left, top, right and bottom edge in pixels.
         candidate_taken: This frame became the candidate for the online template.
         template_updated: The online template changed after this frame.
+        depth: Number of blocks of the network that were run for it.
     """
 
     box: Box
@@ -45,6 +46,7 @@ class Observation:
     edge_std: tuple[float, float, float, float]
     candidate_taken: bool
     template_updated: bool
+    depth: int
 
 
 class TargetTracker:
@@ -134,6 +136,7 @@ class TargetTracker:
             edge_std=_edge_std(prediction.edges[index], side),
             candidate_taken=taken,
             template_updated=updated,
+            depth=int(prediction.depths[index]),
         )
         return self.observation
 
@@ -151,6 +154,7 @@ class TargetTracker:
             edge_std=_edge_std(find.edges, find.window.side),
             candidate_taken=False,
             template_updated=False,
+            depth=self.engine.spec.depth,
         )
         return self.observation
 

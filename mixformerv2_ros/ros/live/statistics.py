@@ -10,6 +10,7 @@ import numpy as np
 
 from mixformerv2_ros.ros.messages import Level, Status
 from mixformerv2_ros.text import printable
+from mixformerv2_ros.tracking.depth import DepthFigures
 from mixformerv2_ros.tracking.frame import NS
 from mixformerv2_ros.tracking.session import State, Track
 
@@ -67,6 +68,8 @@ class TrackerStatistics:
         tracks: The last track of every target.
         buffered: Number of buffered images.
         buffered_bytes: Their size in bytes.
+        depth: How deep the network looked lately, and whether in time.
+        deadline_ms: Parameter `exit.deadline_ms`.
     """
 
     counts: Counts
@@ -81,6 +84,8 @@ class TrackerStatistics:
     tracks: tuple[Track, ...]
     buffered: int
     buffered_bytes: int
+    depth: DepthFigures
+    deadline_ms: float
 
 
 class Timing:
@@ -174,6 +179,12 @@ def status(
         level, summary = Level.WARN, f"{counts.lost - before.lost} images lost before they arrived"
     elif not statistics.stamps_usable:
         level, summary = Level.WARN, "image stamps are zero or stand still"
+    elif 0 < statistics.deadline_ms < (statistics.depth.least_ms or 0.0):
+        level, summary = (
+            Level.WARN,
+            f"exit.deadline_ms must be at least {statistics.depth.least_ms:.1f} here, where the "
+            f"first exit takes so long, got {statistics.deadline_ms:g}",
+        )
     elif State.LOST in states:
         level = Level.WARN
     values = {
@@ -203,6 +214,10 @@ def status(
         "detection messages not usable": str(counts.detections_unused),
         "images buffered": f"{statistics.buffered} ({statistics.buffered_bytes / 1e6:.1f} MB)",
     }
+    if statistics.depth.depth:
+        values["network depth (mean blocks)"] = f"{statistics.depth.depth:.2f}"
+    if statistics.depth.on_time is not None:
+        values["answered before the deadline"] = f"{100 * statistics.depth.on_time:.0f} %"
     for track in statistics.tracks:
         name = printable(track.target_id)
         values[f"target {name}"] = f"{track.state.name}, confidence {track.confidence:.2f}"

@@ -85,6 +85,8 @@ class StepPublisher:
                 tracks=self.tracks,
                 buffered=buffered,
                 buffered_bytes=nbytes,
+                depth=stream.session.depth_figures,
+                deadline_ms=stream.settings.exit_deadline_ms,
             )
 
     def publish(

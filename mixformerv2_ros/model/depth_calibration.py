@@ -1,0 +1,106 @@
+"""What is known of a bundle's exits: which threshold costs how much and keeps how much accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from mixformerv2_ros.errors import BundleError, ParameterError
+from mixformerv2_ros.model.json_fields import check_depth, json_object, number
+
+CALIBRATION = "exit_calibration"
+"""Its name in `model.json`."""
+
+
+@dataclass(frozen=True)
+class DepthPoint:
+    """One threshold on the calibration's sequences.
+
+    Attributes:
+        threshold: IoU that an exit had to estimate for its box to be taken; 1 is full depth.
+        depth: Mean number of blocks over that of full depth.
+        success_auc: Mean success AUC over the sequences.
+    """
+
+    threshold: float
+    depth: float
+    success_auc: float
+
+
+@dataclass(frozen=True)
+class DepthCalibration:
+    """A threshold, and the curve that it was chosen from.
+
+    Attributes:
+        threshold: The chosen one.
+        curve: Points with ascending thresholds.
+        source: What was tracked, such as the number of sequences; anything that JSON can hold.
+    """
+
+    threshold: float
+    curve: tuple[DepthPoint, ...]
+    source: Mapping[str, Any]
+
+    def threshold_for(self, budget: float) -> float:
+        """The highest threshold of the curve whose mean depth keeps to a budget.
+
+        Between two points of the curve, depth is taken to be linear in the threshold.
+
+        Args:
+            budget: Mean number of blocks over that of full depth.
+
+        Raises:
+            ParameterError: even the lowest threshold goes deeper; names the least budget.
+        """
+        least = self.curve[0].depth
+        if budget < least:
+            raise ParameterError(
+                f"exit.budget must be at least {least:.2f} with this bundle, got {budget:g}"
+            )
+        best = self.curve[0].threshold
+        for low, high in pairwise(self.curve):
+            if low.depth <= budget < high.depth:
+                share = (budget - low.depth) / (high.depth - low.depth)
+                return low.threshold + share * (high.threshold - low.threshold)
+            if high.depth <= budget:
+                best = high.threshold
+        return best
+
+    def facts(self) -> dict[str, Any]:
+        """For `model.json`."""
+        return {
+            "threshold": self.threshold,
+            "curve": [
+                {
+                    "threshold": point.threshold,
+                    "depth": round(point.depth, 4),
+                    "success_auc": round(point.success_auc, 4),
+                }
+                for point in self.curve
+            ],
+            "source": dict(self.source),
+        }
+
+
+def read_depth_calibration(data: Mapping[str, Any]) -> DepthCalibration:
+    """Check and read what `DepthCalibration.facts` wrote, or a stranger.
+
+    Raises:
+        BundleError: something is missing or is no such thing.
+    """
+    points = data.get("curve")
+    if not isinstance(points, list) or not 1 <= len(points) <= 1000:
+        raise BundleError(f"{CALIBRATION}.curve must be a list of 1 to 1000 points")
+    curve = []
+    for point in points:
+        if not isinstance(point, dict):
+            raise BundleError(f"{CALIBRATION}.curve must be a list of JSON objects")
+        names = ("threshold", "depth", "success_auc")
+        curve.append(DepthPoint(*(float(number(point, name, 0, 1)) for name in names)))
+    if any(high.threshold <= low.threshold for low, high in pairwise(curve)):
+        raise BundleError(f"{CALIBRATION}.curve must have ascending thresholds")
+    source = json_object(data, "source")
+    check_depth(source, f"{CALIBRATION}.source")
+    return DepthCalibration(float(number(data, "threshold", 0, 1)), tuple(curve), source)

@@ -1,0 +1,150 @@
+"""How deep the network looks at each target of each frame.
+
+A model with exits may answer after some of its blocks. DyTrack (Zhu et al., TNNLS 2025) takes the
+first exit whose estimate of the IoU of its own box passes a threshold; ours are what follows: a
+target that was doubtful in the last frame, or whose templates have just changed, is looked at in
+full depth, and a deadline takes the exit after which the next one would come too late.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mixformerv2_ros.model.engine import Prediction, Stop
+from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.tracking.settings import TrackerSettings
+
+ON_TIME = 0.95
+"""Probability with which the next segment must be done before a deadline to be begun."""
+
+MEASURED = 64
+"""Number of times per segment that its duration is estimated from."""
+
+SETTLED = 8
+"""Number of times that a segment must have been measured before a deadline can pass it over."""
+
+WINDOW = 150
+"""Number of frames that `DepthFigures` are about."""
+
+
+@dataclass(frozen=True)
+class DepthFigures:
+    """How deep the network looked in the last frames with a rule.
+
+    Attributes:
+        depth: Mean number of blocks per target and frame; 0 where there were none.
+        on_time: Share of frames that were answered before the deadline; None without one.
+        least_ms: Milliseconds within which the first exit answers with probability `ON_TIME`; None
+            before it has been measured.
+    """
+
+    depth: float = 0.0
+    on_time: float | None = None
+    least_ms: float | None = None
+
+
+class DepthRule:
+    """Decides the depth of every search of one session; measures the segments for a deadline.
+
+    Per frame `begin`, the engine's search with what it returns, `end`.
+    """
+
+    def __init__(self, spec: ModelSpec, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Know no duration yet.
+
+        Args:
+            spec: Architecture of the model.
+            clock: Seconds; any origin.
+        """
+        self._depths = spec.depths
+        self._clock = clock
+        self._durations: dict[tuple[int, int], deque[float]] = {}
+        self._seen: deque[tuple[float, bool | None]] = deque(maxlen=WINDOW)
+        self._firsts: deque[float] = deque(maxlen=MEASURED)
+        self._settings: TrackerSettings | None = None
+        self._deep: npt.NDArray[np.bool_] = np.empty(0, bool)
+        self._begin = self._last = 0.0
+
+    def begin(
+        self, settings: TrackerSettings, deep: Sequence[bool], begun: float | None = None
+    ) -> Stop | None:
+        """Begin a frame.
+
+        Args:
+            settings: Threshold and deadline.
+            deep: Per target, whether it must be looked at in full depth.
+            begun: When the work on this frame began, by the clock; now where None.
+
+        Returns:
+            What the engine asks after each exit; None where all is searched in full depth at once.
+        """
+        dynamic = settings.exit_threshold < 1 or settings.exit_deadline_ms > 0
+        self._settings = settings if dynamic and len(self._depths) > 1 else None
+        if self._settings is None:
+            return None
+        self._deep = np.array(deep, bool)
+        self._last = self._clock()
+        self._begin = self._last if begun is None else begun
+        return self._stop
+
+    def end(self, prediction: Prediction) -> None:
+        """Take over what the search came to."""
+        if self._settings is None:
+            return
+        now = self._clock()
+        late: bool | None = None
+        if self._settings.exit_deadline_ms > 0:
+            late = (now - self._begin) * 1000 > self._settings.exit_deadline_ms
+        deepest = int(prediction.depths.max())
+        if deepest == self._depths[-1]:
+            count = int((prediction.depths == deepest).sum())
+            self._measure(len(self._depths) - 1, count, now)
+        self._seen.append((float(prediction.depths.mean()), None if late is None else not late))
+
+    def figures(self) -> DepthFigures:
+        """How deep the network looked lately."""
+        # Copied at once: another thread may ask while frames come in.
+        seen, firsts = list(self._seen), list(self._firsts)
+        on_time = [one for _, one in seen if one is not None]
+        settled = len(firsts) >= SETTLED
+        return DepthFigures(
+            depth=float(np.mean([depth for depth, _ in seen])) if seen else 0.0,
+            on_time=float(np.mean(on_time)) if on_time else None,
+            least_ms=float(np.quantile(firsts, ON_TIME)) * 1000 if settled else None,
+        )
+
+    def _stop(
+        self, depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.bool_]:
+        assert self._settings is not None
+        segment = self._depths.index(depth)
+        now = self._clock()
+        self._measure(segment, len(rows), now)
+        if segment == 0:
+            self._firsts.append(now - self._begin)
+        threshold = self._settings.exit_threshold
+        good = (quality >= threshold) & (threshold < 1) & ~self._deep[rows]
+        deadline = self._settings.exit_deadline_ms / 1000
+        if deadline > 0:
+            next_one = self._estimate(segment + 1, int((~good).sum()))
+            if next_one is not None and now - self._begin + next_one > deadline:
+                return np.ones(len(rows), bool)
+        return good
+
+    def _measure(self, segment: int, count: int, now: float) -> None:
+        times = self._durations.setdefault((segment, count), deque(maxlen=MEASURED))
+        times.append(now - self._last)
+        self._last = now
+
+    def _estimate(self, segment: int, count: int) -> float | None:
+        """Seconds that a segment stays under with probability `ON_TIME`; None: not known yet."""
+        times = self._durations.get((segment, count))
+        if times is None or len(times) < SETTLED:
+            return None
+        return float(np.quantile(times, ON_TIME))
