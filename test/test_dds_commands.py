@@ -145,7 +145,7 @@ def test_play_needs_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def make_track(index: int) -> Track:
     std = (1.0, 2.0, 3.0, 4.0)
     box = Box(10, 20, 30, 40)
-    return Track("dog", frame_stamp(index), "cam", box, 0.5, std, State.TRACKING, 0, False)
+    return Track("dog", frame_stamp(index), "cam", box, 0.5, std, State.TRACKING, 0, False, 4)
 
 
 def test_echo_prints_what_is_published(peer: Peer) -> None:

@@ -39,6 +39,7 @@ def make_track(**changes: object) -> Track:
         "state": State.TRACKING,
         "template_age_ns": 2_500_000_000,
         "template_updated": False,
+        "depth": 3,
     }
     return Track(**{**fields, **changes})
 
@@ -261,7 +262,7 @@ def test_stamps_that_are_none_are_no_images():
 @pytest.mark.parametrize("nanoseconds", [2**62, -(2**62)])
 def test_durations_stay_within_their_message(nanoseconds):
     track = Track(
-        "t", 0, "", Box(1, 2, 3, 4), 0.5, (1, 1, 1, 1), State.TRACKING, nanoseconds, False
+        "t", 0, "", Box(1, 2, 3, 4), 0.5, (1, 1, 1, 1), State.TRACKING, nanoseconds, False, 4
     )
     message = track_message(typestore().types, track, nanoseconds)
     data = typestore().serialize_cdr(message, "mixformerv2_ros/msg/Track")

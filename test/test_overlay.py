@@ -11,7 +11,7 @@ from mixformerv2_ros.tracking.session import State, Track
 
 
 def track(box, state=State.TRACKING, std=(4.0, 2.0, 4.0, 2.0)):
-    return Track("person", 0, "camera", Box(*box), 0.87, std, state, 0, False)
+    return Track("person", 0, "camera", Box(*box), 0.87, std, state, 0, False, 4)
 
 
 @pytest.mark.parametrize("state", list(State))

@@ -108,7 +108,9 @@ def test_the_minimum_iou_is_known(stored):
     comparison = Comparison(stored, 0.1)
     row = json.loads(stored.read_text())["tracks"][0]
     half = Box(row["x"], row["y"], row["w"] / 2, row["h"])
-    comparison.check(0, [Track("target", 0, "", half, 1.0, (0, 0, 0, 0), State.TRACKING, 0, False)])
+    comparison.check(
+        0, [Track("target", 0, "", half, 1.0, (0, 0, 0, 0), State.TRACKING, 0, False, 4)]
+    )
     assert comparison.difference is None
     assert comparison.min_seen == pytest.approx(0.5)
 

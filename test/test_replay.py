@@ -399,7 +399,7 @@ def test_tables_are_readable_after_every_track(tmp_path: Path) -> None:
         "frame,stamp_ns,target_id,x,y,w,h,confidence,std_left,std_top,std_right,std_bottom,"
         "state,template_updated,depth"
     )
-    assert lines[1] == f"0,{START_NS},target,20.0,30.0,24.0,18.0,1.0,0.0,0.0,0.0,0.0,TRACKING,1"
+    assert lines[1] == f"0,{START_NS},target,20.0,30.0,24.0,18.0,1.0,0.0,0.0,0.0,0.0,TRACKING,1,0"
     document = json.loads((tmp_path / "t.json").read_text())
     assert document["complete"] is True
     rows = document["tracks"]
@@ -407,7 +407,23 @@ def test_tables_are_readable_after_every_track(tmp_path: Path) -> None:
     assert rows[0] == dict(
         zip(
             lines[0].split(","),
-            [0, START_NS, "target", 20.0, 30.0, 24.0, 18.0, 1.0, 0.0, 0.0, 0.0, 0.0, "TRACKING", 1],
+            [
+                0,
+                START_NS,
+                "target",
+                20.0,
+                30.0,
+                24.0,
+                18.0,
+                1.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                "TRACKING",
+                1,
+                0,
+            ],
             strict=True,
         )
     )

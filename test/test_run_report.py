@@ -33,7 +33,7 @@ def make(path, frames, confidence=lambda step: 0.9, target="dog", facts=FACTS):
         image = np.full((90, 120, 3), step % 250, np.uint8)
         track = Track(
             target, step, "camera", Box(step % 50, 20, 30, 40), confidence(step), (1, 2, 3, 4),
-            State.TRACKING if confidence(step) > 0.4 else State.LOST, 0, step % 25 == 0,
+            State.TRACKING if confidence(step) > 0.4 else State.LOST, 0, step % 25 == 0, 4,
         )  # fmt: skip
         report.write(image, [track], 0.02)
     report.close()

@@ -32,7 +32,7 @@ class Recorded:
 
 def track(seconds: float, state: State = State.TRACKING) -> Track:
     return Track(
-        "t", round(seconds * NS), "cam", Box(0, 0, 9, 9), 0.5, (1, 1, 1, 1), state, 0, False
+        "t", round(seconds * NS), "cam", Box(0, 0, 9, 9), 0.5, (1, 1, 1, 1), state, 0, False, 4
     )
 
 

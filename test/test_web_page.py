@@ -144,7 +144,7 @@ def test_a_target_is_drawn_watched_and_stopped(scene: Scene) -> None:
 
 def test_a_detection_is_tapped_and_a_threshold_is_moved(scene: Scene) -> None:
     browser = scene.browser
-    found = Track("person", 77, "cam", BLUE, 0.8, (1.0, 1.0, 1.0, 1.0), State.TRACKING, 0, False)
+    found = Track("person", 77, "cam", BLUE, 0.8, (1.0, 1.0, 1.0, 1.0), State.TRACKING, 0, False, 4)
     scene.detector.publish(detections_message(TYPES, [found], 77, "cam"))
     browser.wait("shown.candidates.length === 1")
     place = scene.on_screen(BLUE.x + 20, BLUE.y + 20)

@@ -237,7 +237,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "exit.threshold", 0.0,
         "IoU that an exit must estimate for its box to be taken; 0: as calibrated, 1: full depth",
-        low=0, high=1, live=True,
+        low=0, high=1, live=True, setting="exit_threshold",
     ),
     Parameter(
         "exit.budget", 0.0,
