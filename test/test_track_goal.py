@@ -160,7 +160,7 @@ def test_catching_up_stops_when_nobody_waits() -> None:
         def __init__(self) -> None:
             self.searches = 0
 
-        def search(self, crops: Any, memories: Any) -> Any:
+        def search(self, crops: Any, memories: Any, stop: object = None) -> Any:
             self.searches += 1
             if self.searches == 3:
                 node.tracker.stop()
