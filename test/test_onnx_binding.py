@@ -19,7 +19,7 @@ needs_cuda = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def engine():
-    return load_engine(open_bundle(), "onnxruntime", num_threads=1)
+    return load_engine(open_bundle("tiny"), "onnxruntime", num_threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def scene(engine):
 
 @pytest.fixture
 def search():
-    _, session = check_graphs(open_bundle())
+    _, session = check_graphs(open_bundle("tiny"))
     return BoundSearch(session, "cpu", join_memories)
 
 
@@ -77,7 +77,7 @@ def test_what_was_not_searched_for_lately_is_dropped(engine, scene, search):
 @needs_cuda
 def test_cuda_gives_what_the_cpu_gives(engine, scene):
     memories, crops = scene
-    other = load_engine(open_bundle(), "onnxruntime", "cuda")
+    other = load_engine(open_bundle("tiny"), "onnxruntime", "cuda")
     for places in ([0], [0, 1, 2]):
         chosen = [memories[place] for place in places]
         found, expected = (one.search(crops[places], chosen) for one in (other, engine))

@@ -47,7 +47,7 @@ needs_bf16 = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def network():
-    bundle = open_bundle()
+    bundle = open_bundle("tiny")
     return MixFormerV2.from_weights(bundle.spec, read_weights(bundle))
 
 
@@ -188,7 +188,7 @@ def test_a_session_writes_crops_where_the_engine_reads_them(exact):
     assert [crops is one for crops in engine.searched[:2]] == [True, True]
     assert engine.searched[2] is two
     # An engine without memory of its own gets some all the same.
-    onnx = load_engine(open_bundle(), "onnxruntime")
+    onnx = load_engine(open_bundle("tiny"), "onnxruntime")
     assert crop_buffer(onnx, 3).shape == (3, *one.shape[1:])
 
 
@@ -212,7 +212,7 @@ def test_crops_of_another_shape_are_one_line(network, exact):
 
 @needs_bf16
 def test_bf16_on_a_cpu_stays_near(exact):
-    engine = load_engine(open_bundle(), "torch", precision="bf16")
+    engine = load_engine(open_bundle("tiny"), "torch", precision="bf16")
     assert engine.name == "torch/cpu/bf16"
     scene = Scene(exact, [2, 2, 3])
     assert_near(scene.search(engine), scene.search(exact), 0.03)
@@ -225,7 +225,7 @@ def test_bf16_on_a_cpu_stays_near(exact):
 @needs_bf16
 def test_a_precision_that_moves_the_boxes_is_refused(tmp_path):
     """Weights whose attention hangs on the last bits."""
-    bundle = open_bundle()
+    bundle = open_bundle("tiny")
     weights = read_weights(bundle)
     for name, value in weights.items():
         if name.endswith("attn.qkv.weight"):
@@ -260,7 +260,7 @@ def test_the_benchmark_names_the_device_that_lacks_an_engine(capsys):
 def test_cuda_gives_what_the_cpu_gives(exact, precision, bound, counts):
     if precision not in torch_precisions("cuda"):
         pytest.skip(f"needs a CUDA device with {precision}")
-    engine = load_engine(open_bundle(), "torch", "cuda", precision=precision)
+    engine = load_engine(open_bundle("tiny"), "torch", "cuda", precision=precision)
     scene = Scene(exact, counts)
     for _ in range(3):
         assert_near(scene.search(engine), scene.search(exact), bound)
@@ -268,7 +268,7 @@ def test_cuda_gives_what_the_cpu_gives(exact, precision, bound, counts):
 
 @needs_cuda
 def test_cuda_reads_its_own_memory_without_a_copy(exact):
-    engine = load_engine(open_bundle(), "torch", "cuda")
+    engine = load_engine(open_bundle("tiny"), "torch", "cuda")
     scene = Scene(exact, [2, 2, 3, 2])
     expected = scene.search(exact)
     buffer = crop_buffer(engine, 4)

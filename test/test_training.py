@@ -344,7 +344,7 @@ def test_a_malformed_list_of_boxes_names_its_line(tmp_path):
 
 
 def test_an_unknown_preset_is_refused(config):
-    with pytest.raises(ParameterError, match="preset must be one of S, B, T"):
+    with pytest.raises(ParameterError, match="preset must be one of S, B, XS, T"):
         TrainingRun(changed(config, preset="XL"))
 
 
