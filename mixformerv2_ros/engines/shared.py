@@ -9,12 +9,11 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.model.crop_buffers import crop_buffer
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
-from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.model.engine_wrapper import EngineWrapper
 
 
-class SharedEngine:
+class SharedEngine(EngineWrapper):
     """Runs the calls of several threads in turn, in the order in which they came.
 
     A thread that calls again waits behind all that wait already: however fast one of them calls,
@@ -24,20 +23,10 @@ class SharedEngine:
 
     def __init__(self, engine: Engine) -> None:
         """Share `engine`, which nobody else must call from now on."""
-        self._engine = engine
+        super().__init__(engine)
         self._changed = threading.Condition()
         self._next_ticket = 0
         self._served = 0
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Architecture of the loaded model."""
-        return self._engine.spec
-
-    @property
-    def name(self) -> str:
-        """Name of the engine that runs now."""
-        return self._engine.name
 
     @property
     def waiting(self) -> int:
@@ -48,12 +37,12 @@ class SharedEngine:
     def crop_buffer(self, count: int) -> npt.NDArray[np.uint8]:
         """Memory for `count` crops, of the engine."""
         with self._turn():
-            return crop_buffer(self._engine, count)
+            return super().crop_buffer(count)
 
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         """See `Engine.encode_templates`."""
         with self._turn():
-            return self._engine.encode_templates(templates)
+            return super().encode_templates(templates)
 
     def search(
         self,
@@ -63,7 +52,7 @@ class SharedEngine:
     ) -> Prediction:
         """See `Engine.search`."""
         with self._turn():
-            return self._engine.search(crops, memories, stop)
+            return super().search(crops, memories, stop)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

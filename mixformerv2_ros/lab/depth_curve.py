@@ -15,14 +15,14 @@ from mixformerv2_ros.lab.evaluation.run import run_sequence
 from mixformerv2_ros.lab.evaluation.trackers import MixFormerTracker
 from mixformerv2_ros.model.depth_calibration import DepthPoint
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
-from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.model.engine_wrapper import EngineWrapper
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
 THRESHOLDS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 """Thresholds that are measured beside full depth, unless others are asked for."""
 
 
-class DepthMeter:
+class DepthMeter(EngineWrapper):
     """An engine that adds up how deep it was asked to look.
 
     Attributes:
@@ -32,27 +32,13 @@ class DepthMeter:
 
     def __init__(self, engine: Engine) -> None:
         """Pass all on to `engine`."""
-        self._engine = engine
+        super().__init__(engine)
         self.searches = self.blocks = 0
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Architecture of the loaded model."""
-        return self._engine.spec
-
-    @property
-    def name(self) -> str:
-        """Name of the engine."""
-        return self._engine.name
 
     @property
     def depth(self) -> float:
         """Mean number of blocks over that of full depth; 1 before the first search."""
         return self.blocks / (self.searches * self.spec.depth) if self.searches else 1.0
-
-    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
-        """See `Engine.encode_templates`."""
-        return self._engine.encode_templates(templates)
 
     def search(
         self,
@@ -61,7 +47,7 @@ class DepthMeter:
         stop: Stop | None = None,
     ) -> Prediction:
         """See `Engine.search`."""
-        prediction = self._engine.search(crops, memories, stop)
+        prediction = super().search(crops, memories, stop)
         self.searches += len(prediction.depths)
         self.blocks += int(prediction.depths.sum())
         return prediction

@@ -35,6 +35,7 @@ from mixformerv2_ros.lab.evaluation.metrics import overlaps
 from mixformerv2_ros.lab.evaluation.trackers import Image, MixFormerTracker
 from mixformerv2_ros.model.bundle import SEARCH, Bundle
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
+from mixformerv2_ros.model.engine_wrapper import EngineWrapper
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.ros.parameters import tracker_settings
 from mixformerv2_ros.tracking.boxes import Box
@@ -96,25 +97,15 @@ class Layer:
     weight: str
 
 
-class _Recorder:
+class _Recorder(EngineWrapper):
     """An engine that keeps a bounded number of its search steps, evenly spread."""
 
     def __init__(self, engine: Engine, limit: int) -> None:
-        self._engine, self._limit = engine, limit
+        super().__init__(engine)
+        self._limit = limit
         self._step = 1
         self._count = 0
         self.samples: list[Sample] = []
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._engine.spec
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
-        return self._engine.encode_templates(templates)
 
     def search(
         self,
@@ -129,7 +120,7 @@ class _Recorder:
                 del self.samples[1::2]
                 self._step *= 2
         self._count += 1
-        return self._engine.search(crops, memories, stop)
+        return super().search(crops, memories, stop)
 
 
 def record_samples(

@@ -8,46 +8,27 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.model.crop_buffers import crop_buffer
 from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
-from mixformerv2_ros.model.spec import ModelSpec
+from mixformerv2_ros.model.engine_wrapper import EngineWrapper
 
 SMOOTHING = 0.1
 """Share of the newest search in the mean."""
 
 
-class TimedEngine:
-    """An engine that measures its searches.
-
-    Attributes:
-        engine: The engine that does the work.
-    """
+class TimedEngine(EngineWrapper):
+    """An engine that measures its searches."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
         """Measure `engine` by a clock in seconds."""
-        self.engine = engine
+        super().__init__(engine)
         self._clock = clock
         self._seconds: float | None = None
         self._spent = 0.0
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Architecture of the loaded model."""
-        return self.engine.spec
-
-    @property
-    def name(self) -> str:
-        """Name of the engine."""
-        return self.engine.name
-
-    def crop_buffer(self, count: int) -> npt.NDArray[np.uint8]:
-        """Memory for `count` crops, of the engine."""
-        return crop_buffer(self.engine, count)
-
     def encode_templates(self, templates: npt.NDArray[np.uint8]) -> Memory:
         """See `Engine.encode_templates`."""
         begin = self._clock()
-        memory = self.engine.encode_templates(templates)
+        memory = super().encode_templates(templates)
         self._spent += self._clock() - begin
         return memory
 
@@ -59,7 +40,7 @@ class TimedEngine:
     ) -> Prediction:
         """See `Engine.search`."""
         begin = self._clock()
-        prediction = self.engine.search(crops, memories, stop)
+        prediction = super().search(crops, memories, stop)
         spent = self._clock() - begin
         self._spent += spent
         seconds = spent / len(crops)
