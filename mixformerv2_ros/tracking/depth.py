@@ -29,6 +29,13 @@ MEASURED = 64
 SETTLED = 8
 """Number of times that a segment must have been measured before a deadline can pass it over."""
 
+PASSED = 40
+"""Number of frames in which a deadline passes a segment over before it is tried again.
+
+Without a trial, times of a busy moment would keep the segment out for good. At most one frame in
+`PASSED` + 1 is late for it, which is within `ON_TIME`.
+"""
+
 WINDOW = 150
 """Number of frames that `DepthFigures` are about."""
 
@@ -65,6 +72,7 @@ class DepthRule:
         self._depths = spec.depths
         self._clock = clock
         self._durations: dict[tuple[int, int], deque[float]] = {}
+        self._passed: dict[tuple[int, int], int] = {}
         self._seen: deque[tuple[float, bool | None]] = deque(maxlen=WINDOW)
         self._firsts: deque[float] = deque(maxlen=MEASURED)
         self._settings: TrackerSettings | None = None
@@ -132,10 +140,24 @@ class DepthRule:
         good = (quality >= threshold) & (threshold < 1) & ~self._deep[rows]
         deadline = self._settings.exit_deadline_ms / 1000
         if deadline > 0:
-            next_one = self._estimate(segment + 1, int((~good).sum()))
-            if next_one is not None and now - self._begin + next_one > deadline:
+            left = int((~good).sum())
+            next_one = self._estimate(segment + 1, left)
+            late = next_one is not None and now - self._begin + next_one > deadline
+            if late and self._pass_over(segment + 1, left):
                 return np.ones(len(rows), bool)
         return good
+
+    def _pass_over(self, segment: int, count: int) -> bool:
+        """Whether a segment that would be late is left out, and not tried once more.
+
+        Its oldest times are forgotten meanwhile, so that a few trials suffice to find it faster.
+        """
+        times = self._durations[segment, count]
+        if len(times) > SETTLED:
+            times.popleft()
+        passed = self._passed.get((segment, count), 0)
+        self._passed[segment, count] = (passed + 1) % (PASSED + 1)
+        return passed < PASSED
 
     def _measure(self, segment: int, count: int, now: float) -> None:
         times = self._durations.setdefault((segment, count), deque(maxlen=MEASURED))
