@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nodes import Node
 from recordings import picture, red_box, write_images
 
 from mixformerv2_ros.cli import main
@@ -21,7 +22,8 @@ from mixformerv2_ros.model.depth_calibration import (
     read_depth_calibration,
 )
 from mixformerv2_ros.model.engine import Prediction
-from mixformerv2_ros.ros.parameters import tracker_settings
+from mixformerv2_ros.ros.live.model import load_model
+from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, check_values, tracker_settings
 from mixformerv2_ros.tracking.depth import ON_TIME, PASSED, SETTLED, DepthRule
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
@@ -259,3 +261,17 @@ def test_goals_that_cannot_be_met_are_named(bundle, sequences, capsys):
 def test_a_bundle_without_exits_takes_no_budget(name):
     with pytest.raises(ParameterError, match=f"{name} needs a bundle with exits"):
         tracker_settings({name: 0.5}, open_bundle("tiny"))
+
+
+@pytest.mark.parametrize(("given", "runs"), [({}, False), ({"exit.threshold": 0.7}, True)])
+def test_segments_are_loaded_before_the_first_frame_where_they_are_asked_for(given, runs):
+    values = check_values({"engine": "onnxruntime", **given}, NODE_PARAMETERS)
+    assert all(load_model(values).engine.segment_runs) == runs
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_while_running():
+    with Node() as node:
+        with pytest.raises(ParameterError, match=r"exit\.budget needs a calibrated bundle"):
+            node.tracker.set_values({"exit.budget": 0.5})
+        assert node.tracker.values["exit.budget"] == 0.0
+        node.tracker.set_values({"uncertain.score_threshold": 0.3})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.engines.shared import SharedEngine
@@ -104,10 +105,21 @@ class SharedModels:
 def _warm_up(model: Model, values: Mapping[str, Value]) -> None:
     """Run the engine with every number of templates that the parameters permit.
 
-    It may compile its graphs for each: not while a target is tracked.
+    It may compile its graphs for each: not while a target is tracked. Where a parameter asks for
+    exits, the graphs of the segments are among them.
     """
     engine, size = model.engine, model.bundle.spec.template_size
+    settings = model.settings(values)
+    by_exits = settings.exit_threshold < 1 or settings.exit_deadline_ms > 0
+    stop = _nowhere if by_exits and model.bundle.spec.exits else None
     for count in range(2, 2 + int(values["template_update.online_size"])):
         for _ in range(WARM_UP_RUNS):
             memory = engine.encode_templates(np.zeros((count, size, size, 3), np.uint8))
-            engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory])
+            engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory], stop)
+
+
+def _nowhere(
+    depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
+) -> npt.NDArray[np.bool_]:
+    """A `Stop` that goes through all exits."""
+    return np.zeros(len(rows), bool)
