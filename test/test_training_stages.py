@@ -204,7 +204,7 @@ def test_a_teacher_of_another_crop_size_sees_enlarged_crops(miniature_data, tmp_
 
 REFUSED = {
     "an unknown stage": ({"stage": "magic"}, "stage must be one of plain, teacher"),
-    "an unknown preset": ({"preset": "XL"}, "preset must be one of S, B, T, got 'XL'"),
+    "an unknown preset": ({"preset": "XL"}, "preset must be one of S, B, XS, T, got 'XL'"),
     "no data": ({"folder": ""}, "expected either data.folder or data.sets, got neither"),
     "an unknown head": ({"model": dataclasses.replace(MODEL, head="round")}, "model.head must be"),
     "a width that heads do not divide": (
