@@ -248,6 +248,113 @@ def test_regions_that_move_are_followed_until_they_meet_or_leave(collect, copies
     assert sequence.boxes[-1].tolist() == [126, 20, 40, 30]
 
 
+def test_regions_of_a_mask_are_things_and_specks_are_not(collect, copies, tmp_path):
+    mask = picture(box=None) * 0
+    mask[20:50, 40:100] = 255
+    mask[80:82, 180:182] = 255
+    copies.add("some/where", {"in/a.png": picture(box=BOX), "gt/a.png": mask})
+    one = source(collect, "masks", sets=[{"annotations": "gt", "pictures": "in"}])
+    collect.collect([one], copies.folder, tmp_path / "out")
+    (row,) = stills(tmp_path / "out")
+    assert box_of(row) == pytest.approx(BOX, abs=0.06)
+    (outline,) = (tmp_path / "out" / "stills" / "masks").iterdir()
+    assert (cv2.imread(str(outline), cv2.IMREAD_GRAYSCALE) == 255).mean() > 0.9
+
+
+def test_one_of_all_altered_copies_of_a_picture_is_taken(collect, copies, tmp_path):
+    for hashed in ("0a1b", "2c3d"):
+        copies.add(
+            "some/where",
+            {
+                f"a_jpg.rf.{hashed}.png": picture(box=BOX),
+                f"a_jpg.rf.{hashed}.txt": "0 0.35 0.35 0.3 0.3\n",
+            },
+        )
+    for originals, expected in ((True, 1), (False, 2)):
+        one = source(collect, "yolo", originals=originals,
+                     sets=[{"annotations": ".", "pictures": "."}])  # fmt: skip
+        output = tmp_path / str(originals)
+        collect.collect([one], copies.folder, output)
+        assert len(stills(output)) == expected
+
+
+def test_masks_of_a_video_become_boxes_where_the_target_is(collect, copies, tmp_path):
+    files = {}
+    for n in range(12):
+        mask = np.zeros((100, 200), np.uint8)
+        if n != 5:
+            mask[20:50, 10 + n : 50 + n] = 255
+        files[f"in/{n:03}.png"], files[f"gt/{n:03}.png"] = picture(), mask
+    copies.add("some/where", files)
+    one = source(collect, "masked", name="court", sets=[
+        {"video": "a", "annotations": "gt", "pictures": "in"}])  # fmt: skip
+    collect.collect([one], copies.folder, tmp_path / "out")
+    sequence = read_sequence(tmp_path / "out" / "sequences" / "court_a_0")
+    assert len(sequence) == 11
+    assert sequence.boxes[-1].tolist() == [21, 20, 40, 30]
+
+
+def test_clips_that_somebody_looked_at_and_refused_are_left_out(collect, copies, tmp_path):
+    files = {f"img/{n:04}.png": picture(box=BOX) for n in range(40)}
+    copies.add("some/where", {**files, "gt.txt": "40 20 60 30\n" * 40})
+    one = source(collect, "rows", name="hall", left_out=["hall_cam1_00000"], sets=[
+        {"video": "cam1", "annotations": "gt.txt", "pictures": "img", "part": 20}])  # fmt: skip
+    collect.collect([one], copies.folder, tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "sequences").iterdir()
+    assert folder.name == "hall_cam1_00020"
+
+
+def coco_video(boxes, attributes):
+    """Annotations of 20 frames in which each of `boxes` moves right by 4 pixels per frame."""
+    return {
+        "images": [{"id": n, "file_name": f"film-{n:04}_png.rf.{n:x}.png"} for n in range(20)],
+        "categories": [{"id": 1, "name": "brick"}],
+        "annotations": [
+            {"image_id": n, "category_id": 1, "bbox": [x + 4 * n, y, w, h],
+             "attributes": {"track_id": k, "occluded": n == 3, **attributes}}
+            for n in range(20) for k, (x, y, w, h) in enumerate(boxes)
+        ],
+    }  # fmt: skip
+
+
+def frames_of_film():
+    return {f"in/film-{n:04}_png.rf.{n:x}.png": picture() for n in range(20)}
+
+
+def test_boxes_with_identities_are_tracks_without_hidden_frames(collect, copies, tmp_path):
+    listing = coco_video([(10, 20, 40, 30)], {})
+    files = {f"in/{n:04}.png": picture() for n in range(20)}
+    for number, image in enumerate(listing["images"]):
+        image["file_name"] = f"frame_{number:06}.png"
+    still = [one | {"bbox": [150, 60, 20, 20], "attributes": {"track_id": 9}}
+             for one in listing["annotations"]]  # fmt: skip
+    listing["annotations"] += still  # it does not move: it teaches nothing
+    copies.add("some/where", {**files, "a.json": json.dumps(listing)})
+    one = source(collect, "identified", name="town", sets=[
+        {"video": "a", "annotations": "a.json", "pictures": "in"}])  # fmt: skip
+    collect.collect([one], copies.folder, tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "sequences").iterdir()
+    assert len(read_sequence(folder)) == 19
+    assert read_sequence(folder).boxes[-1].tolist() == [86, 20, 40, 30]
+
+
+def test_boxes_without_identities_are_linked_until_two_things_meet(collect, copies, tmp_path):
+    for name, boxes, lengths in (
+        ("apart", [(10, 10, 40, 30), (10, 60, 40, 30)], [20, 20]),
+        ("near", [(10, 10, 40, 30), (20, 12, 40, 30)], []),
+    ):
+        listing = coco_video(boxes, {})
+        copies.add(f"some/{name}", {**frames_of_film(), "a.json": json.dumps(listing)})
+        one = collect.Source(f"some/{name}", "linked", "things", "MIT", options={
+            "name": name, "boxes": "coco", "sets": [{"annotations": "a.json", "pictures": "in"}],
+        })  # fmt: skip
+        output = tmp_path / name
+        collect.collect([one], copies.folder, output)
+        folders = sorted((output / "sequences").iterdir())
+        assert [len(read_sequence(folder)) for folder in folders] == lengths
+        assert all(read_sequence(folder).boxes[-1][0] == 86 for folder in folders)
+
+
 class Finder:
     """A tracker that finds the pattern it was given, wherever it is in the picture."""
 
@@ -404,7 +511,7 @@ def test_what_is_missing_or_unknown_is_named(collect, copies, tmp_path, monkeypa
     for entry, expected in (
         ({"repository": "a/b", "form": "coco", "kind": "x"}, "a/b: missing 'licence'"),
         ({"repository": "a/b", "form": "paper", "kind": "x", "licence": "MIT"},
-         "a/b: form must be one of coco, voc, yolo, mot, rows, motion, matlab, video, marked"),
+         "a/b: form must be one of coco, voc, yolo, masks, mot, rows, masked, identified, linked,"),
         ({"repository": "a/b", "form": "coco", "kind": "x", "licence": "MIT"},
          "a/b: expected a copy in"),
     ):  # fmt: skip

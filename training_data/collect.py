@@ -52,6 +52,12 @@ LARGEST_SHARE = 0.85
 LEAST_WINDOW = 160.0
 """Least side of what is stored around a small target, in pixels of the original frame."""
 
+LEAST_REGION = 0.002
+"""Smallest share of its picture that a region of a mask must cover to be a thing."""
+
+SAME_THING = 0.3
+"""Least overlap of boxes of one thing in neighbouring frames of a video."""
+
 OUTLINE_SIDE = 96
 """Longest side of a stored outline in pixels."""
 
@@ -272,11 +278,37 @@ def yolo_stills(root: Path, source: Source) -> Photographs:
             yield picture, things
 
 
+def mask_stills(root: Path, source: Source) -> Photographs:
+    """One picture of a mask per picture, of the same stem: each white region is one thing."""
+    for entry in source.options["sets"]:
+        for path in sorted((root / entry["annotations"]).iterdir()):
+            mask = read_image(path)
+            if mask is None:
+                continue
+            contours = cv2.findContours(
+                (mask[:, :, 0] > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+            )[0]
+            things = []
+            for contour in contours:
+                # Specks come from the compression of the mask.
+                if cv2.contourArea(contour) < LEAST_REGION * mask.shape[0] * mask.shape[1]:
+                    continue
+                x, y, w, h = cv2.boundingRect(contour)
+                polygon = contour.reshape(-1, 2).astype(np.float64)
+                things.append(Thing((x, y, w, h), source.kind, (polygon,)))
+            yield _picture(root / entry["pictures"], path.stem), things
+
+
 def _picture(folder: Path, stem: str) -> Path:
     for suffix in (".jpg", ".jpeg", ".png", ".JPG", ".JPEG"):
         if (folder / f"{stem}{suffix}").is_file():
             return folder / f"{stem}{suffix}"
     return folder / f"{stem}.jpg"
+
+
+def original(path: Path) -> str:
+    """The name of the picture that an exported copy, `STEM.rf.HASH`, was made from."""
+    return re.sub(r"\.rf\.[0-9A-Za-z]+$", "", path.stem)
 
 
 @dataclass(frozen=True)
@@ -317,7 +349,9 @@ class StillWriter:
         """Store a photograph; False if it has no usable box, is no picture, or was there before."""
         # Subsets of COCO share pictures, which are known by their twelve digits.
         number = re.search(r"\d{12}", path.stem)
-        key = number.group() if number else f"{source.name}/{path.name}"
+        # Sets that were exported with altered copies name them STEM.rf.HASH: one of each is enough.
+        single = original(path) if source.options.get("originals") else path.name
+        key = number.group() if number else f"{source.name}/{single}"
         if not things or key in self._seen:
             return False
         image = read_image(path)
@@ -429,6 +463,106 @@ def row_clips(root: Path, source: Source) -> Iterator[Track]:
             yield Track(name, dict(named[start : start + length]))
 
 
+def masked_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Frames and masks of one target, which belong together by their order."""
+    for entry in source.options["sets"]:
+        frames = sorted((root / entry["pictures"]).iterdir())
+        boxes: dict[Path, Box] = {}
+        for frame, path in zip(
+            frames, sorted((root / entry["annotations"]).iterdir()), strict=False
+        ):
+            mask = read_image(path)
+            if mask is not None and (mask[:, :, 0] > 127).any():
+                x, y, w, h = cv2.boundingRect((mask[:, :, 0] > 127).astype(np.uint8))
+                boxes[frame] = (float(x), float(y), float(w), float(h))
+        yield Track(f"{source.name}_{entry['video']}_0", boxes)
+
+
+def identified_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Annotations as COCO has them with `track_id` attributes (as CVAT writes them).
+
+    Frames are found by the last number of their names. Frames that hide the target are left out.
+    """
+    for entry in source.options["sets"]:
+        listing = json.loads((root / entry["annotations"]).read_text(encoding="utf-8"))
+        files = {_number(path.stem): path for path in (root / entry["pictures"]).iterdir()}
+        frames = {
+            image["id"]: files[number]
+            for image in listing["images"]
+            if (number := _number(Path(image["file_name"]).stem)) in files
+        }
+        tracks: dict[int, dict[Path, Box]] = defaultdict(dict)
+        for one in listing["annotations"]:
+            hidden = one["attributes"].get("occluded", False)
+            if one["image_id"] in frames and not hidden:
+                x, y, w, h = (float(v) for v in one["bbox"])
+                tracks[one["attributes"]["track_id"]][frames[one["image_id"]]] = (x, y, w, h)
+        for identity, boxes in sorted(tracks.items()):
+            track = dict(sorted(boxes.items()))
+            if _travelled(list(track.values())) >= float(source.options.get("travelled", 0.5)):
+                yield Track(f"{source.name}_{entry['video']}_{identity:04d}", track)
+
+
+def _number(name: str) -> int:
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else -1
+
+
+def linked_clips(root: Path, source: Source) -> Iterator[Track]:
+    """Frames of videos whose boxes have no identities, written as a form of photographs (`boxes`).
+
+    Names are VIDEO and a number. A box is followed to the one box of its label that overlaps it in
+    a frame at most `gap` numbers later; a track ends where there is none, or where two claim one.
+    """
+    gap = int(source.options.get("gap", 1))
+    videos: dict[str, dict[int, tuple[Path, list[Thing]]]] = defaultdict(dict)
+    for path, things in STILLS[source.options["boxes"]](root, source):
+        numbers = re.findall(r"\d+", re.sub(r"_(jpe?g|png)$", "", original(path)))
+        if numbers and things:
+            stem = original(path)
+            name = stem[: stem.rindex(numbers[-1])]
+            videos[name].setdefault(int(numbers[-1]), (path, things))
+    for count, (_, frames) in enumerate(sorted(videos.items())):
+        for found, track in enumerate(_linked(frames, gap)):
+            if _travelled(list(track.values())) >= float(source.options.get("travelled", 0.5)):
+                yield Track(f"{source.name}_{count:03d}_{found:04d}", track)
+
+
+def _linked(frames: Mapping[int, tuple[Path, list[Thing]]], gap: int) -> list[dict[Path, Box]]:
+    going: list[tuple[int, Thing, dict[Path, Box]]] = []
+    done: list[dict[Path, Box]] = []
+    for number, (path, things) in sorted(frames.items()):
+        done += [boxes for last, _, boxes in going if number - last > gap]
+        going = [one for one in going if number - one[0] <= gap]
+        left, still = list(things), []
+        claims = [
+            [t for t in things if t.label == thing.label and _overlap(t, thing) > SAME_THING]
+            for _, thing, _ in going
+        ]
+        for (last, thing, boxes), near in zip(going, claims, strict=True):
+            rivals = sum(near[0] in other for other in claims) if near else 0
+            if len(near) == 1 and rivals == 1:
+                still.append((number, near[0], {**boxes, path: near[0].box}))
+                left = [t for t in left if t is not near[0]]
+            elif near:
+                done.append(boxes)  # two things meet: which is which is not written
+            else:
+                still.append((last, thing, boxes))
+        going = still + [(number, thing, {path: thing.box}) for thing in left]
+    return done + [boxes for _, _, boxes in going]
+
+
+def _overlap(one: Thing, other: Thing) -> float:
+    return labels.overlap(one.box, other.box)
+
+
+def _travelled(boxes: Sequence[Box]) -> float:
+    """How far the box went from its first place, in sides of a square of its first area."""
+    middles = np.array([(x + w / 2, y + h / 2) for x, y, w, h in boxes])
+    side = (boxes[0][2] * boxes[0][3]) ** 0.5
+    return float(np.linalg.norm(middles - middles[0], axis=1).max() / max(side, 1e-9))
+
+
 def motion_clips(root: Path, source: Source) -> Iterator[Track]:
     """Masks of what moves, as CDnet has them: regions that overlap from frame to frame are one.
 
@@ -476,7 +610,7 @@ def matlab_clips(root: Path, source: Source) -> Iterator[Track]:
         raise CollectError(f"{source.repository}: needs pip install mcos-decoder scipy") from None
     for entry in source.options["sets"]:
         videos = sorted(root.glob(entry["videos"]))
-        for video in videos[:: int(entry.get("every", 1))]:
+        for video in videos[int(entry.get("first", 0)) :: int(entry.get("every", 1))]:
             rows = load_groundtruth(str(video.with_name(f"{video.stem}_LABELS.mat")))
             step = max(1, len(rows) // int(source.options.get("frames", 45)))
             wanted = {place for place in range(0, len(rows), step) if rows[place]}
@@ -690,10 +824,14 @@ STILLS: dict[str, Callable[[Path, Source], Photographs]] = {
     "coco": coco_stills,
     "voc": voc_stills,
     "yolo": yolo_stills,
+    "masks": mask_stills,
 }
 CLIPS: dict[str, Callable[[Path, Source], Iterator[Track]]] = {
     "mot": mot_clips,
     "rows": row_clips,
+    "masked": masked_clips,
+    "identified": identified_clips,
+    "linked": linked_clips,
     "motion": motion_clips,
     "matlab": matlab_clips,
     "video": video_clips,
@@ -736,6 +874,8 @@ def collect(
                         break
             else:
                 for track in CLIPS[source.form](root, source):
+                    if track.name in source.options.get("left_out", []):
+                        continue
                     count += clips.add(source, track, root)
                     if count >= most:
                         break
