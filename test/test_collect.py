@@ -248,19 +248,6 @@ def test_regions_that_move_are_followed_until_they_meet_or_leave(collect, copies
     assert sequence.boxes[-1].tolist() == [126, 20, 40, 30]
 
 
-def test_regions_of_a_mask_are_things_and_specks_are_not(collect, copies, tmp_path):
-    mask = picture(box=None) * 0
-    mask[20:50, 40:100] = 255
-    mask[80:82, 180:182] = 255
-    copies.add("some/where", {"in/a.png": picture(box=BOX), "gt/a.png": mask})
-    one = source(collect, "masks", sets=[{"annotations": "gt", "pictures": "in"}])
-    collect.collect([one], copies.folder, tmp_path / "out")
-    (row,) = stills(tmp_path / "out")
-    assert box_of(row) == pytest.approx(BOX, abs=0.06)
-    (outline,) = (tmp_path / "out" / "stills" / "masks").iterdir()
-    assert (cv2.imread(str(outline), cv2.IMREAD_GRAYSCALE) == 255).mean() > 0.9
-
-
 def test_one_of_all_altered_copies_of_a_picture_is_taken(collect, copies, tmp_path):
     for hashed in ("0a1b", "2c3d"):
         copies.add(
@@ -511,7 +498,7 @@ def test_what_is_missing_or_unknown_is_named(collect, copies, tmp_path, monkeypa
     for entry, expected in (
         ({"repository": "a/b", "form": "coco", "kind": "x"}, "a/b: missing 'licence'"),
         ({"repository": "a/b", "form": "paper", "kind": "x", "licence": "MIT"},
-         "a/b: form must be one of coco, voc, yolo, masks, mot, rows, masked, identified, linked,"),
+         "a/b: form must be one of coco, voc, yolo, mot, rows, masked, identified, linked,"),
         ({"repository": "a/b", "form": "coco", "kind": "x", "licence": "MIT"},
          "a/b: expected a copy in"),
     ):  # fmt: skip

@@ -52,9 +52,6 @@ LARGEST_SHARE = 0.85
 LEAST_WINDOW = 160.0
 """Least side of what is stored around a small target, in pixels of the original frame."""
 
-LEAST_REGION = 0.002
-"""Smallest share of its picture that a region of a mask must cover to be a thing."""
-
 SAME_THING = 0.3
 """Least overlap of boxes of one thing in neighbouring frames of a video."""
 
@@ -276,27 +273,6 @@ def yolo_stills(root: Path, source: Source) -> Photographs:
                     low, high = polygon.min(axis=0), polygon.max(axis=0)
                     things.append(Thing((*low, *(high - low)), label, (polygon,)))
             yield picture, things
-
-
-def mask_stills(root: Path, source: Source) -> Photographs:
-    """One picture of a mask per picture, of the same stem: each white region is one thing."""
-    for entry in source.options["sets"]:
-        for path in sorted((root / entry["annotations"]).iterdir()):
-            mask = read_image(path)
-            if mask is None:
-                continue
-            contours = cv2.findContours(
-                (mask[:, :, 0] > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-            )[0]
-            things = []
-            for contour in contours:
-                # Specks come from the compression of the mask.
-                if cv2.contourArea(contour) < LEAST_REGION * mask.shape[0] * mask.shape[1]:
-                    continue
-                x, y, w, h = cv2.boundingRect(contour)
-                polygon = contour.reshape(-1, 2).astype(np.float64)
-                things.append(Thing((x, y, w, h), source.kind, (polygon,)))
-            yield _picture(root / entry["pictures"], path.stem), things
 
 
 def _picture(folder: Path, stem: str) -> Path:
@@ -824,7 +800,6 @@ STILLS: dict[str, Callable[[Path, Source], Photographs]] = {
     "coco": coco_stills,
     "voc": voc_stills,
     "yolo": yolo_stills,
-    "masks": mask_stills,
 }
 CLIPS: dict[str, Callable[[Path, Source], Iterator[Track]]] = {
     "mot": mot_clips,
