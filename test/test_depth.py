@@ -103,6 +103,16 @@ def test_no_exit_is_asked_at_full_depth(search):
     assert no_exits.begin(replace(SETTINGS, exit_threshold=0.5), [False]) is None
 
 
+def test_frames_that_must_be_deep_ask_no_exit_unless_there_is_a_deadline(search):
+    settings = replace(SETTINGS, exit_threshold=0.7)
+    assert search.rule.begin(settings, [True, True]) is None
+    none = np.zeros(2, np.float32)
+    search.rule.end(Prediction(none[:, None], none, none, np.full(2, FULL)))
+    assert search.rule.figures().depth == FULL
+    assert search.rule.begin(settings, [True, False]) is not None
+    assert search.rule.begin(replace(settings, exit_deadline_ms=5.0), [True]) is not None
+
+
 @pytest.mark.parametrize(("deadline_ms", "depth"), [(12.0, FULL), (9.0, 3), (5.5, 2), (1.0, 2)])
 def test_a_deadline_takes_the_exit_after_which_the_next_would_be_late(search, deadline_ms, depth):
     settings = replace(SETTINGS, exit_threshold=1.0, exit_deadline_ms=deadline_ms)

@@ -383,3 +383,17 @@ def test_the_benchmark_measures_each_exit(bundle: Bundle) -> None:
     assert measured.summary()["milliseconds"]["engine"]["p50"] > 0
     with pytest.raises(EngineError, match="--exits requires a bundle with exits"):
         at_exits(variants, replace(bundle, spec=replace(bundle.spec, exits=())))
+
+
+def test_a_memory_that_was_encoded_as_a_whole_serves_the_segments(graph_engine: Any) -> None:
+    """A doubtful frame takes the one graph; the next frame must not encode the templates anew."""
+    scene = Scene(SPEC, [2])
+    memories = scene.memories(graph_engine)
+    expected = graph_engine.search(scene.crops, memories, StopAt(3))
+    whole = scene.memories(graph_engine)
+    graph_engine.search(scene.crops, whole)
+    assert whole[0].encoded_segments == len(SPEC.depths)
+    whole[0]._encode_segment = None
+    found = graph_engine.search(scene.crops, whole, StopAt(3))
+    assert_near(found, expected, bound=1e-4)
+    np.testing.assert_allclose(found.quality, expected.quality, atol=1e-4)

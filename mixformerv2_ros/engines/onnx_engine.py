@@ -130,7 +130,7 @@ class OnnxEngine:
         """
         if not self._spec.exits:
             return self._encode(templates)
-        memory = LazyMemory(templates, self._encode, self._encode_segment)
+        memory = LazyMemory(templates, self._encode, self._encode_segment, self._spec.depths)
         memory.begin(self._by_segments)
         return memory
 

@@ -153,7 +153,7 @@ class OpenVinoEngine:
         """
         if not self._spec.exits:
             return self._encode(templates)
-        memory = LazyMemory(templates, self._encode, self._encode_segment)
+        memory = LazyMemory(templates, self._encode, self._encode_segment, self._spec.depths)
         memory.begin(self._by_segments)
         return memory
 

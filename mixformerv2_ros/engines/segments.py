@@ -7,9 +7,9 @@ reach. What a segment is and what it hands to the next is described in `network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from mixformerv2_ros.model.engine import Prediction, Stop
 from mixformerv2_ros.model.spec import ModelSpec
 
 K = TypeVar("K")
-"""Keys and values of a target's templates in the form of an engine."""
+"""Keys and values of a target's templates in the form of an engine, a pair with blocks first."""
 Z = TypeVar("Z")
 """What a segment hands to the next, in the form of an engine."""
 
@@ -102,6 +102,7 @@ class LazyMemory(Generic[K]):
         templates: npt.NDArray[np.uint8],
         encode: Callable[[npt.NDArray[np.uint8]], K],
         encode_segment: Callable[[int, npt.NDArray[np.uint8] | Any], tuple[Any, K]],
+        depths: Sequence[int],
     ) -> None:
         """Encode nothing yet.
 
@@ -110,9 +111,11 @@ class LazyMemory(Generic[K]):
             encode: Encodes them for a search without exits.
             encode_segment: Encodes them for a segment, the first from the templates, every other
                 from the tokens of the one before; returns tokens for the next, keys and values.
+            depths: Numbers of blocks after which segments end, `ModelSpec.depths`.
         """
         self.templates = templates.copy()
         self._encode, self._encode_segment = encode, encode_segment
+        self._depths = tuple(depths)
         self._whole: K | None = None
         self._segments: list[K] = []
         self._tokens: Any = self.templates
@@ -131,7 +134,12 @@ class LazyMemory(Generic[K]):
         return self._whole
 
     def segment(self, number: int) -> K:
-        """Keys and values of the blocks of a segment."""
+        """Keys and values of the blocks of a segment: a part of the whole where that is encoded."""
+        if self._whole is not None:
+            first = self._depths[number - 1] if number else 0
+            keys, values = cast(tuple[Any, Any], self._whole)
+            last = self._depths[number]
+            return cast(K, (keys[first:last], values[first:last]))
         while len(self._segments) <= number:
             self._tokens, encoded = self._encode_segment(len(self._segments), self._tokens)
             self._segments.append(encoded)
@@ -140,7 +148,7 @@ class LazyMemory(Generic[K]):
     @property
     def encoded_segments(self) -> int:
         """For how many segments the templates are encoded."""
-        return len(self._segments)
+        return len(self._segments if self._whole is None else self._depths)
 
 
 def whole_memory(memory: K | LazyMemory[K]) -> K:

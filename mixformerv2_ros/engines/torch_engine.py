@@ -91,7 +91,7 @@ class TorchEngine:
         """
         if not self.spec.exits:
             return self._encode(templates)
-        memory = LazyMemory(templates, self._encode, self._encode_segment)
+        memory = LazyMemory(templates, self._encode, self._encode_segment, self.spec.depths)
         memory.begin(self._by_segments)
         return memory
 

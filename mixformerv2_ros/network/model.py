@@ -22,9 +22,13 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 def normalize(crops: Tensor) -> Tensor:
     """uint8 RGB crops (..., H, W, 3) -> float32 (..., 3, H, W), in the released order."""
-    mean = torch.tensor(PIXEL_MEAN, device=crops.device)
-    std = torch.tensor(PIXEL_STD, device=crops.device)
-    return ((crops.to(torch.float32) / 255.0 - mean) / std).movedim(-1, -3)
+    # Channels go first as bytes: ONNX Runtime is slow at numbers that change with the last axis.
+    planes = crops.movedim(-1, -3).to(torch.float32)
+    mean, std = (
+        torch.tensor(values, device=crops.device)[:, None, None]
+        for values in (PIXEL_MEAN, PIXEL_STD)
+    )
+    return (planes / 255.0 - mean) / std
 
 
 @dataclass(frozen=True)

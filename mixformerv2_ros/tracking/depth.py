@@ -77,6 +77,7 @@ class DepthRule:
         self._firsts: deque[float] = deque(maxlen=MEASURED)
         self._settings: TrackerSettings | None = None
         self._deep: npt.NDArray[np.bool_] = np.empty(0, bool)
+        self._by_segments = False
         self._begin = self._last = 0.0
 
     def begin(
@@ -99,7 +100,9 @@ class DepthRule:
         self._deep = np.array(deep, bool)
         self._last = self._clock()
         self._begin = self._last if begun is None else begun
-        return self._stop
+        # Asked for nothing but full depth, an engine runs one graph, faster than all segments.
+        self._by_segments = settings.exit_deadline_ms > 0 or not self._deep.all()
+        return self._stop if self._by_segments else None
 
     def end(self, prediction: Prediction) -> None:
         """Take over what the search came to."""
@@ -110,7 +113,7 @@ class DepthRule:
         if self._settings.exit_deadline_ms > 0:
             late = (now - self._begin) * 1000 > self._settings.exit_deadline_ms
         deepest = int(prediction.depths.max())
-        if deepest == self._depths[-1]:
+        if self._by_segments and deepest == self._depths[-1]:
             count = int((prediction.depths == deepest).sum())
             self._measure(len(self._depths) - 1, count, now)
         self._seen.append((float(prediction.depths.mean()), None if late is None else not late))

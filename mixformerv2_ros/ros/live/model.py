@@ -106,14 +106,14 @@ def _warm_up(model: Model, values: Mapping[str, Value]) -> None:
     """Run the engine with every number of templates that the parameters permit.
 
     It may compile its graphs for each: not while a target is tracked. Where a parameter asks for
-    exits, the graphs of the segments are among them.
+    exits, the graphs of the segments are among them, beside the one that doubtful frames take.
     """
     engine, size = model.engine, model.bundle.spec.template_size
     settings = model.settings(values)
     by_exits = settings.exit_threshold < 1 or settings.exit_deadline_ms > 0
-    stop = _nowhere if by_exits and model.bundle.spec.exits else None
+    stops = (_nowhere, None) if by_exits and model.bundle.spec.exits else (None,)
     for count in range(2, 2 + int(values["template_update.online_size"])):
-        for _ in range(WARM_UP_RUNS):
+        for stop in [stop for stop in stops for _ in range(WARM_UP_RUNS)]:
             memory = engine.encode_templates(np.zeros((count, size, size, 3), np.uint8))
             engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory], stop)
 
