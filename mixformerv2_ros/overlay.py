@@ -26,7 +26,7 @@ _BAND = 0.35
 """Opacity of the band of uncertainty along an edge."""
 
 
-def draw_tracks(image: Image, tracks: Sequence[Track]) -> None:
+def draw_tracks(image: Image, tracks: Sequence[Track], full_depth: int = 0) -> None:
     """Draw boxes, the uncertainty of their edges, and labels.
 
     Each edge carries a translucent band of one standard deviation to both sides. A lost target's
@@ -35,6 +35,8 @@ def draw_tracks(image: Image, tracks: Sequence[Track]) -> None:
     Args:
         image: (H, W, 3) uint8 BGR, changed in place.
         tracks: Tracks of this image.
+        full_depth: Number of the model's blocks, which labels then have beside the number that was
+            run for the target, such as 2/5; 0: labels without depth.
     """
     unit = max(image.shape[:2]) / 640
     for track in tracks:
@@ -42,7 +44,7 @@ def draw_tracks(image: Image, tracks: Sequence[Track]) -> None:
         if track.state is not State.LOST:
             _draw_bands(image, track, color)
         _draw_box(image, track, color, max(1, round(1.6 * unit)))
-        _draw_label(image, track, color, unit)
+        _draw_label(image, track, color, unit, full_depth)
 
 
 def _corners(track: Track) -> tuple[int, int, int, int]:
@@ -84,10 +86,12 @@ def _draw_box(image: Image, track: Track, color: Color, thickness: int) -> None:
             cv2.line(image, tuple(map(int, a)), tuple(map(int, b)), color, thickness, cv2.LINE_AA)
 
 
-def _draw_label(image: Image, track: Track, color: Color, unit: float) -> None:
+def _draw_label(image: Image, track: Track, color: Color, unit: float, full_depth: int) -> None:
     text = f"{track.target_id} {track.confidence:.2f}"
     if track.state is not State.TRACKING:
         text += f" {track.state.name}"
+    if full_depth and track.depth:
+        text += f" {track.depth}/{full_depth}"
     if track.template_updated:
         text += " *"
     scale, thickness, margin = 0.45 * unit, max(1, round(unit)), max(2, round(4 * unit))

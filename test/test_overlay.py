@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,16 @@ def test_uncertainty_is_drawn_to_both_sides_of_an_edge():
     for x in (92, 108):
         assert not certain[120, x].any()
         assert doubtful[120, x].any()
+
+
+def test_the_label_has_the_depth_where_exits_may_answer():
+    plain, same, deeper = np.zeros((3, 240, 320, 3), np.uint8)
+    draw_tracks(plain, [track((100, 80, 60, 90))])
+    draw_tracks(same, [replace(track((100, 80, 60, 90)), depth=0)], full_depth=5)  # not searched
+    draw_tracks(deeper, [track((100, 80, 60, 90))], full_depth=5)
+    np.testing.assert_array_equal(plain, same)
+    narrow, wide = (np.flatnonzero(one[:78].any(axis=(0, 2)))[-1] for one in (plain, deeper))
+    assert wide > narrow + 10
 
 
 def test_a_lost_box_is_dashed():

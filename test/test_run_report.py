@@ -27,13 +27,16 @@ FACTS = RunFacts(
 EVIL = "</script><script>document.title = 1</script><img src=x onerror=alert(1)>"
 
 
-def make(path, frames, confidence=lambda step: 0.9, target="dog", facts=FACTS):
+def make(
+    path, frames, confidence=lambda step: 0.9, target="dog", facts=FACTS, depth=lambda step: 4
+):
     report = RunReport(path, facts)
     for step in range(frames):
         image = np.full((90, 120, 3), step % 250, np.uint8)
         track = Track(
             target, step, "camera", Box(step % 50, 20, 30, 40), confidence(step), (1, 2, 3, 4),
-            State.TRACKING if confidence(step) > 0.4 else State.LOST, 0, step % 25 == 0, 4,
+            State.TRACKING if confidence(step) > 0.4 else State.LOST, 0, step % 25 == 0,
+            depth(step),
         )  # fmt: skip
         report.write(image, [track], 0.02)
     report.close()
@@ -62,6 +65,15 @@ def test_the_page_reports_the_run(tmp_path):
     assert "81 frames TRACKING, 20 frames LOST" in text
     assert "mixformerv2 track clip.avi --box 1,2,3,4" in text
     assert 'href="tracks.csv"' in text
+
+
+def test_depth_is_charted_where_it_varies(tmp_path):
+    assert "<h3>Depth</h3>" not in make(tmp_path / "static.html", 31)
+    depths = {0: 0, 1: 5, 20: 5, 25: 3}
+    text = make(tmp_path / "dynamic.html", 31, depth=lambda step: depths.get(step, 2))
+    assert "<h3>Depth</h3>" in text
+    assert "27 frames after 2 blocks, 1 frames after 3 blocks, 2 frames after 5 blocks." in text
+    assert tiles(text)["blocks per frame"] == f"{(27 * 2 + 3 + 2 * 5) / 30:.2f}"
 
 
 def test_names_are_escaped(tmp_path):
@@ -115,13 +127,13 @@ def test_charts_are_valid(tmp_path, caplog):
 @needs_browser
 def test_a_browser_draws_the_charts_and_reads_them_out(tmp_path):
     path = tmp_path / "report.html"
-    make(path, 60, target=EVIL)
+    make(path, 60, target=EVIL, depth=lambda step: 5 if step % 25 == 1 else 2)
     answer = ask(path, HOVER, tmp_path)
     assert answer["errors"] == answer["refused"] == answer["requests"] == []
-    assert answer["charts"] == 5
+    assert answer["charts"] == 6
     assert not answer["injected"]
     readouts = "\n".join(answer["readouts"])
-    for name in ("confidence", "x", "height", "bottom", "milliseconds per frame"):
+    for name in ("confidence", "x", "height", "bottom", "blocks", "milliseconds per frame"):
         assert re.search(rf"^{name}.*:\t[\d.]+", readouts, re.MULTILINE), readouts
 
 

@@ -20,7 +20,17 @@ from mixformerv2_ros.lab.visualization.sheet import (
     crop_extents,
     new_sheet,
 )
-from mixformerv2_ros.lab.visualization.templates import Point, draw_confidence
+from mixformerv2_ros.lab.visualization.templates import (
+    DEPTH_PLOT,
+    PLOT,
+    TOP,
+    Point,
+    draw_confidence,
+    draw_depth,
+)
+from mixformerv2_ros.lab.visualization.templates import (
+    GAP as SPACE,
+)
 from mixformerv2_ros.model.architecture import expected_shapes
 from mixformerv2_ros.tracking.session import State
 
@@ -167,7 +177,7 @@ def test_a_video_has_a_sheet_per_frame(words, frames, tmp_path):
 
 def test_the_confidence_and_what_happened_meanwhile():
     states = [State.TRACKING, State.UNCERTAIN, State.LOST, State.LOST]
-    points = [Point(10 + i, 0.9 - 0.2 * i, state) for i, state in enumerate(states)]
+    points = [Point(10 + i, 0.9 - 0.2 * i, state, 5) for i, state in enumerate(states)]
     axes = add_axes(new_sheet(400, 300, ""), 0, 0, 400, 300)
     draw_confidence(axes, points, published_settings(), changes=[12], taken=[10, 13])
     curve, dots, threshold, change = axes.lines
@@ -182,6 +192,28 @@ def test_the_confidence_and_what_happened_meanwhile():
     )
     assert uncertain == [10.5, 11.5]
     assert lost == [11.5, 12.5, 13.5]
+
+
+def test_the_depth_of_every_frame_and_which_were_deep():
+    points = [Point(10 + i, 0.9, State.TRACKING, depth) for i, depth in enumerate([5, 2, 3, 5])]
+    axes = add_axes(new_sheet(400, 300, ""), 0, 0, 400, 100)
+    draw_depth(axes, points, (2, 3, 5))
+    early, deep = (
+        {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in bars}
+        for bars in axes.containers
+    )
+    assert early == {11: 2, 12: 3}
+    assert deep == {10: 5, 13: 5}
+    assert list(axes.get_yticks()) == [2, 3, 5]
+
+
+@pytest.mark.parametrize(("words", "drawn"), [((), False), (("--exit-threshold", "0.7"), True)])
+def test_depth_is_drawn_where_exits_may_answer(words, drawn, images, tmp_path):
+    out = tmp_path / "templates.png"
+    draw("templates", images, "--box", BOX, "--max-frames", "4", *words, "-o", out)
+    below = read(out)[TOP + PLOT + SPACE :][:DEPTH_PLOT]
+    # Bars of full depth are blue; the first frame is searched so.
+    assert (below == [0xB2, 0x72, 0x00]).all(axis=2).any() == drawn
 
 
 def test_a_sheet_that_no_viewer_shows_is_refused():

@@ -230,7 +230,7 @@ class TrackOutputs:
                 table.write(index, track)
         if self._video is not None or self._report is not None:
             image = bgr_copy(step.frame.pixels)
-            draw_tracks(image, tracks)
+            draw_tracks(image, tracks, self._session.dynamic_depth)
             if self._video is not None:
                 self._video.write(image)
             if self._report is not None:

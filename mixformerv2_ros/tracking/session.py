@@ -178,6 +178,12 @@ class Session:
         return self._depth.figures()
 
     @property
+    def dynamic_depth(self) -> int:
+        """Number of the model's blocks where an exit may answer before the last; else 0."""
+        spec = self.engine.spec
+        return spec.depth if spec.exits and self.settings.asks_exits else 0
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Names of the targets, in the order of their start."""
         return tuple(self._targets)

@@ -61,3 +61,8 @@ class TrackerSettings:
     separate_score_threshold: float = 1.0
     exit_threshold: float = 1.0
     exit_deadline_ms: float = 0.0
+
+    @property
+    def asks_exits(self) -> bool:
+        """Whether exits may answer, of a model that has some."""
+        return self.exit_threshold < 1 or self.exit_deadline_ms > 0

@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the template memory over time",
         description=(
             "Draw the template memory over a run: initial and online templates, candidates with "
-            "their scores, and the frames at which they were stored."
+            "their scores, and the frames at which they were stored; below the confidence the "
+            "depth, where exits may answer (--exit-threshold, --exit-budget, --exit-deadline-ms)."
         ),
     )
     _add_source(templates, frames=False)
@@ -337,6 +338,7 @@ def _templates(args: argparse.Namespace) -> int:
     bundle = open_bundle(str(values["model"]) or None)
     settings = tracker_settings(values, bundle)
     title = _title(bundle, args.source)
+    depths = bundle.spec.depths if settings.asks_exits else ()
     with ExitStack() as stack:
         source = open_frames(args.source, args.start_frame, stack)
         engine = load_engine(bundle, *engine_arguments(values))
@@ -352,7 +354,8 @@ def _templates(args: argparse.Namespace) -> int:
             if output.is_video:
                 history.points.append(point_of(moment))
                 span = (first, max(last or 0, moment.index))
-                output.write(templates_frame(moment, history.points, settings, title, span))
+                points = history.points
+                output.write(templates_frame(moment, points, settings, title, span, depths))
             else:
                 history.add(moment)
             if stopped():
@@ -360,7 +363,7 @@ def _templates(args: argparse.Namespace) -> int:
         if not history.points:
             raise log.no_image(f"{args.source} has no frame after the start frame")
         if not output.is_video:
-            output.write(history.sheet(settings, title))
+            output.write(history.sheet(settings, title, depths))
         interrupted = stopped()
     print(f"{args.output}: templates over {len(history.points)} frames")
     code = log.finish()

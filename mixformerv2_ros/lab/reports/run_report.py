@@ -7,19 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from bokeh.models import Range1d
+from bokeh.models import ColumnDataSource, FixedTicker, Range1d
 from bokeh.plotting import figure
 
 from mixformerv2_ros.files import write_file
 from mixformerv2_ros.lab.reports.charts import (
+    BAD,
     GOOD,
     INK,
+    MIDDLING,
     Series,
     add_guide,
+    add_hover,
+    add_legend,
     histogram,
     line_chart,
     new_chart,
@@ -98,6 +103,7 @@ class RunReport:
                     *track.edge_std,
                     track.template_updated and number > 0,
                     track.state,
+                    track.depth,
                 )
             )
         if number % self._stride == 0:
@@ -141,11 +147,14 @@ class RunReport:
         for number, (name, rows) in enumerate(self._rows.items()):
             table = np.array(rows, dtype=np.float64)
             drawn = _target_charts(table, self.facts.score_threshold)
+            if self._is_dynamic(name):
+                drawn["depth"] = _depth_chart(table, drawn["confidence"].x_range)
             charts |= {f"{kind}{number}": chart for kind, chart in drawn.items()}
             targets.append(
                 {
                     "name": name,
                     "states": _state_counts(table[:, 11]),
+                    "depths": _depth_counts(table[:, 12]),
                     "charts": {kind: f"{kind}{number}" for kind in drawn},
                 }
             )
@@ -169,6 +178,10 @@ class RunReport:
             doubtful=[(jpeg_uri(image), caption) for image, caption in doubtful],
         )
 
+    def _is_dynamic(self, name: str) -> bool:
+        """Whether frames of a target were answered after different numbers of blocks."""
+        return len({row[12] for row in self._rows[name] if row[12]}) > 1
+
     def _tiles(self) -> list[tuple[str, str]]:
         total = sum(self._states.values()) or 1
         tiles = [("frames", f"{self._frames}")]
@@ -178,6 +191,9 @@ class RunReport:
             tiles.append((state.name, f"{self._states[state] / total:.0%}"))
         updates = sum(int(row[10]) for rows in self._rows.values() for row in rows)
         tiles.append(("template updates", f"{updates}"))
+        depths = [row[12] for name in self._rows for row in self._rows[name] if row[12]]
+        if any(map(self._is_dynamic, self._rows)):
+            tiles.append(("blocks per frame", f"{np.mean(depths):.2f}"))
         return tiles
 
 
@@ -185,8 +201,8 @@ def _target_charts(rows: Values, score_threshold: float) -> dict[str, figure]:
     """Charts of one target by kind; zooming into one zooms into all.
 
     Args:
-        rows: (N, 12): frame, x, y, w, h, confidence, four standard deviations, whether the
-            templates were updated, state.
+        rows: (N, 13): frame, x, y, w, h, confidence, four standard deviations, whether the
+            templates were updated, state, depth.
         score_threshold: See `RunFacts`.
     """
     frames = rows[:, 0]
@@ -215,6 +231,30 @@ def _target_charts(rows: Values, score_threshold: float) -> dict[str, figure]:
     }
 
 
+def _depth_chart(rows: Values, across: Any) -> figure:
+    """Blocks run for each frame as bars; the deepest ones stand out.
+
+    Args:
+        rows: See `_target_charts`.
+        across: Range of the frames.
+    """
+    frames, depths = rows[:, 0], rows[:, 12]
+    found = np.unique(depths[depths > 0])
+    plot = new_chart(
+        "frame", "blocks", height=120, x_range=across, y_range=(0, float(found[-1]) * 1.05)
+    )
+    deep = depths == found[-1]
+    entries = []
+    for name, flags, color in (("earlier exit", ~deep, MIDDLING), ("deepest", deep, BAD)):
+        source = ColumnDataSource({"frame": frames[flags], "blocks": depths[flags]})
+        bars = plot.vbar("frame", 1.0, "blocks", source=source, color=color, line_color=None)
+        entries.append((name, [bars]))
+        add_hover(plot, [bars], ("frame", "@frame"), ("blocks", "@blocks"), mode="vline")
+    add_legend(plot, entries)
+    plot.yaxis.ticker = FixedTicker(ticks=found.tolist())
+    return plot
+
+
 def _timing_chart(milliseconds: Values, p50: float, p95: float, p99: float) -> figure:
     high = max(p99 * 1.3, 1.0)
     edges = np.linspace(0, high, 41)
@@ -235,6 +275,13 @@ def _timing_chart(milliseconds: Values, p50: float, p95: float, p99: float) -> f
 def _state_counts(states: Values) -> str:
     counts = Counter(State(int(state)).name for state in states)
     return ", ".join(f"{count} frames {name}" for name, count in counts.items())
+
+
+def _depth_counts(depths: Values) -> str:
+    counts = Counter(int(depth) for depth in depths if depth)
+    return ", ".join(
+        f"{count} frames after {depth} blocks" for depth, count in sorted(counts.items())
+    )
 
 
 def _caption(number: int, tracks: Sequence[Track]) -> str:

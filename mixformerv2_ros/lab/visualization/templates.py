@@ -35,10 +35,13 @@ TEMPLATE, THUMB = 112, 54
 COLUMNS = 9
 """Versions of the memory in one row of a sheet."""
 SHOWN_CANDIDATES = 4
-WIDTH, PLOT = 1280, 170
-"""Width of a sheet and height of its plot, in pixels."""
+WIDTH, PLOT, DEPTH_PLOT = 1280, 170, 64
+"""Width of a sheet, heights of its plot and of that of the depth, in pixels."""
 MARGIN, AXIS, GAP, TOP = 16, 44, 12, 60
 """Margins, labels of the plot's axis, space between parts, height of the title, in pixels."""
+
+EXIT, DEEP = "#b4b4b4", "#0072b2"
+"""Colours of frames that an exit answered, and of those of full depth."""
 
 STATE_COLORS = {State.UNCERTAIN: "#ffe1be", State.LOST: "#facdcd"}
 
@@ -74,11 +77,12 @@ class Version:
 
 @dataclass(frozen=True)
 class Point:
-    """A frame on the time line."""
+    """A frame on the time line; depth: number of blocks run for it."""
 
     index: int
     confidence: float
     state: State
+    depth: int
 
 
 class History:
@@ -115,8 +119,14 @@ class History:
                 )
             )
 
-    def sheet(self, settings: TrackerSettings, title: str) -> Figure:
+    def sheet(self, settings: TrackerSettings, title: str, depths: Sequence[int] = ()) -> Figure:
         """Draw all that was added: the confidence over time, and every version of the memory.
+
+        Args:
+            settings: For the threshold of template updates.
+            title: Of the sheet.
+            depths: Numbers of blocks after which frames could be answered; a plot of the depth is
+                drawn where there are several.
 
         Raises:
             ParameterError: the sheet would be too large to be shown.
@@ -125,7 +135,8 @@ class History:
             raise ValueError("expected a history with a frame, got an empty one")
         rows = [self.versions[i : i + COLUMNS] for i in range(0, len(self.versions), COLUMNS)]
         heights = [_version_height(row) for row in rows]
-        y = TOP + PLOT + 76
+        plots = _plots_height(depths)
+        y = TOP + plots + 76
         figure = new_sheet(WIDTH, y + sum(heights) + GAP * len(rows), title)
         axes = add_axes(figure, MARGIN + AXIS, TOP, WIDTH - 2 * MARGIN - AXIS, PLOT)
         draw_confidence(
@@ -135,7 +146,10 @@ class History:
             changes=[version.start for version in self.versions[1:]],
             taken=[each.index for version in self.versions for each in version.candidates],
         )
-        _draw_legend(axes)
+        if plots > PLOT:
+            below = _axes_of_depth(figure, axes, TOP, WIDTH)
+            draw_depth(below, self.points, depths)
+        _draw_legend(axes, plots)
         for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
             _draw_template(
                 figure, MARGIN, y, self.initial, f"initial template\nframe {self.start}", INITIAL
@@ -194,14 +208,80 @@ def draw_confidence(
     axes.spines[:].set_visible(False)
 
 
+def draw_depth(
+    axes: Axes,
+    points: Sequence[Point],
+    depths: Sequence[int],
+    span: tuple[int, int] | None = None,
+) -> None:
+    """Draw the number of blocks run over frames as bars; those of full depth stand out.
+
+    Args:
+        axes: Where to draw.
+        points: At least one frame.
+        depths: Numbers of blocks after which frames could be answered, ascending.
+        span: First and last frame of the axis; by default those of `points`.
+    """
+    first, last = span or (points[0].index, points[-1].index)
+    frames = np.array([point.index for point in points])
+    found = np.array([point.depth for point in points])
+    for flags, color in ((found < depths[-1], EXIT), (found == depths[-1], DEEP)):
+        axes.bar(frames[flags], found[flags], width=1.0, color=color, linewidth=0)
+    axes.set_xlim(first - 0.5, max(last, first + 1) + 0.5)
+    axes.set_ylim(0, depths[-1])
+    axes.set_yticks(list(depths))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.set_xlabel("frame", size=SMALL, color=FAINT)
+    axes.set_ylabel("blocks", size=SMALL, color=FAINT)
+    axes.legend(
+        handles=[
+            Patch(color=EXIT, label="answered at an exit"),
+            Patch(color=DEEP, label="full depth"),
+        ],
+        ncols=2,
+        loc="upper right",
+        bbox_to_anchor=(1.005, -0.24),
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=1.2,
+        labelcolor=INK,
+    )
+    axes.grid(axis="y", color="#e1e1e1")
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+def _plots_height(depths: Sequence[int]) -> int:
+    """Of the confidence, and of the depth where there are several."""
+    return PLOT + GAP + DEPTH_PLOT if len(depths) > 1 else PLOT
+
+
+def _axes_of_depth(figure: Figure, above: Axes, top: float, width: float) -> Axes:
+    """Axes right below those of the confidence, which leave the numbers of the frames to them."""
+    above.set_xlabel("")
+    above.tick_params(labelbottom=False)
+    place = top + PLOT + GAP
+    return add_axes(figure, MARGIN + AXIS, place, width - 2 * MARGIN - AXIS, DEPTH_PLOT)
+
+
 def templates_frame(
     moment: Moment,
     points: Sequence[Point],
     settings: TrackerSettings,
     title: str,
     span: tuple[int, int],
+    depths: Sequence[int] = (),
 ) -> Figure:
-    """Draw one frame of a video: the image, the memory after it, and the confidence so far."""
+    """Draw one frame of a video: the image, the memory after it, and the confidence so far.
+
+    Args:
+        moment: The frame.
+        points: All frames so far, this one last.
+        settings: For the threshold of template updates.
+        title: Of the sheet.
+        span: First and last frame of the axis.
+        depths: See `History.sheet`.
+    """
     memory = moment.after
     entries: list[tuple[Image, str, str | None]] = [(memory.initial, "initial", INITIAL)]
     for place, crop in enumerate(memory.online, start=1):
@@ -217,11 +297,15 @@ def templates_frame(
     step = TEMPLATE + 40 + GAP
     height = max(2, -(-len(entries) // 3)) * step + 56
     width = 720 + GAP + 3 * (TEMPLATE + GAP) + 2 * MARGIN
-    figure = new_sheet(width, TOP + height + GAP + PLOT + 48, title)
+    plots = _plots_height(depths)
+    figure = new_sheet(width, TOP + height + GAP + plots + 48, title)
     _draw_image(figure, moment, MARGIN, TOP, 720, height)
     x = MARGIN + 720 + GAP
     add_text(figure, x, TOP, f"frame {moment.index}", size=TITLE)
-    add_text(figure, x, TOP + 28, f"{moment.state.name}, confidence {moment.seen.confidence:.3f}")
+    text = f"{moment.state.name}, confidence {moment.seen.confidence:.3f}"
+    if plots > PLOT:
+        text += f", {moment.seen.depth} of {depths[-1]} blocks"
+    add_text(figure, x, TOP + 28, text)
     if moment.seen.template_updated:
         add_text(figure, x + 200, TOP + 4, "templates updated", color=ACCENT, weight="bold")
     for number, (crop, text, color) in enumerate(entries):
@@ -231,12 +315,15 @@ def templates_frame(
         )
     axes = add_axes(figure, MARGIN + AXIS, TOP + height + GAP, width - 2 * MARGIN - AXIS, PLOT)
     draw_confidence(axes, points, settings, span=span)
+    if plots > PLOT:
+        below = _axes_of_depth(figure, axes, TOP + height + GAP, width)
+        draw_depth(below, points, depths, span)
     return figure
 
 
 def point_of(moment: Moment) -> Point:
     """The frame's place on the time line."""
-    return Point(moment.index, moment.seen.confidence, moment.state)
+    return Point(moment.index, moment.seen.confidence, moment.state, moment.seen.depth)
 
 
 def _draw_image(
@@ -292,7 +379,8 @@ def _version_height(versions: Sequence[Version]) -> int:
     return 34 + online * (TEMPLATE + 6) + 18 + candidates * (THUMB + 10)
 
 
-def _draw_legend(axes: Axes) -> None:
+def _draw_legend(axes: Axes, plots: int) -> None:
+    """Below plots of a height, of which `axes` is the first."""
     axes.legend(
         handles=[
             Patch(color=BOX, label="frame became the candidate (frame, score)"),
@@ -304,7 +392,7 @@ def _draw_legend(axes: Axes) -> None:
         ],
         ncols=5,
         loc="upper left",
-        bbox_to_anchor=(-0.005, -0.2),
+        bbox_to_anchor=(-0.005, 1 - (plots + 34) / PLOT),
         frameon=False,
         fontsize=SMALL,
         handlelength=1.2,

@@ -323,7 +323,8 @@ class LiveTracker:
     def _emit(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
             if isinstance(output, Step):
-                self._publisher.publish(output, self._observers.get, self._engine.take_spent())
+                spent, depth = self._engine.take_spent(), self._stream.session.dynamic_depth
+                self._publisher.publish(output, self._observers.get, spent, depth)
                 self._predictions.publish(output, self._stream.stamps_usable)
                 if self._observer is not None:
                     self._observer(output, self._stream.session)

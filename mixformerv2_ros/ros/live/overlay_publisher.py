@@ -61,8 +61,14 @@ class OverlayPublisher:
         self._middleware = middleware
         self._due_ns: int | None = None
 
-    def publish(self, frame: Frame, tracks: Sequence[Track]) -> None:
-        """Publish the overlays of an image that have subscribers and are due."""
+    def publish(self, frame: Frame, tracks: Sequence[Track], full_depth: int) -> None:
+        """Publish the overlays of an image that have subscribers and are due.
+
+        Args:
+            frame: The image.
+            tracks: Its tracks.
+            full_depth: See `draw_tracks`.
+        """
         middleware, limits = self._middleware, self.limits
         raw = middleware.has_subscribers(DEBUG_IMAGE)
         compressed = middleware.has_subscribers(DEBUG_IMAGE_COMPRESSED) and self._due(limits)
@@ -72,11 +78,11 @@ class OverlayPublisher:
         if compressed and (small := _scaled_down(image, limits.max_size)) is not image:
             # Drawn at the size at which it is seen, so that labels stay readable.
             sx, sy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
-            draw_tracks(small, [_scaled(track, sx, sy) for track in tracks])
+            draw_tracks(small, [_scaled(track, sx, sy) for track in tracks], full_depth)
             self._publish_compressed(small, frame, limits)
             compressed = False
         if raw or compressed:
-            draw_tracks(image, tracks)
+            draw_tracks(image, tracks, full_depth)
         if compressed:
             self._publish_compressed(image, frame, limits)
         if raw:

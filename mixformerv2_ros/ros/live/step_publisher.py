@@ -90,7 +90,11 @@ class StepPublisher:
             )
 
     def publish(
-        self, step: Step, observer_of: Callable[[str], GoalObserver | None], engine_s: float = 0.0
+        self,
+        step: Step,
+        observer_of: Callable[[str], GoalObserver | None],
+        engine_s: float,
+        full_depth: int,
     ) -> None:
         """Publish tracks and detections of an image, and overlays that have subscribers.
 
@@ -98,6 +102,7 @@ class StepPublisher:
             step: The image and its tracks.
             observer_of: Gives the observer of a target.
             engine_s: Seconds that the engine took for the image.
+            full_depth: See `draw_tracks`.
         """
         middleware, types, frame = self._middleware, self._middleware.types, step.frame
         pixels = frame.pixels
@@ -120,4 +125,4 @@ class StepPublisher:
             # An image without a stamp is as old as its arrival.
             age = max(0, now - (frame.stamp_ns or arrival or now))
             self._timing.add(now, latency, age, round(engine_s * NS))
-        self._overlay.publish(frame, step.tracks)
+        self._overlay.publish(frame, step.tracks, full_depth)
