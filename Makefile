@@ -55,9 +55,11 @@ screen:
 	fi; \
 	echo "missing:$$missing; tests that need them will be skipped" >&2
 
+# Two processes share the whole suite, file by file, so that one computes while the other waits.
 # torch's threads must sleep, not spin, while another process of the suite uses the cores.
 unit: $(DEV)/ready screen
-	OMP_WAIT_POLICY=passive $(DEV)/bin/python -m pytest $(TESTS)
+	OMP_WAIT_POLICY=passive $(DEV)/bin/python -m pytest \
+	  $(or $(TESTS),--numprocesses $(or $(WORKERS),2) --dist loadfile)
 
 # In a sourced ROS 2 workspace that holds the package. The plugins would add their own fixtures.
 test-ros:

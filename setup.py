@@ -107,6 +107,7 @@ setup(
             *TRAX,
             *OPENVINO,
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "pre-commit",
             "hypothesis",
             "ruff",
