@@ -131,13 +131,14 @@ class Reacquisition:
         center = self._last.box.center
         seconds = max(0, time_ns - self._last.time_ns) / NS
         reach = math.sqrt(self._last.box.area) * settings.reacquire_max_speed
-        tiles = sorted(
-            (math.dist(center, (x, y)), x, y)
-            for x in _centers(width, side)
-            for y in _centers(height, side)
-        )
-        wider = [_window(center, math.ceil(side * factor)) for factor in WIDER]
         limit = reach * (1 + seconds)
+        # An image has very many tiles of a very small box, nearly all of them out of reach.
+        columns, rows = (
+            [place for place in _centers(length, side) if abs(place - middle) <= limit]
+            for length, middle in zip((width, height), center, strict=True)
+        )
+        tiles = sorted((math.dist(center, (x, y)), x, y) for x in columns for y in rows)
+        wider = [_window(center, math.ceil(side * factor)) for factor in WIDER]
         near = [_window((x, y), side) for distance, x, y in tiles if distance <= limit]
         return [*wider, *near]
 
