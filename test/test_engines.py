@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -28,11 +30,29 @@ from mixformerv2_ros.lab.quantization import folded_graph, linear_layers  # noqa
 BOUND = 1e-4
 
 
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """Exports a preset in a precision, once: that takes seconds."""
+
+    @functools.cache
+    def made(preset, precision):
+        bundle = make_bundle(tmp_path_factory.mktemp("bundles") / preset, preset, precision)
+        return bundle, export_bundle(bundle)
+
+    return made
+
+
 @pytest.fixture(scope="module", params=[("T", "fp16"), ("T", "fp32"), ("S", "fp32")], ids=str)
-def exported(request, tmp_path_factory):
-    preset, precision = request.param
-    bundle = make_bundle(tmp_path_factory.mktemp("bundles") / preset, preset, precision)
-    return bundle, export_bundle(bundle)
+def exported(request, export):
+    return export(*request.param)
+
+
+@pytest.fixture
+def copied(export, tmp_path):
+    """A copy of an exported bundle, to be damaged."""
+    bundle, _ = export("T", "fp16")
+    shutil.copytree(bundle.path, tmp_path / "T")
+    return open_bundle(tmp_path / "T")
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +219,12 @@ def test_exported_run_imports_no_torch_and_stays_small(exported):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_changed_weights_are_refused(tmp_path):
-    bundle = make_bundle(tmp_path / "T", "T", "fp16")
-    export_bundle(bundle)
-    content = bytearray(bundle.weights_path.read_bytes())
+def test_changed_weights_are_refused(copied):
+    content = bytearray(copied.weights_path.read_bytes())
     content[-1] ^= 1
-    bundle.weights_path.write_bytes(content)
+    copied.weights_path.write_bytes(content)
     with pytest.raises(BundleError, match="SHA-256"):
-        load_engine(bundle)
+        load_engine(copied)
 
 
 def test_a_missing_graph_names_the_command(tmp_path):
@@ -228,43 +246,36 @@ def test_a_damaged_graph_is_one_line(exported, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture
-def exported_again(tmp_path):
-    bundle = make_bundle(tmp_path / "T", "T", "fp16")
-    export_bundle(bundle)
-    return bundle
-
-
-def test_an_exchanged_graph_is_noticed(exported_again, capsys):
+def test_an_exchanged_graph_is_noticed(copied, capsys):
     for name in GRAPHS:
-        path = exported_again.path / name
+        path = copied.path / name
         original = path.read_bytes()
         content = bytearray(original)
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
         with pytest.raises(BundleError, match=f"SHA-256 of {name} must be"):
-            load_engine(open_bundle(exported_again.path))
-        assert main(["info", str(exported_again.path)]) == 2
+            load_engine(open_bundle(copied.path))
+        assert main(["info", str(copied.path)]) == 2
         assert f"SHA-256 of {name} must be" in capsys.readouterr().err
         path.write_bytes(original)
-    assert main(["info", str(exported_again.path)]) == 0
+    assert main(["info", str(copied.path)]) == 0
 
 
-def test_graphs_of_strangers(exported_again, tmp_path):
+def test_graphs_of_strangers(copied, tmp_path):
     """Checksums may be right: ends of a graph are compared, and it reads no file elsewhere."""
-    encoder, search = (exported_again.path / name for name in GRAPHS)
+    encoder, search = (copied.path / name for name in GRAPHS)
     original = encoder.read_bytes()
     encoder.write_bytes(search.read_bytes())
-    record_graphs(exported_again)
+    record_graphs(copied)
     with pytest.raises(EngineError, match=r"template_encoder.onnx must have inputs and outputs"):
-        load_engine(exported_again)
+        load_engine(copied)
     model = onnx.load_from_string(original)
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     encoder.write_bytes(model.SerializeToString())
-    record_graphs(exported_again)
+    record_graphs(copied)
     with pytest.raises(EngineError, match=r"must be uint8|cannot load"):
-        load_engine(exported_again)
-    (tmp_path / "outside.bin").write_bytes((exported_again.path / WEIGHTS).read_bytes())
+        load_engine(copied)
+    (tmp_path / "outside.bin").write_bytes((copied.path / WEIGHTS).read_bytes())
     for place in ("../outside.bin", str(tmp_path / "outside.bin")):
         model = onnx.load_from_string(original)
         for tensor in model.graph.initializer:
@@ -272,9 +283,9 @@ def test_graphs_of_strangers(exported_again, tmp_path):
                 if entry.key == "location":
                     entry.value = place
         encoder.write_bytes(model.SerializeToString())
-        record_graphs(exported_again)
+        record_graphs(copied)
         with pytest.raises(EngineError, match="cannot load it"):
-            load_engine(exported_again)
+            load_engine(copied)
 
 
 @pytest.mark.parametrize(
