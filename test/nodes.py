@@ -129,7 +129,7 @@ class Node:
         """Wait until the worker has nothing to do."""
         self.wait(lambda: self.tracker.idle or self.tracker.failure is not None)
 
-    def wait(self, condition: Any, seconds: float = 10.0) -> None:
+    def wait(self, condition: Any, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"nothing happened; log: {self.desk.texts}"

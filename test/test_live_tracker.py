@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ from recordings import (
     red_box,
     write_bag,
 )
+from waiting import wait_for
 
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.io.bag_reader import BagReader
@@ -63,6 +65,19 @@ class SlowEngine(RedEngine):
 
     def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
         time.sleep(self.seconds)
+        return super().search(crops, memories)
+
+
+class HeldEngine(RedEngine):
+    """Does not end a search while it is held."""
+
+    def __init__(self) -> None:
+        self.searching, self.released = threading.Event(), threading.Event()
+        self.released.set()
+
+    def search(self, crops: np.ndarray, memories: Any, stop: object = None) -> Prediction:
+        self.searching.set()
+        assert self.released.wait(60)
         return super().search(crops, memories)
 
 
@@ -231,20 +246,21 @@ def test_a_target_more_than_permitted_is_refused() -> None:
 
 
 def test_the_newest_image_wins_and_nobody_waits() -> None:
-    with Node(SlowEngine()) as node:
+    engine = HeldEngine()
+    with Node(engine) as node:
         node.tracker.receive_init(init_box(red_box(0)))
         node.feed(image(0))
-        waits = []
-        for i in range(1, 21):
-            before = time.perf_counter()
+        engine.searching.clear()
+        engine.released.clear()
+        node.tracker.receive_image(image(1))
+        wait_for(engine.searching.is_set, "the search in image 1")
+        for i in range(2, 21):
             node.tracker.receive_image(image(i))
-            waits.append(time.perf_counter() - before)
-            time.sleep(0.01)
+        assert not node.tracker.idle
+        engine.released.set()
         node.settle()
-        assert max(waits) < SlowEngine.seconds / 2
         counts = node.counts
-        assert counts.dropped > 5
-        assert counts.received == counts.processed + counts.dropped == 21
+        assert (counts.received, counts.processed, counts.dropped) == (21, 3, 18)
         assert stamp_ns(node.desk.tracks[-1]) == frame_stamp(20)
 
 
