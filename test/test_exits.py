@@ -385,7 +385,9 @@ def test_the_benchmark_measures_each_exit(bundle: Bundle) -> None:
         at_exits(variants, replace(bundle, spec=replace(bundle.spec, exits=())))
 
 
-def test_a_memory_that_was_encoded_as_a_whole_serves_the_segments(graph_engine: Any) -> None:
+def test_a_memory_that_was_encoded_as_a_whole_serves_the_segments(
+    graph_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A doubtful frame takes the one graph; the next frame must not encode the templates anew."""
     scene = Scene(SPEC, [2])
     memories = scene.memories(graph_engine)
@@ -393,7 +395,7 @@ def test_a_memory_that_was_encoded_as_a_whole_serves_the_segments(graph_engine: 
     whole = scene.memories(graph_engine)
     graph_engine.search(scene.crops, whole)
     assert whole[0].encoded_segments == len(SPEC.depths)
-    whole[0]._encode_segment = None
+    monkeypatch.setattr(whole[0], "_encode_segment", None)
     found = graph_engine.search(scene.crops, whole, StopAt(3))
     assert_near(found, expected, bound=1e-4)
     np.testing.assert_allclose(found.quality, expected.quality, atol=1e-4)
