@@ -64,6 +64,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "evaluate --root my_data -o results",
         "evaluate bundle --root LaSOT --dataset lasot -o results --report lasot.html",
         "evaluate --root OTB100 --dataset otb --trackers mixformer,kcf --sequences David,Car4",
+        "evaluate bundle --root held_out --exit-thresholds 0.6,0.8 -o out --report curve.html",
     ),
     "trax": ("trax", "trax --model bundle --num-threads 2"),
     "visualize": (

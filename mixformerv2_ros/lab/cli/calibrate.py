@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure the curve, choose, and write both into the bundle."""
     from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
     from mixformerv2_ros.lab.depth_curve import THRESHOLDS, measure_point, threshold_for_loss
+    from mixformerv2_ros.lab.evaluation.trade_off import parse_thresholds
 
     bundle = open_bundle(args.bundle)
     if not bundle.spec.exits:
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
             f"calibrate needs a bundle with exits, which {bundle.name} has not; stage `exits` of "
             "`mixformerv2 train` makes them"
         )
-    thresholds = _thresholds(args.thresholds) if args.thresholds else THRESHOLDS
+    thresholds: tuple[float, ...] = THRESHOLDS
+    if args.thresholds is not None:
+        thresholds = parse_thresholds("--thresholds", args.thresholds)
     sequences, problems = load_sequences(args.on)
     for problem in problems:
         print(f"left out: {problem}")
@@ -80,15 +83,3 @@ def run(args: argparse.Namespace) -> int:
     record_depth(bundle, DepthCalibration(round(threshold, 4), curve, source))
     print(f"threshold {threshold:.4g} written into {bundle.path / 'model.json'}")
     return 0
-
-
-def _thresholds(text: str) -> tuple[float, ...]:
-    try:
-        values = sorted({float(word) for word in text.split(",")})
-    except ValueError:
-        values = []
-    if not values or not 0 <= values[0] <= values[-1] < 1:
-        raise ParameterError(
-            f"--thresholds must be numbers from 0 to below 1, separated by commas, got {text!r}"
-        )
-    return tuple(values)

@@ -17,6 +17,7 @@ from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.cli.parameter_options import add_parameter_arguments, values_from_arguments
 from mixformerv2_ros.cli.renamed_options import add_renamed_option
 from mixformerv2_ros.errors import BundleError, EngineError, ParameterError, SourceError
+from mixformerv2_ros.files import write_json
 from mixformerv2_ros.lab.datasets.evaluation_sets import (
     EVALUATION_SETS,
     find_sequences,
@@ -24,7 +25,7 @@ from mixformerv2_ros.lab.datasets.evaluation_sets import (
 )
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence, read_names
 from mixformerv2_ros.lab.evaluation.absences import with_absence
-from mixformerv2_ros.lab.evaluation.analysis import read_run
+from mixformerv2_ros.lab.evaluation.analysis import read_run, run_facts
 from mixformerv2_ros.lab.evaluation.metrics import score_sequence
 from mixformerv2_ros.lab.evaluation.protocols import published_settings
 from mixformerv2_ros.lab.evaluation.results import Result
@@ -40,8 +41,15 @@ from mixformerv2_ros.lab.evaluation.summary import (
     toolkit_table,
 )
 from mixformerv2_ros.lab.evaluation.trackers import OPENCV_TRACKERS, TrackerSpec, parse_tracker
+from mixformerv2_ros.lab.evaluation.trade_off import (
+    exit_specs,
+    parse_thresholds,
+    trade_off_facts,
+    trade_off_table,
+    trade_offs,
+)
 from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.ros.parameters import BY_NAME, check_values
+from mixformerv2_ros.ros.parameters import BY_NAME, EXITS, check_values
 from mixformerv2_ros.shared_work import Rank, launched_rank
 
 LEGEND = (
@@ -59,6 +67,12 @@ ABSENCE_LEGEND = (
 )
 
 
+TRADE_OFF_LEGEND = (
+    "depth: mean blocks per frame over all blocks. ms: mean time of a frame inside the tracker. "
+    "cut: the same model always answering after that block, which a static model would do. "
+    "less full: paired difference of success AUC. cuts at that ms: success AUC of static models of "
+    "that cost, between two cuts linear."
+)
 SPREAD_LEGEND = (
     "Success AUC with a bootstrap interval over sequences; its mean over every other sequence by "
     "name; lost: share of sequences with a mean overlap below 0.3. Differences are paired."
@@ -123,6 +137,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"trackers separated by commas: {kinds}; KIND=PATH sets a bundle or weights, such as "
         "Nano=peers/nanotrackv2 (default: mixformer)",
     )
+    parser.add_argument(
+        "--exit-thresholds",
+        metavar="LIST",
+        help="run `mixformer` with each of these thresholds of its exits, separated by commas, and "
+        "beside them cut at each exit and at full depth, and print what depth, time and success "
+        "AUC they come to",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="output folder")
     parser.add_argument(
         "--compare",
@@ -165,6 +186,8 @@ def run(args: argparse.Namespace) -> int:
     if args.compare and not rank.is_main:
         return 0
     specs = _specs(args, values)
+    if args.exit_thresholds is not None:
+        specs = _with_exit_thresholds(args, specs, values)
     folders = (
         result_folders(args.compare)
         if args.compare
@@ -210,6 +233,7 @@ def run(args: argparse.Namespace) -> int:
     summaries = {label: outcome.summary for label, outcome in outcomes.items()}
     if summaries:
         _print(summaries, args.per_sequence)
+        _trade_offs(args, summaries, folders)
     counts = {summary.overall.sequences for summary in summaries.values()}
     if len(counts) > 1:
         problems.append("the trackers were evaluated on different sequences, see column seqs")
@@ -319,12 +343,15 @@ def _evaluate(
         dataset["absence"] = args.absence
         # Which scene stands between depends on all of them.
         dataset["absence_sequences"] = ",".join(sequence.name for sequence in sequences)
+    specs = [_with_settings(spec, args.dataset, given) for spec in specs]
+    if args.exit_thresholds is not None and args.workers == rank.world_size == 1:
+        _in_turn([spec for spec in specs if spec.exits], sequences, args.output, dataset)
     outcomes: dict[str, Evaluation] = {}
     for spec in specs:
         bar = RunningAuc(spec.label, sum(map(len, sequences)), shown=rank.is_main)
         try:
             outcomes[spec.label] = evaluate_to_folder(
-                _with_settings(spec, args.dataset, given),
+                spec,
                 sequences,
                 args.output / spec.label,
                 dataset,
@@ -338,6 +365,25 @@ def _evaluate(
         finally:
             bar.close()
     return outcomes
+
+
+def _in_turn(
+    specs: list[TrackerSpec],
+    sequences: list[AnnotatedSequence],
+    output: Path,
+    dataset: dict[str, str | int],
+) -> None:
+    """Run every sequence with all specs before the next, so that their times compare.
+
+    A machine that gets slower meanwhile would favour whoever ran first. What cannot be run is left
+    to the evaluation, which names it.
+    """
+    total = len(specs) * sum(map(len, sequences))
+    with tqdm(desc="in turn", total=total, unit="frame", disable=None) as bar:
+        for sequence in sequences:
+            for spec in specs:
+                evaluate_to_folder(spec, [sequence], output / spec.label, dataset)
+                bar.update(len(sequence))
 
 
 def _with_absences(sequences: list[AnnotatedSequence], frames: int) -> list[AnnotatedSequence]:
@@ -360,6 +406,29 @@ def _with_settings(spec: TrackerSpec, dataset: str, given: dict[str, Any]) -> Tr
         return spec
     published = published_settings(dataset, open_bundle(spec.path).spec.preset)
     return dataclasses.replace(spec, values=tuple(sorted({**published, **given}.items())))
+
+
+def _with_exit_thresholds(
+    args: argparse.Namespace, specs: list[TrackerSpec], values: dict[str, Any]
+) -> list[TrackerSpec]:
+    """Every `mixformer` at thresholds and cuts instead of as it is; the others as they are.
+
+    Raises:
+        ParameterError: the thresholds are none, or there is nothing that has exits.
+    """
+    thresholds = parse_thresholds("--exit-thresholds", args.exit_thresholds)
+    given = [name for name in EXITS if values.get(name)]
+    if given or args.compare:
+        other = f"--{given[0].replace('.', '-').replace('_', '-')}" if given else "--compare"
+        raise ParameterError(f"--exit-thresholds and {other} exclude each other")
+    if not any(spec.kind == "mixformer" for spec in specs):
+        raise ParameterError(
+            f"--exit-thresholds requires the tracker mixformer, got {args.trackers}"
+        )
+    found = []
+    for spec in specs:
+        found += exit_specs(spec, thresholds) if spec.kind == "mixformer" else [spec]
+    return found
 
 
 def _specs(args: argparse.Namespace, values: dict[str, Any]) -> list[TrackerSpec]:
@@ -393,6 +462,20 @@ def _report(
         dataset=args.dataset,
         problems=problems,
     )
+
+
+def _trade_offs(
+    args: argparse.Namespace, summaries: dict[str, Summary], folders: dict[str, Path]
+) -> None:
+    """Print what thresholds and cuts of exits came to, and write it beside the results."""
+    configs = {label: run_facts(folders[label]).get("config", {}) for label in summaries}
+    found = trade_offs(summaries, configs)
+    for one in found:
+        print("", trade_off_table(one), sep="\n")
+    if found:
+        print(TRADE_OFF_LEGEND)
+    if found and not args.compare:
+        write_json(args.output / "trade_off.json", list(map(trade_off_facts, found)))
 
 
 def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:

@@ -53,7 +53,7 @@ def read_run(label: str, folder: Path, sequences: Iterable[AnnotatedSequence]) -
             results[sequence.name] = read_result(folder, sequence.name, len(sequence))
         except SourceError:
             continue  # `evaluate` has named it already
-    return TrackerRun(label, results, _facts(folder))
+    return TrackerRun(label, results, run_facts(folder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +223,7 @@ def flagged_spans(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)]
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def run_facts(folder: Path) -> dict[str, Any]:
     """What our result files hold about a run; all of it is optional."""
     facts: dict[str, Any] = {}
     for name in ("config.json", "summary.json"):

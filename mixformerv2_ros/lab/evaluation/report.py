@@ -38,6 +38,7 @@ from mixformerv2_ros.lab.evaluation.report_charts import (
     failure_chart,
     speed_chart,
     threshold_chart,
+    trade_off_chart,
 )
 from mixformerv2_ros.lab.evaluation.report_tables import (
     METRICS,
@@ -51,6 +52,7 @@ from mixformerv2_ros.lab.evaluation.report_tables import (
 )
 from mixformerv2_ros.lab.evaluation.results import Result
 from mixformerv2_ros.lab.evaluation.summary import summarise
+from mixformerv2_ros.lab.evaluation.trade_off import TradeOff, trade_offs
 from mixformerv2_ros.lab.reports.charts import Series
 from mixformerv2_ros.lab.reports.page import number, render_page
 from mixformerv2_ros.machine import environment
@@ -104,6 +106,7 @@ def write_report(
         problems=problems,
         overall=overall_rows(ranked),
         thresholds=_threshold_charts(entries, charts),
+        trade_offs=_trade_offs(entries, charts),
         attributes=attribute_rows(ranked, sequences),
         metrics=[(name, short) for name, short, _ in METRICS],
         per_sequence=sequence_rows(entries, sequences),
@@ -212,6 +215,38 @@ def _threshold_charts(entries: Sequence[Entry], charts: dict[str, figure]) -> li
         ("Success", "share of frames with IoU above a threshold; AUC", "success"),
         ("Precision", "share of frames with the centre within a distance; P20", "precision"),
         ("Normalised precision", "the same in units of the target's size; mean", "normalised"),
+    ]
+
+
+def _trade_offs(entries: Sequence[Entry], charts: dict[str, figure]) -> list[dict[str, Any]]:
+    """Draw what thresholds of exits buy beside cuts at them, over time and over depth."""
+    shown = []
+    found = trade_offs(
+        {entry.label: entry.summary for entry in entries},
+        {entry.label: entry.run.facts.get("config", {}) for entry in entries},
+    )
+    for index, one in enumerate(found):
+        names = f"trade_off_ms{index}", f"trade_off_depth{index}"
+        charts[names[0]] = trade_off_chart(one, "ms", "milliseconds per frame")
+        charts[names[1]] = trade_off_chart(one, "depth", "mean depth over the full one")
+        shown.append({"model": one.model, "charts": names, "rows": _trade_off_rows(one)})
+    return shown
+
+
+def _trade_off_rows(one: TradeOff) -> list[tuple[str, list[Cell]]]:
+    return [
+        (
+            point.name,
+            [
+                Cell(point.depth),
+                Cell(point.ms, ".2f"),
+                Cell(point.of_full),
+                *map(Cell, (point.auc.mean, point.auc.low, point.auc.high)),
+                *(Cell(v, "+.3f") for v in (point.gain.mean, point.gain.low, point.gain.high)),
+                Cell(point.static_auc),
+            ],
+        )
+        for point in (*one.dynamic, *one.static)
     ]
 
 

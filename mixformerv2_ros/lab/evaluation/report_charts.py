@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from mixformerv2_ros.lab.evaluation.analysis import (
 )
 from mixformerv2_ros.lab.evaluation.metrics import Floats
 from mixformerv2_ros.lab.evaluation.results import Result
+from mixformerv2_ros.lab.evaluation.trade_off import TradeOff, TradeOffPoint
 from mixformerv2_ros.lab.reports.charts import (
     BAD,
     FONT,
@@ -60,6 +61,82 @@ def threshold_chart(
         add_guide(plot, "x", guide, f"{guide:g} px")
     line_chart(plot, thresholds, lines)
     return plot
+
+
+def trade_off_chart(trade_off: TradeOff, x: Literal["ms", "depth"], x_label: str) -> figure:
+    """Success AUC of one model over its cost, by thresholds and by cuts, with 95 % intervals."""
+    everything = (*trade_off.dynamic, *trade_off.static)
+    known = [getattr(one, x) for one in everything if np.isfinite(getattr(one, x))]
+    low, high = min(one.auc.low for one in everything), max(one.auc.high for one in everything)
+    plot = new_chart(
+        x_label,
+        "success AUC",
+        x_range=(0, 1.2 * max(known, default=1.0)),
+        y_range=(max(0.0, low - 0.03), min(1.0, high + 0.03)),
+    )
+    entries: list[tuple[str, list[Any]]] = []
+    points: list[Any] = []
+    for series, (name, line) in enumerate(
+        (("thresholds", trade_off.curve), ("cuts", trade_off.static))
+    ):
+        drawn = [one for one in line if np.isfinite(getattr(one, x))]
+        # Full depth belongs to both lines and is marked as a cut.
+        marked = [
+            one for one in drawn if one in (trade_off.static if series else trade_off.dynamic)
+        ]
+        color = series_color(series)
+        entries.append(
+            (
+                name,
+                [
+                    plot.line(
+                        "x", "y", source=_trade_off_source(drawn, x), color=color,
+                        line_dash=series_dash(series), line_width=1.7 if series else 3,
+                        muted_alpha=0.12,
+                    ),
+                    plot.segment(
+                        "x", "low", "x", "high", source=_trade_off_source(marked, x), color=color,
+                        line_width=1.3, alpha=0.5, muted_alpha=0.05,
+                    ),
+                    plot.scatter(
+                        "x", "y", source=_trade_off_source(marked, x), color=color, size=8,
+                        marker="square" if series else "circle", muted_alpha=0.12,
+                    ),
+                    plot.text(
+                        "x", "y", "note", source=_trade_off_source(marked, x), text_color=color,
+                        text_font_size="11px", text_font={"value": FONT},
+                        x_offset=7, y_offset=18 if series else -8,
+                    ),
+                ],
+            )
+        )  # fmt: skip
+        points.append(entries[-1][1][2])
+    add_hover(
+        plot,
+        points,
+        ("exits", "@name"),
+        ("depth", "@depth{0.000}"),
+        ("milliseconds", "@ms{0.00}"),
+        ("success AUC", "@y{0.000}"),
+        ("95 %", "@low{0.000} to @high{0.000}"),
+    )
+    add_legend(plot, entries)
+    return plot
+
+
+def _trade_off_source(points: Sequence[TradeOffPoint], x: str) -> ColumnDataSource:
+    return ColumnDataSource(
+        {
+            "x": [getattr(one, x) for one in points],
+            "y": [one.auc.mean for one in points],
+            "low": [one.auc.low for one in points],
+            "high": [one.auc.high for one in points],
+            "name": [one.name for one in points],
+            "note": [one.name.removeprefix("threshold ").removesuffix(" depth") for one in points],
+            "depth": [one.depth for one in points],
+            "ms": [one.ms for one in points],
+        }
+    )
 
 
 @dataclass(frozen=True)

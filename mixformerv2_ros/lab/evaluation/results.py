@@ -5,7 +5,8 @@ One folder per tracker:
 * `config.json`: what was run; another configuration is refused in the same folder;
 * `NAME.txt`: one box `x,y,w,h` per frame, in pixels, first frame included;
 * `NAME_frames.csv`: per frame `seconds,confidence,lost` (time of the tracker alone; confidence
-  `nan` from trackers that give none; `lost` 0 or 1);
+  `nan` from trackers that give none; `lost` 0 or 1), and `depth` (blocks of the network that were
+  run; 0 where it was not asked) from ours;
 * `summary.json`: the figures.
 
 Every file is written whole or not at all, and `NAME.txt` last: a sequence is finished when it is
@@ -30,6 +31,7 @@ from mixformerv2_ros.lab.datasets.sequences import read_boxes
 from mixformerv2_ros.text import printable
 
 FRAMES_HEADER = "seconds,confidence,lost"
+DEPTH_HEADER = f"{FRAMES_HEADER},depth"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +45,15 @@ class Result:
         seconds: (N,) float64, time that the tracker took for the frame; NaN where it is not known.
         confidences: (N,) float64; NaN where the tracker gives none.
         lost: (N,) bool, whether the tracker said that it had lost the target.
+        depths: (N,) integers, blocks of the network run for the target, 0 where it was not asked;
+            None from trackers without such blocks, and where it is not known.
     """
 
     boxes: npt.NDArray[np.float64]
     seconds: npt.NDArray[np.float64]
     confidences: npt.NDArray[np.float64]
     lost: npt.NDArray[np.bool_]
+    depths: npt.NDArray[np.intp] | None = None
 
     @property
     def skipped(self) -> npt.NDArray[np.bool_]:
@@ -62,11 +67,14 @@ def write_result(folder: Path, name: str, result: Result) -> None:
     Raises:
         SourceError: the folder cannot be written.
     """
-    frames = [FRAMES_HEADER]
+    frames = []
     for seconds, confidence, lost in zip(
         result.seconds, result.confidences, result.lost, strict=True
     ):
         frames.append(f"{seconds:.6f},{float(confidence)!r},{int(lost)}")
+    if result.depths is not None:
+        frames = [f"{line},{depth}" for line, depth in zip(frames, result.depths, strict=True)]
+    frames.insert(0, FRAMES_HEADER if result.depths is None else DEPTH_HEADER)
     boxes = [",".join(repr(float(value)) for value in box) for box in result.boxes]
     write_file(folder / f"{name}_frames.csv", "\n".join(frames) + "\n")
     write_file(folder / f"{name}.txt", "\n".join(boxes) + "\n")
@@ -100,7 +108,8 @@ def read_result(folder: Path, name: str, frames: int) -> Result:
         columns = _read_frames(details, frames)
     else:
         columns = np.tile([math.nan, math.nan, 0.0], (frames, 1))
-    return Result(boxes, columns[:, 0], columns[:, 1], columns[:, 2] != 0)
+    depths = columns[:, 3].astype(np.intp) if columns.shape[1] > 3 else None
+    return Result(boxes, columns[:, 0], columns[:, 1], columns[:, 2] != 0, depths)
 
 
 def claim_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -155,21 +164,23 @@ def _read_frames(path: Path, frames: int) -> npt.NDArray[np.float64]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from None
-    if not lines or lines[0] != FRAMES_HEADER:
+    if not lines or lines[0] not in (FRAMES_HEADER, DEPTH_HEADER):
         came = repr(printable(lines[0])) if lines else "an empty file"
         raise SourceError(f"{path}, line 1: expected {FRAMES_HEADER!r}, got {came}")
     if len(lines) != frames + 1:
         raise SourceError(
             f"{path}: expected {frames + 1} lines, a header and one per frame, got {len(lines)}"
         )
-    rows = []
+    rows, width = [], len(lines[0].split(","))
     for number, line in enumerate(lines[1:], start=2):
         try:
-            seconds, confidence, lost = map(float, line.split(","))
+            row = [float(word) for word in line.split(",")]
         except ValueError:
+            row = []
+        # A depth must be a number that an array of integers can hold.
+        if len(row) != width or not all(0 <= depth < 1000 for depth in row[3:]):
             raise SourceError(
-                f"{path}, line {number}: expected the numbers {FRAMES_HEADER}, "
-                f"got {printable(line)!r}"
-            ) from None
-        rows.append((seconds, confidence, lost))
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+                f"{path}, line {number}: expected the numbers {lines[0]}, got {printable(line)!r}"
+            )
+        rows.append(row)
+    return np.array(rows, dtype=np.float64).reshape(-1, width)

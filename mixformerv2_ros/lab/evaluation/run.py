@@ -52,11 +52,11 @@ from mixformerv2_ros.lab.evaluation.trackers import (
     Image,
     OnePassTracker,
     TrackerSpec,
+    spec_settings,
     tracker_factory,
 )
 from mixformerv2_ros.machine import environment
 from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.ros.parameters import tracker_settings
 from mixformerv2_ros.shared_work import POLL_S, Rank, SharedWork, local_device
 
 READ_AHEAD = 8
@@ -102,7 +102,7 @@ def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result
         BoxError: the first box cannot be tracked.
         EngineError: the tracker cannot run or gives a box that is not finite.
     """
-    boxes, seconds, confidences, lost = [], [], [], []
+    boxes, seconds, confidences, lost, depths = [], [], [], [], []
     size = (0, 0)
     estimate = Estimate(sequence.initial_box, 1.0, False)
     for index, image in enumerate(read_images(sequence.frames)):
@@ -129,11 +129,13 @@ def run_sequence(tracker: OnePassTracker, sequence: AnnotatedSequence) -> Result
         boxes.append(estimate.box)
         confidences.append(estimate.confidence)
         lost.append(estimate.lost)
+        depths.append(0 if skipped or index == 0 else estimate.depth)
     return Result(
         boxes=np.array(boxes, dtype=np.float64),
         seconds=np.array(seconds, dtype=np.float64),
         confidences=np.array(confidences, dtype=np.float64),
         lost=np.array(lost, dtype=bool),
+        depths=np.array(depths, dtype=np.intp) if any(depths) else None,
     )
 
 
@@ -274,7 +276,9 @@ def configuration(spec: TrackerSpec, dataset: dict[str, str | int]) -> dict[str,
         config["device"] = spec.device
         config["bundle"] = bundle.name
         config["weights_sha256"] = bundle.metadata["weights"]["sha256"]
-        config["settings"] = dataclasses.asdict(tracker_settings(dict(spec.values), bundle))
+        config["settings"] = dataclasses.asdict(spec_settings(spec, bundle))
+        if spec.exits is not None:
+            config["exits"] = {**spec.exits.facts(), "depth": bundle.spec.depth}
     elif spec.path is not None:
         config["weights"] = spec.path.resolve().name
         config["weights_sha256"] = checksum(spec.path)

@@ -44,6 +44,8 @@ class Summary:
         sequence_fps: Frames per second per sequence, by name.
         toolkit: Figures as the data set's own toolkit computes them, where it differs; see
             `protocols`.
+        depth: Mean number of blocks of the network over the frames that it was asked for the
+            target; NaN where it is not known.
     """
 
     overall: OverallScores
@@ -54,11 +56,16 @@ class Summary:
     sequences: dict[str, SequenceScores]
     sequence_fps: dict[str, float]
     toolkit: dict[str, float] = field(default_factory=dict)
+    depth: float = math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain dictionaries, for JSON."""
         return {
-            "overall": {**dataclasses.asdict(self.overall), "fps": self.fps},
+            "overall": {
+                **dataclasses.asdict(self.overall),
+                "fps": self.fps,
+                "depth": self.depth,
+            },
             "confidence": dataclasses.asdict(self.confidence),
             "long_term": dataclasses.asdict(self.long_term) if self.long_term else None,
             "absences": dataclasses.asdict(self.absences) if self.absences else None,
@@ -96,6 +103,7 @@ def summarise(
         sequences=scores,
         sequence_fps={each.name: _fps([result]) for each, result in everything},
         toolkit=_toolkit(pairs, dataset),
+        depth=_depth([result for _, result in everything]),
     )
 
 
@@ -118,9 +126,9 @@ def overall_table(summaries: Mapping[str, Summary]) -> str:
         o = summary.overall
         shares = [o.success_auc, o.precision, o.normalised_precision, o.op50, o.op75]
         shares += [o.seq50, o.ao, o.sr50, o.sr75]
-        speed = _number(summary.fps, ".1f")
+        speed = number_cell(summary.fps, ".1f")
         rows.append([label, str(o.sequences), *map(_share, shares), speed])
-    return _table(header, rows)
+    return text_table(header, rows)
 
 
 _TOOLKIT_COLUMNS = {
@@ -138,7 +146,7 @@ def toolkit_table(summaries: Mapping[str, Summary]) -> str:
         [label, *(_share(summary.toolkit.get(name, math.nan)) for name in names)]
         for label, summary in summaries.items()
     ]
-    return _table(["as its toolkit", *(_TOOLKIT_COLUMNS[name] for name in names)], rows)
+    return text_table(["as its toolkit", *(_TOOLKIT_COLUMNS[name] for name in names)], rows)
 
 
 def sequence_table(summaries: Mapping[str, Summary]) -> str:
@@ -148,7 +156,7 @@ def sequence_table(summaries: Mapping[str, Summary]) -> str:
     for name in names:
         found = (each.sequences.get(name) for each in summaries.values())
         rows.append([name, *(_share(one.success_auc) if one else "-" for one in found)])
-    return _table(["sequence", *summaries], rows)
+    return text_table(["sequence", *summaries], rows)
 
 
 def confidence_table(summaries: Mapping[str, Summary]) -> str:
@@ -160,7 +168,7 @@ def confidence_table(summaries: Mapping[str, Summary]) -> str:
         values = [c.median_hit, c.median_miss, c.lost_precision, c.lost_recall]
         values += [lt.precision, lt.recall, lt.f_score] if lt else [math.nan] * 3
         rows.append([label, *map(_share, values)])
-    return _table(header, rows)
+    return text_table(header, rows)
 
 
 def absence_table(summaries: Mapping[str, Summary]) -> str:
@@ -176,12 +184,12 @@ def absence_table(summaries: Mapping[str, Summary]) -> str:
         rows.append(
             [
                 label,
-                *(str(a.sequences), str(a.returns), _share(a.found), _number(a.frames, ".1f")),
+                *(str(a.sequences), str(a.returns), _share(a.found), number_cell(a.frames, ".1f")),
                 *map(_share, [lt.precision, lt.recall, lt.f_score] if lt else [math.nan] * 3),
             ]
         )
     columns = ["seqs", "returns", "found", "frames", "LT-P", "LT-R", "LT-F"]
-    return _table(["with absences", *columns], rows) if rows else ""
+    return text_table(["with absences", *columns], rows) if rows else ""
 
 
 def spread_table(summaries: Mapping[str, Summary]) -> str:
@@ -193,9 +201,9 @@ def spread_table(summaries: Mapping[str, Summary]) -> str:
     for label, summary in summaries.items():
         s = spread(summary.sequences)
         lost = _share(s.lost) if s.sequences else "-"
-        rows.append([label, *_interval(s.auc), _share(s.odd), _share(s.even), lost])
+        rows.append([label, *interval_cells(s.auc), _share(s.odd), _share(s.even), lost])
     columns = ["AUC", "95 % over sequences", "odd", "even", "lost"]
-    tables = [_table(["tracker", *columns], rows)]
+    tables = [text_table(["tracker", *columns], rows)]
     first, *others = summaries
     rows = []
     for label in others:
@@ -203,16 +211,17 @@ def spread_table(summaries: Mapping[str, Summary]) -> str:
         rows.append(
             [
                 label,
-                *_interval(d.auc, "+.3f"),
-                *(_number(v, "+.3f") for v in (d.odd, d.even, d.lost)),
+                *interval_cells(d.auc, "+.3f"),
+                *(number_cell(v, "+.3f") for v in (d.odd, d.even, d.lost)),
             ]
         )
     if rows:
-        tables.append(_table([f"less {first}", *columns], rows))
+        tables.append(text_table([f"less {first}", *columns], rows))
     return "\n\n".join(tables)
 
 
-def _interval(interval: Interval, form: str = ".3f") -> tuple[str, str]:
+def interval_cells(interval: Interval, form: str = ".3f") -> tuple[str, str]:
+    """Mean and interval as texts; dashes where there are none."""
     if math.isnan(interval.mean):
         return "-", "-"
     low, high = format(interval.low, form), format(interval.high, form)
@@ -226,19 +235,26 @@ def _fps(results: list[Result]) -> float:
     return frames / seconds if seconds > 0 else math.nan
 
 
+def _depth(results: list[Result]) -> float:
+    depths = np.concatenate([[], *(one.depths for one in results if one.depths is not None)])
+    return float(depths[depths > 0].mean()) if depths.any() else math.nan
+
+
 def _low_nan(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
 def _share(value: float) -> str:
-    return _number(value, ".3f")
+    return number_cell(value, ".3f")
 
 
-def _number(value: float, form: str) -> str:
+def number_cell(value: float, form: str) -> str:
+    """A number as text; a dash where there is none."""
     return "-" if math.isnan(value) else format(value, form)
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def text_table(header: list[str], rows: list[list[str]]) -> str:
+    """Lines of a table with aligned columns, the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [
         "  ".join(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError
-from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.model.bundle import Bundle, open_bundle
+from mixformerv2_ros.model.engine import Engine, Memory, Prediction, Stop
+from mixformerv2_ros.model.engine_wrapper import EngineWrapper
 from mixformerv2_ros.ros.parameters import tracker_settings
 from mixformerv2_ros.tracking.boxes import Box
 from mixformerv2_ros.tracking.events import InitRequest, Output, Step, StreamImage, raise_failure
@@ -45,11 +46,13 @@ class Estimate(NamedTuple):
         box: Where the target is, in pixels of the image.
         confidence: That it is there, larger is surer; NaN from trackers that give none.
         lost: Whether the tracker reports the target as lost.
+        depth: Blocks of the network run for it; 0 from trackers without such blocks.
     """
 
     box: Box
     confidence: float
     lost: bool
+    depth: int = 0
 
 
 class OnePassTracker(Protocol):
@@ -94,7 +97,8 @@ class MixFormerTracker:
         if not tracks:
             return Estimate(self._box, 0.0, True)
         self._box = tracks[0].box
-        return Estimate(tracks[0].box, tracks[0].confidence, tracks[0].state is State.LOST)
+        (track,) = tracks
+        return Estimate(track.box, track.confidence, track.state is State.LOST, track.depth)
 
     def _process(self, image: Image, outputs: list[Output]) -> tuple[Track, ...]:
         stamp = round(self._count * 1e9 / FRAME_RATE)
@@ -175,6 +179,53 @@ def _whole_pixel_side(start: float, length: float, limit: int, least: int) -> tu
     return first, min(size, limit - first)
 
 
+class CutEngine(EngineWrapper):
+    """An engine whose every search is answered after the same number of blocks.
+
+    What a static model that ends there would answer, at its cost and that of the exits before.
+    """
+
+    def __init__(self, engine: Engine, depth: int) -> None:
+        """Let `engine` answer after `depth` blocks, one of `ModelSpec.depths`."""
+        super().__init__(engine)
+        self._cut = depth
+
+    def search(
+        self,
+        crops: npt.NDArray[np.uint8],
+        memories: Sequence[Memory],
+        stop: Stop | None = None,
+    ) -> Prediction:
+        """See `Engine.search`; `stop` is not asked."""
+        # At full depth, no exit is in the way.
+        return self.engine.search(
+            crops, memories, self._stop if self._cut < self.spec.depth else None
+        )
+
+    def _stop(
+        self, depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.bool_]:
+        return np.full(len(rows), depth == self._cut)
+
+
+@dataclass(frozen=True)
+class ExitChoice:
+    """Which exits answer, whatever the settings say: by a threshold, or always the same one.
+
+    Attributes:
+        threshold: See `TrackerSettings.exit_threshold`; None of a cut.
+        cut: Number of blocks after which every search is answered, see `CutEngine`; 0 of a
+            threshold.
+    """
+
+    threshold: float | None = None
+    cut: int = 0
+
+    def facts(self) -> dict[str, float]:
+        """For `config.json`."""
+        return {"cut": self.cut} if self.threshold is None else {"threshold": self.threshold}
+
+
 @dataclass(frozen=True)
 class TrackerSpec:
     """Which tracker to build; small and picklable, so that worker processes build their own.
@@ -186,6 +237,7 @@ class TrackerSpec:
         device: Device of that engine, `cpu`, `cuda` or `cuda:N`.
         num_threads: Threads of one tracker; 0 leaves it to the engine.
         values: Parameters of `mixformer` that differ from `parameters.PARAMETERS`' defaults.
+        exits: Which exits of the model answer; None: as `values` say.
     """
 
     kind: str
@@ -194,14 +246,18 @@ class TrackerSpec:
     device: str = "cpu"
     num_threads: int = 1
     values: tuple[tuple[str, Any], ...] = ()
+    exits: ExitChoice | None = None
 
     @property
     def label(self) -> str:
-        """Name in tables and of the result folder: the kind, and the weights where given."""
-        if self.path is None:
-            return self.kind
-        path = self.path.resolve()
-        return f"{self.kind}-{path.stem if path.is_file() else path.name}"
+        """Name in tables and of the result folder: the kind, the weights and exits where given."""
+        label = self.kind
+        if self.path is not None:
+            path = self.path.resolve()
+            label += f"-{path.stem if path.is_file() else path.name}"
+        for name, value in self.exits.facts().items() if self.exits else ():
+            label += f"-{name}-{value:g}"
+        return label
 
 
 def parse_tracker(
@@ -231,9 +287,12 @@ def tracker_factory(spec: TrackerSpec) -> TrackerFactory:
         EngineError: the engine, this OpenCV build, or the weights cannot do it.
     """
     if spec.kind == "mixformer":
-        bundle = open_bundle(spec.path)
-        engine = load_engine(bundle, spec.engine, spec.device, spec.num_threads)
-        settings = tracker_settings(dict(spec.values), bundle)
+        engine = _engine(spec.path, spec.engine, spec.device, spec.num_threads)
+        settings = spec_settings(spec, open_bundle(spec.path))
+        if spec.exits is not None:
+            _load_segments(engine)
+            if spec.exits.cut:
+                engine = CutEngine(engine, spec.exits.cut)
         return lambda: MixFormerTracker(engine, settings)
     cv2.setNumThreads(spec.num_threads or -1)
 
@@ -242,6 +301,34 @@ def tracker_factory(spec: TrackerSpec) -> TrackerFactory:
 
     make()  # what is missing shows now, not in the first sequence
     return make
+
+
+def spec_settings(spec: TrackerSpec, bundle: Bundle) -> TrackerSettings:
+    """Settings of the tracker `mixformer` that `spec` names.
+
+    Raises:
+        ParameterError: see `tracker_settings`.
+    """
+    settings = tracker_settings(dict(spec.values), bundle)
+    if spec.exits is None:
+        return settings
+    threshold = 1.0 if spec.exits.threshold is None else spec.exits.threshold
+    return replace(settings, exit_threshold=threshold, exit_deadline_ms=0.0)
+
+
+# Specs of one bundle share it, so that several thresholds can take turns.
+@functools.lru_cache(maxsize=1)
+def _engine(path: Path | None, engine: str, device: str, num_threads: int) -> Engine:
+    return load_engine(open_bundle(path), engine, device, num_threads)
+
+
+def _load_segments(engine: Engine) -> None:
+    """Search once by segments and once without, so that no measured frame loads a graph."""
+    size = engine.spec.template_size
+    memory = engine.encode_templates(np.zeros((2, size, size, 3), np.uint8))
+    crops = np.zeros((1, engine.spec.search_size, engine.spec.search_size, 3), np.uint8)
+    engine.search(crops, [memory], lambda depth, quality, rows: np.zeros(len(rows), bool))
+    engine.search(crops, [memory])
 
 
 def _weightless(name: str, path: Path | None) -> Any:
