@@ -111,6 +111,43 @@ def test_what_is_not_there_is_one_line(words, expected, capsys):
     assert expected in line
 
 
+def test_exits_are_a_curve_beside_full_depth(tmp_path, capsys):
+    pytest.importorskip("bokeh")
+    data, page = tmp_path / "benchmark.json", tmp_path / "benchmark.html"
+    words = ["--rounds", "1", "--frames", "2", "--size", "320x240", "--threads", "1", "--exits"]
+    words += ["--engine", "onnxruntime", "--precision", "fp32"]
+    assert main(["benchmark", *words, "--json", str(data), "--report", str(page)]) == 0
+    result, spec = json.loads(data.read_text()), open_bundle().spec
+    (curve,) = result["exits"]
+    times = {one["answer_at"]: one["milliseconds"]["engine"]["p50"] for one in result["variants"]
+             if one["variant"] != "onnxruntime joint"}  # fmt: skip
+    assert curve["name"] == "onnxruntime"
+    assert curve["full_ms"] == times[0]
+    assert [point["at"] for point in curve["points"]] == list(spec.depths)
+    for point in curve["points"]:
+        assert point["ms"] == times[point["at"]]
+        assert point["of_full"] == pytest.approx(point["ms"] / times[0], abs=1e-4)
+    shown, text = capsys.readouterr().out, page.read_text()
+    assert f"{spec.exits[0]} blocks ({spec.exits[0] / spec.depth:.2f})" in shown
+    assert f"{spec.depth}, through all exits" in text
+    assert f"<td>{curve['full_ms']:.2f}</td>" in text
+
+
+def test_a_preset_is_measured_with_formula_weights(tmp_path, capsys):
+    pytest.importorskip("torch")
+    data = tmp_path / "benchmark.json"
+    words = ["--rounds", "1", "--frames", "1", "--size", "320x240", "--threads", "1", "--exits"]
+    words += ["--engine", "torch", "--precision", "fp32", "--json", str(data)]
+    assert main(["benchmark", "--preset", "T", *words]) == 0
+    result = json.loads(data.read_text())
+    assert (result["model"]["name"], result["model"]["preset"]) == ("T with formula weights", "T")
+    assert [point["at"] for point in result["exits"][0]["points"]] == [2, 4]
+    # Weights that are no numbers could run faster or slower.
+    assert all(0 <= x < 1 for one in result["variants"] for x in one["edges_differ"])
+    assert main(["benchmark", "tiny", "--preset", "T"]) == 2
+    assert "--preset excludes BUNDLE" in capsys.readouterr().err
+
+
 def test_energy_is_a_number_where_it_is_told():
     joules = processor_joules()
     assert joules is None or joules > 0

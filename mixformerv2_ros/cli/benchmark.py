@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure answers at each exit of the model, and at full depth through all exits",
     )
     models.add_argument(
+        "--preset",
+        choices=("S", "B", "XS", "T"),
+        help="instead of a bundle, measure a preset with formula weights and exits after every "
+        "second block: its tracks mean nothing, its time is that of the preset",
+    )
+    models.add_argument(
         "--scaling",
         action="store_true",
         help="also measure with other numbers of threads, targets and templates, and image sizes",
@@ -165,7 +172,15 @@ def run(args: argparse.Namespace) -> int:
         raise ParameterError(
             f"CONFIG requires the word data before it, got {args.target} {args.config}"
         )
-    return _models(args) if args.node is None else _node(args)
+    if args.preset is None:
+        return _models(args) if args.node is None else _node(args)
+    if args.target is not None or args.node is not None:
+        raise ParameterError("--preset excludes BUNDLE and --node")
+    lab = lab_module("formula_weights", "--preset")
+    with TemporaryDirectory() as folder:
+        bundle = lab.formula_bundle(Path(folder) / args.preset, args.preset, args.engine != "torch")
+        args.target = str(bundle.path)
+        return _models(args)
 
 
 def _node(args: argparse.Namespace) -> int:
@@ -234,9 +249,15 @@ def _models(args: argparse.Namespace) -> int:
     for count in args.targets:
         macs = frame_macs(bundle.spec, plan.online_size) * count
         print(f"\ntargets  {count}: {macs / 1e6:.0f} x 10^6 multiply-adds per frame\n")
-        runs.append(_measured(replace(plan, targets=count), variants, rates, macs))
+        one = replace(plan, targets=count)
+        runs.append(_measured(one, variants, rates, macs, bundle.spec.depth))
     result = {
-        "model": {"name": bundle.name, "preset": bundle.spec.preset, "weights": bundle.checksum},
+        "model": {
+            "name": bundle.name,
+            "preset": bundle.spec.preset,
+            "weights": bundle.checksum,
+            "depth": bundle.spec.depth,
+        },
         **about,
         "image": [width, height],
         "threads": plan.num_threads,
@@ -263,12 +284,18 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _measured(
-    plan: Plan, variants: list[Variant], rates: dict[str, float], macs: int
+    plan: Plan, variants: list[Variant], rates: dict[str, float], macs: int, depth: int
 ) -> dict[str, Any]:
     """Measure with one number of targets and print the tables; what goes into the JSON."""
     from tqdm import tqdm
 
-    from mixformerv2_ros.cli.benchmark_tables import compare, joint_table, speed_table
+    from mixformerv2_ros.cli.benchmark_tables import (
+        compare,
+        exit_curves,
+        exits_table,
+        joint_table,
+        speed_table,
+    )
     from mixformerv2_ros.cli.engine_benchmark import measure
 
     rounds = measure(plan, variants)
@@ -289,7 +316,11 @@ def _measured(
     print(speed_table(summaries))
     if any("over_joint" in summary for summary in summaries):
         print("\n" + joint_table(summaries))
-    return {"targets": plan.targets, "variants": summaries}
+    result: dict[str, Any] = {"targets": plan.targets, "variants": summaries}
+    if curves := exit_curves(summaries, measurements):
+        result["exits"] = curves
+        print("\n" + exits_table(curves, depth))
+    return result
 
 
 def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:

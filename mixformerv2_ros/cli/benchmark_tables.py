@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,57 @@ def targets_table(runs: Sequence[dict[str, Any]]) -> str:
             times = [run["variants"][place]["milliseconds"][part]["p50"] for run in runs]
             name = summary["variant"] + ("" if part == "engine" else " alone")
             lines.append(f"{name:24}" + "".join(f"{ms:12.3f}{ms / times[0]:8.2f}" for ms in times))
+    return "\n".join(lines)
+
+
+def exit_curves(
+    summaries: Sequence[dict[str, Any]], measurements: Sequence[Measurement]
+) -> list[dict[str, Any]]:
+    """What answers at each exit cost beside full depth, per engine and precision.
+
+    Returns:
+        Per engine its `name`, `full_ms` of the search that asks at no exit, and `points`: the
+        number of blocks (`at`), median milliseconds of the engine (`ms`) and these over `full_ms`
+        (`of_full`).
+    """
+    curves = []
+    for whole, summary in zip(measurements, summaries, strict=True):
+        points = [
+            (measured.variant.answer_at, other["milliseconds"]["engine"]["p50"])
+            for measured, other in zip(measurements, summaries, strict=True)
+            if measured.variant.answer_at
+            and replace(measured.variant, answer_at=0) == whole.variant
+        ]
+        if points:
+            full = summary["milliseconds"]["engine"]["p50"]
+            curves.append(
+                {
+                    "name": whole.variant.label.removesuffix(" cached"),
+                    "full_ms": full,
+                    "points": [
+                        {"at": at, "ms": ms, "of_full": round(ms / full, 4)} for at, ms in points
+                    ],
+                }
+            )
+    return curves
+
+
+def exits_table(curves: Sequence[dict[str, Any]], depth: int) -> str:
+    """Time by exit, one line per engine; shares are of full depth in one graph.
+
+    Args:
+        curves: See `exit_curves`.
+        depth: Number of the model's blocks.
+    """
+    at = [point["at"] for point in curves[0]["points"]]
+    heads = [f"{n} blocks ({n / depth:.2f})" for n in at[:-1]]
+    lines = [
+        f"{'engine ms, over full':24}"
+        + "".join(f"{head:>19}" for head in [*heads, "all, by exits", "all, one graph"])
+    ]
+    for curve in curves:
+        cells = "".join(f"{p['ms']:12.3f}{p['of_full']:7.2f}" for p in curve["points"])
+        lines.append(f"{curve['name']:24}{cells}{curve['full_ms']:19.3f}")
     return "\n".join(lines)
 
 

@@ -151,6 +151,7 @@ class Measurement:
             "frames_per_second": round(1000 / mean, 2),
             "peak_megabytes": round(self.peak_megabytes, 1),
             "joules_per_frame": None if self.joules is None else round(self.joules, 4),
+            "answer_at": self.variant.answer_at,
         }
 
 

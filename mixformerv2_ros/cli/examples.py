@@ -58,6 +58,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "benchmark": (
         "benchmark",
         "benchmark bundle --num-threads 2 --size 1920x1080 --json times.json",
+        "benchmark --preset S --exits --report exits_s.html",
         "benchmark data config/training/finetune_t.yaml data.folder=my_data",
     ),
     "evaluate": (

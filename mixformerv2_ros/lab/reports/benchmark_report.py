@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bokeh.models import DataRange1d, FactorRange
+from bokeh.models import ColumnDataSource, DataRange1d, FactorRange, FixedTicker
 from bokeh.plotting import figure
 
 from mixformerv2_ros.files import write_file
-from mixformerv2_ros.lab.reports.charts import Series, line_chart, new_chart, series_color
+from mixformerv2_ros.lab.reports.charts import (
+    Series,
+    add_hover,
+    add_legend,
+    line_chart,
+    new_chart,
+    series_color,
+    series_dash,
+)
 from mixformerv2_ros.lab.reports.page import render_page
 
 AXES = {
@@ -39,6 +47,9 @@ def write_report(path: Path, result: Mapping[str, Any], parts: Sequence[str]) ->
     for axis, points in result.get("scaling", {}).items():
         charts[axis] = _curve(AXES[axis], points)
         curves.append((axis, AXES[axis]))
+    exits = result.get("exits", [])
+    if exits:
+        charts["exits"] = _exits(exits)
     machine = result["machine"]
     page = render_page(
         "benchmark.html.j2",
@@ -56,6 +67,8 @@ def write_report(path: Path, result: Mapping[str, Any], parts: Sequence[str]) ->
         variants=result["variants"],
         parts=parts,
         curves=curves,
+        exits=exits,
+        depth=result["model"]["depth"],
     )
     write_file(path, page)
 
@@ -73,6 +86,45 @@ def _bars(variants: Sequence[Mapping[str, Any]]) -> figure:
         [one["p50"] for one in times], labels, [one["p95"] for one in times], labels,
         color=series_color(1), line_width=2,
     )  # fmt: skip
+    return plot
+
+
+def _exits(curves: Sequence[Mapping[str, Any]]) -> figure:
+    """The engine's time by the number of blocks, with that of full depth in one graph."""
+    at = np.array([0, *(point["at"] for point in curves[0]["points"])], dtype=np.float64)
+    plot = new_chart(
+        "blocks until the answer", "engine, ms per frame", y_range=DataRange1d(start=0),
+        x_range=(0, 1.05 * at[-1]),
+    )  # fmt: skip
+    entries = []
+    for series, curve in enumerate(curves):
+        color, points = series_color(series), curve["points"]
+        source = ColumnDataSource(
+            {
+                "at": [point["at"] for point in points],
+                "ms": [point["ms"] for point in points],
+                "of_full": [point["of_full"] for point in points],
+            }
+        )
+        dots = plot.scatter("at", "ms", source=source, color=color, size=8, muted_alpha=0.12)
+        add_hover(
+            plot, [dots], ("engine", curve["name"]), ("blocks", "@at"),
+            ("milliseconds", "@ms{0.00}"), ("over full depth", "@of_full{0.00}"),
+        )  # fmt: skip
+        line = plot.line(
+            "at", "ms", source=source, color=color, line_dash=series_dash(series), line_width=2,
+            muted_alpha=0.12,
+        )  # fmt: skip
+        full = plot.scatter(
+            [at[-1]], [curve["full_ms"]], color=color, size=11, marker="diamond_cross",
+            fill_color=None, line_width=2, muted_alpha=0.12,
+        )  # fmt: skip
+        level = plot.line(
+            [0, at[-1]], [curve["full_ms"]] * 2, color=color, line_dash="dotted", muted_alpha=0.12
+        )
+        entries.append((curve["name"], [line, dots, full, level]))
+    add_legend(plot, entries)
+    plot.xaxis.ticker = FixedTicker(ticks=[int(one) for one in at])
     return plot
 
 
