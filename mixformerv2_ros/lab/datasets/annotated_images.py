@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import functools
+import itertools
 import logging
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.errors import ImageError, MixFormerError, SourceError
 from mixformerv2_ros.io.images import read_image
 from mixformerv2_ros.lab.datasets.sequences import (
     AnnotatedSequence,
@@ -79,43 +80,54 @@ def read_stills(folder: Path, max_unreadable: float = 0.0) -> list[Still]:
         AnnotationError: lines are malformed.
         ImageError: an image cannot be decoded, and none may be left out.
     """
-    stills = []
     lists = read_box_list(folder / "boxes.csv")
-    images = _ImageReader(len(lists), max_unreadable)
-    for name, entries in lists.items():
-        image = images.read(folder / "images" / name)
+    images = _read_all([folder / "images" / name for name in lists], max_unreadable)
+    named = [(name, i) for name, entries in lists.items() for i in range(len(entries))]
+    with ThreadPoolExecutor() as pool:
+        masks = iter(list(pool.map(lambda one: _read_mask(folder, *one), named)))
+    stills = []
+    for image, entries in zip(images, lists.values(), strict=True):
+        own = tuple(itertools.islice(masks, len(entries)))
         if image is not None:
             still = Still(
                 image=image,
                 boxes=np.array([box for box, _ in entries], dtype=np.float64),
                 labels=tuple(label for _, label in entries),
-                masks=tuple(_read_mask(folder, name, i) for i in range(len(entries))),
+                masks=own,
             )
             stills.append(still)
     return stills
 
 
-class _ImageReader:
-    """Reads images of which a fraction may be unreadable."""
+def _read_all(paths: Sequence[Path], max_unreadable: float) -> list[Image | None]:
+    """Images, (H, W, 3) uint8 RGB, decoded by as many threads as there are cores.
 
-    def __init__(self, count: int, max_unreadable: float) -> None:
-        self._count, self._share = count, max_unreadable
-        self._unreadable = 0
+    An image that cannot be read is None, if a fraction `max_unreadable` may be left out.
+    """
+    images: list[Image | None] = []
+    unreadable = 0
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(_readable, paths):
+            if isinstance(found, MixFormerError):
+                if not max_unreadable:
+                    pool.shutdown(cancel_futures=True)
+                    raise found
+                unreadable += 1
+                if unreadable > max_unreadable * len(paths):
+                    pool.shutdown(cancel_futures=True)
+                    of = f"{len(paths)} images"
+                    raise too_many_unreadable(str(found), unreadable, of, max_unreadable)
+                log.warning("left out: %s", found)
+            images.append(None if isinstance(found, MixFormerError) else found)
+    return images
 
-    def read(self, path: Path) -> Image | None:
-        """The image, (H, W, 3) uint8 RGB; None if it is unreadable and may be left out."""
-        try:
-            return read_image(path).rgb()
-        except (SourceError, ImageError) as error:
-            if not self._share:
-                raise
-            self._unreadable += 1
-            if self._unreadable > self._share * self._count:
-                raise too_many_unreadable(
-                    str(error), self._unreadable, f"{self._count} images", self._share
-                ) from None
-            log.warning("left out: %s", error)
-            return None
+
+def _readable(path: Path) -> Image | MixFormerError:
+    """An image, or why it cannot be read: which error counts is known only in the images' order."""
+    try:
+        return read_image(path).rgb()
+    except (SourceError, ImageError) as error:
+        return error
 
 
 def too_many_unreadable(last: str, unreadable: int, of: str, share: float) -> SourceError:
@@ -176,11 +188,15 @@ def decode_clips(
         np.flatnonzero(np.isfinite(one.boxes).all(axis=1) & (one.boxes[:, 2:] > 0).all(axis=1))
         for one in sequences
     ]
-    reader = _ImageReader(sum(map(len, visible)), max_unreadable)
-    read = functools.lru_cache(maxsize=None)(reader.read)
+    paths = [
+        [one.frames[i].resolve() for i in frames]
+        for one, frames in zip(sequences, visible, strict=True)
+    ]
+    different = list(dict.fromkeys(itertools.chain.from_iterable(paths)))
+    decoded = dict(zip(different, _read_all(different, max_unreadable), strict=True))
     clips = []
-    for sequence, frames in zip(sequences, visible, strict=True):
-        images = [read(sequence.frames[i].resolve()) for i in frames]
+    for sequence, frames, names in zip(sequences, visible, paths, strict=True):
+        images = [decoded[name] for name in names]
         kept = [i for i, image in zip(frames, images, strict=True) if image is not None]
         clips.append(
             DecodedClip(

@@ -12,6 +12,7 @@ Image = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.float64]
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_RAMP = np.arange(256, dtype=np.float32) / 255.0
 
 
 def crop_matrix(
@@ -31,12 +32,17 @@ def crop_matrix(
     return np.hstack([linear, offset[:, None]])
 
 
-def warp(image: Image, matrix: Matrix, out: int) -> Image:
-    """Sample a crop (out, out, C); pixels outside of the image are black, as in the tracker."""
+def warp(image: Image, matrix: Matrix, width: int, height: int = 0) -> Image:
+    """Sample a crop (height, width, C); pixels outside of the image are black, as in the tracker.
+
+    Without a height it is a square.
+    """
     # In OpenCV the centre of a pixel has integer coordinates, here it has half ones.
     shifted = matrix.copy()
     shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
-    return np.asarray(cv2.warpAffine(image, shifted, (out, out), flags=cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.warpAffine(image, shifted, (width, height or width), flags=cv2.INTER_LINEAR)
+    )
 
 
 def warp_ellipse(box: npt.NDArray[np.float64], matrix: Matrix) -> npt.NDArray[np.float64]:
@@ -53,11 +59,10 @@ def warp_ellipse(box: npt.NDArray[np.float64], matrix: Matrix) -> npt.NDArray[np
 
 def recolor(image: Image, rng: np.random.Generator, strength: float) -> Image:
     """Change contrast, brightness, gamma, colour balance and saturation."""
-    ramp = np.arange(256, dtype=np.float32) / 255.0
     gamma = math.exp(strength * rng.normal() * 0.35)
     contrast = math.exp(strength * rng.normal() * 0.25)
     brightness = strength * rng.normal() * 0.10
-    curve = (ramp**gamma - 0.5) * contrast + 0.5 + brightness
+    curve = (_RAMP**gamma - 0.5) * contrast + 0.5 + brightness
     balance = np.exp(strength * rng.normal(size=3) * 0.10).astype(np.float32)
     table = np.clip(curve[:, None] * balance[None, :] * 255.0, 0, 255).astype(np.uint8)
     changed = cv2.LUT(image, table[None])
@@ -111,11 +116,10 @@ def compress(image: Image, rng: np.random.Generator) -> Image:
 
 def relight(image: Image, rng: np.random.Generator) -> Image:
     """Put a picture into another light: darker or brighter, warmer or colder, or half in shadow."""
-    ramp = np.arange(256, dtype=np.float32) / 255.0
     gain, gamma = math.exp(rng.uniform(-1.2, 0.7)), math.exp(rng.normal() * 0.3)
     warmth = rng.normal() * 0.15
     tint = np.exp(np.array([warmth, 0.0, -warmth])).astype(np.float32)
-    curve = np.clip(ramp[:, None] ** gamma * gain * tint[None, :], 0, 1)
+    curve = np.clip(_RAMP[:, None] ** gamma * gain * tint[None, :], 0, 1)
     lit = np.asarray(cv2.LUT(image, (curve * 255).astype(np.uint8)[None]), dtype=np.uint8)
     if rng.random() < 0.5:
         return lit

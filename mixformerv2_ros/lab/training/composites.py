@@ -67,14 +67,24 @@ def random_pose(
 
 def paste(canvas: Image, cutout: Cutout, pose: augment.Matrix) -> Image:
     """Blend an object into the square `canvas` in place; return its alpha (S, S) uint8."""
-    out = canvas.shape[0]
     x, y, w, h = cutout.box
     mask_to_image = np.array([[w / MASK_SIDE, 0.0, x], [0.0, h / MASK_SIDE, y], [0.0, 0.0, 1.0]])
-    alpha = augment.warp(cutout.mask, pose @ mask_to_image, out)
-    weight = alpha[:, :, None].astype(np.uint16)
-    pixels = augment.warp(cutout.image, pose, out)
+    alpha = np.zeros(canvas.shape[:2], dtype=np.uint8)
+    # Most objects cover a small part of the canvas: nothing changes outside of their bounds.
+    corners = pose[:, :2] @ np.array([[x, x + w, x, x + w], [y, y, y + h, y + h]]) + pose[:, 2:]
+    low = np.clip(np.floor(corners.min(axis=1)) - 1, 0, canvas.shape[0]).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=1)) + 1, 0, canvas.shape[0]).astype(int)
+    if (high <= low).any():
+        return alpha
+    part = slice(low[1], high[1]), slice(low[0], high[0])
+    width, height = (high - low).tolist()
+    inside = pose.copy()
+    inside[:, 2] -= low
+    alpha[part] = augment.warp(cutout.mask, inside @ mask_to_image, width, height)
+    weight = alpha[part][:, :, None].astype(np.uint16)
+    pixels = augment.warp(cutout.image, inside, width, height)
     # Fixed-point blend: an eighth of the time of the float one.
-    canvas[:] = (pixels * weight + canvas * (255 - weight) + 127) // 255
+    canvas[part] = (pixels * weight + canvas[part] * (255 - weight) + 127) // 255
     return alpha
 
 
