@@ -137,6 +137,9 @@ def test_weights_and_crops_are_those_of_the_bundle(tmp_path, miniature_data):
     assert "expected the crops of this bundle: data.synthetic.search_factor 3.6, got 4 (to" in str(
         caught.value
     )
+    larger = read_config(FINETUNE, [f"data.folder={miniature_data}", "model.search_size=160"])
+    with pytest.raises(ParameterError, match=r"bundle: model\.search_size 128, got 160"):
+        build_training_model(larger, no_samples)
     weights = changed(other, init_from=str(open_bundle("tiny").path / "model.safetensors"))
     build_training_model(weights, no_samples)
 

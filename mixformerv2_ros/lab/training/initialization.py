@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 CROPS = ("search_factor", "template_factor", "template_background_contrast")
 """Settings of `data.sampling` and `data.synthetic` that the weights depend on."""
 
+SIZES = ("template_size", "search_size")
+"""Settings of `model` that the weights depend on just as much."""
+
 CALIBRATION_SAMPLES = 64
 """Samples on which the MLP reduction measures the importance of hidden units."""
 
@@ -169,7 +172,7 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
     found = read_network(path)
     if found.stage:
         _check_stage_name(config, found.stage, str(path))
-    _check_crops(config, found.crops, path)
+    _check_crops(config, model.network.spec, found, path)
     _check_kept(config, found.network.spec.depth, found.pruned, str(path))
     network = found.network
     if config.pruning.keep_layers:
@@ -200,17 +203,20 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
         model.foreground.load_state_dict(dict(found.foreground))
 
 
-def _check_crops(config: TrainConfig, crops: Mapping[str, float], path: Path) -> None:
+def _check_crops(config: TrainConfig, spec: ModelSpec, start: TrainedNetwork, path: Path) -> None:
     """Refuse crops that differ from those of a bundle; of a checkpoint, log the differences.
 
     Stages may change the crops of the one before; who fine-tunes a bundle hardly means to.
     """
     group = "sampling" if config.data.sets else "synthetic"
     now = getattr(config.data, group)
+    crops = {
+        f"data.{group}.{name}": (value, getattr(now, name)) for name, value in start.crops.items()
+    } | {
+        f"model.{name}": (getattr(start.network.spec, name), getattr(spec, name)) for name in SIZES
+    }
     different = {
-        f"data.{group}.{name}": (value, getattr(now, name))
-        for name, value in crops.items()
-        if not math.isclose(value, getattr(now, name))
+        name: (old, new) for name, (old, new) in crops.items() if not math.isclose(old, new)
     }
     if not different:
         return
