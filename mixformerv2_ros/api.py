@@ -5,12 +5,14 @@ from mixformerv2_ros import Tracker
 tracker = Tracker()
 tracker.start(first_image, (x, y, w, h))
 for image in images:
-(track,) = tracker.update(image)
-print(track.box, track.confidence, track.state.name)
+    (track,) = tracker.update(image)
+    print(track.box, track.confidence, track.state.name)
 """
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,7 @@ class Tracker:
         Raises:
             BoxError: a box is malformed, or cannot be tracked in this image.
             ImageError: the image has another form, or is too small.
+            ParameterError: a target's name or the time is none.
             EngineError: the engine failed.
         """
         boxes = _boxes(box, xyxy, target_id)
@@ -134,6 +137,7 @@ class Tracker:
 
         Raises:
             ImageError: the image has another form.
+            ParameterError: the time is none.
             EngineError: the engine failed.
         """
         return self._process(self._frame(image, time), [])
@@ -144,7 +148,7 @@ class Tracker:
 
     def _frame(self, image: Image, time: float | None) -> Frame:
         pixels = _pixels(image)
-        self._time_ns = self._time_ns + self._period_ns if time is None else round(time * NS)
+        self._time_ns = self._time_ns + self._period_ns if time is None else _nanoseconds(time)
         return Frame(pixels, self._time_ns)
 
     def _process(self, frame: Frame, outputs: list[Output]) -> list[Track]:
@@ -156,6 +160,12 @@ class Tracker:
         # An image that was held belongs to the past by now; the last step is this image's.
         steps = [output for output in outputs if isinstance(output, Step)]
         return list(steps[-1].tracks) if steps else []
+
+
+def _nanoseconds(time: Any) -> int:
+    if not isinstance(time, numbers.Real) or not math.isfinite(time):
+        raise ParameterError(f"time must be a finite number of seconds, got {time!r}")
+    return round(float(time) * NS)
 
 
 def _pixels(image: Any) -> Pixels:
@@ -180,12 +190,14 @@ def _boxes(box: Any, xyxy: Any, target_id: str) -> dict[str, Box]:
     )
     targets = given if isinstance(given, Mapping) else {target_id: given}
     found = {}
-    for target, numbers in targets.items():
+    for target, sides in targets.items():
+        if not isinstance(target, str) or not target:
+            raise ParameterError(f"target_id must be a non-empty str, got {target!r}")
         try:
-            values = [float(number) for number in numbers]
+            values = [float(side) for side in sides]
         except (TypeError, ValueError):
             values = []
         if len(values) != 4:
-            raise BoxError(f"box must be four numbers {name}, got {numbers!r}")
+            raise BoxError(f"box must be four numbers {name}, got {sides!r}")
         found[target] = make(*values)
     return found

@@ -104,7 +104,8 @@ def _failing_in_one_line() -> Iterator[None]:
     try:
         yield
     except MixFormerError as error:
-        pytest.fail(str(error), pytrace=False)
+        # Without `from None` pytest shows the message twice.
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture

@@ -115,6 +115,18 @@ def test_wrong_boxes_are_named(tracker: Tracker, box: object) -> None:
         tracker.start(bgr(0))
 
 
+def test_wrong_names_and_times_are_named(tracker: Tracker) -> None:
+    for name in (5, "", None):
+        with pytest.raises(ParameterError, match="target_id must be a non-empty str, got"):
+            tracker.start(bgr(0), (20, 30, 24, 18), target_id=name)  # type: ignore[arg-type]
+        with pytest.raises(ParameterError, match="target_id must be a non-empty str, got"):
+            tracker.start(bgr(0), {name: (20, 30, 24, 18)})  # type: ignore[dict-item]
+    for time in ("1", float("nan"), float("inf"), [0]):
+        with pytest.raises(ParameterError, match="time must be a finite number of seconds, got"):
+            tracker.update(bgr(0), time=time)  # type: ignore[arg-type]
+    assert tracker.targets == ()
+
+
 def test_a_wrong_model_or_parameter_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         Tracker(tmp_path)

@@ -944,3 +944,16 @@ def test_command_writes_a_report(tmp_path: Path, root: Path) -> None:
     page.unlink()
     assert command(*arguments, "--compare", out) == 0
     assert page.is_file()
+
+
+def test_a_report_is_written_without_a_reader_of_the_tables(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(evaluate, "_print", closed)
+    page = tmp_path / "report.html"
+    arguments = ("--root", root, "--trackers", "MIL", "-o", tmp_path / "out")
+    assert command(*arguments, "--report", page) == 0
+    assert page.is_file()

@@ -222,3 +222,4 @@ def test_bad_input_fails_in_one_line(package, bag):
     done.stdout.fnmatch_lines(["*test/nowhere*"])
     done.stdout.fnmatch_lines(["*no track of target 'cat', targets: target"])
     done.stdout.no_fnmatch_line("*Error*:*")
+    done.stdout.no_fnmatch_line("*another exception*")

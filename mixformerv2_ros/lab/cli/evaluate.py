@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import shlex
@@ -232,23 +233,29 @@ def run(args: argparse.Namespace) -> int:
         problems.extend(outcome.problems)
     summaries = {label: outcome.summary for label, outcome in outcomes.items()}
     if summaries:
-        _print(summaries, args.per_sequence)
-        _trade_offs(args, summaries, folders)
+        # Also without a reader, such as `head`, submission and report are written.
+        with contextlib.suppress(BrokenPipeError):
+            _print(summaries, args.per_sequence)
+            _trade_offs(args, summaries, folders)
+    written = []
     counts = {summary.overall.sequences for summary in summaries.values()}
     if len(counts) > 1:
         problems.append("the trackers were evaluated on different sequences, see column seqs")
     if args.submission is not None and not problems:
         ((label, folder),) = folders.items()
         write_submission(args.submission, args.dataset, label, folder, sequences)
-        print(f"\nsubmission: {args.submission}")
+        written.append(f"submission: {args.submission}")
     elif args.submission is not None:
         problems.append(f"{args.submission} not written: results are incomplete")
     withheld = sum(sequence.withheld for sequence in sequences)
     if withheld:
-        print(f"\n{withheld} sequences have no public ground truth: only their speed is evaluated.")
+        text = f"{withheld} sequences have no public ground truth: only their speed is evaluated."
+        written.append(text)
     if args.report is not None and len(sequences) > withheld and any(counts):
         _report(args, {label: folders[label] for label in outcomes}, sequences, problems)
-        print(f"\nreport: {args.report}")
+        written.append(f"report: {args.report}")
+    for line in written:
+        print(f"\n{line}")
     for problem in problems:
         print(f"mixformerv2 evaluate: {problem}", file=sys.stderr)
     return 2 if problems else 0
@@ -470,12 +477,12 @@ def _trade_offs(
     """Print what thresholds and cuts of exits came to, and write it beside the results."""
     configs = {label: run_facts(folders[label]).get("config", {}) for label in summaries}
     found = trade_offs(summaries, configs)
+    if found and not args.compare:
+        write_json(args.output / "trade_off.json", list(map(trade_off_facts, found)))
     for one in found:
         print("", trade_off_table(one), sep="\n")
     if found:
         print(TRADE_OFF_LEGEND)
-    if found and not args.compare:
-        write_json(args.output / "trade_off.json", list(map(trade_off_facts, found)))
 
 
 def _print(summaries: dict[str, Summary], per_sequence: bool) -> None:
