@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -271,6 +272,60 @@ def test_cut_compressed_split(tmp_path: Path) -> None:
     assert numbers[:4] == ALL[:4]
     assert numbers[-4:] == ALL[8:]
     assert "rec_1.mcap.zstd is cut off" in error
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_a_split_that_is_no_file_is_missing(tmp_path: Path, kind: str) -> None:
+    """What else is there is read; a pipe would be waited for."""
+    bag = write_split(tmp_path / "bag")
+    split = bag / "rec_1.mcap"
+    split.unlink()
+    if kind == "folder":
+        split.mkdir()
+    elif kind == "link":
+        split.symlink_to("/no/such/file")
+    else:
+        os.mkfifo(split)
+    numbers, error = read(bag)
+    assert numbers == ALL[:4] + ALL[8:]
+    assert "metadata.yaml lists rec_1.mcap, not found" in error
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_gap_in_the_numbers_is_named_without_metadata(tmp_path: Path, storage: str) -> None:
+    bag = write_split(tmp_path / "bag", storage)
+    (bag / "metadata.yaml").unlink()
+    split = bag_files(bag).files[1]
+    split.unlink()
+    numbers, error = read(bag)
+    assert numbers == ALL[:4] + ALL[8:]
+    assert f"the numbers of the files lack {split.name}" in error
+
+
+def test_files_of_other_names_are_no_gap(tmp_path: Path) -> None:
+    bag = write_split(tmp_path / "bag")
+    (bag / "metadata.yaml").unlink()
+    (bag / "rec_2.mcap").rename(bag / "rec_20240101.mcap")
+    assert read(bag) == (ALL, "")
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_split_compressed_with_another_program_is_named(tmp_path: Path, metadata: bool) -> None:
+    bag = write_split(tmp_path / "bag")
+    if not metadata:
+        (bag / "metadata.yaml").unlink()
+    (bag / "rec_2.mcap").rename(bag / "rec_2.mcap.gz")
+    numbers, error = read(bag)
+    assert numbers == ALL[:8]
+    assert error == f"recording {bag} is incomplete: rec_2.mcap.gz must be decompressed first"
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".mcap.zst"])
+def test_zstd_under_another_name(tmp_path: Path, suffix: str) -> None:
+    """As the command `zstd` names it, and as people rename it."""
+    bag = write_split(tmp_path / "bag")
+    pack(bag / "rec_1.mcap").rename(bag / f"rec_1{suffix}")
+    assert read(bag) == (ALL, "")
 
 
 def test_several_damaged_parts_are_all_named(tmp_path: Path) -> None:

@@ -44,7 +44,11 @@ def test_the_command_prints_and_writes_every_variant(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [["--rounds", "0"], ["--frames", "0"], ["--size", "9x9"], ["--size", "big"], ["nowhere"]],
+    [
+        *(["--rounds", "0"], ["--frames", "0"], ["--size", "9x9"], ["--size", "big"], ["nowhere"]),
+        # Before anything is measured.
+        *(["--json", "/no/such/folder/x.json"], ["--report", "/no/such/folder/x.html"]),
+    ],
 )
 def test_wrong_words_are_refused(words, capsys):
     assert main(["benchmark", *words]) == 2

@@ -335,6 +335,34 @@ def test_names_that_are_no_text(tmp_path: Path, capfd: pytest.CaptureFixture[str
         assert "name of a video must be UTF-8" in capfd.readouterr().err
 
 
+def test_recording_without_an_image_that_can_be_decoded_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    types, bag = typestore().types, tmp_path / "bag"
+    with BagWriter(bag) as writer:
+        for stamp in range(START_NS, START_NS + 3 * PERIOD_NS, PERIOD_NS):
+            message = compressed_image_message(
+                types, np.zeros(8, np.uint8), "jpeg", stamp, "camera"
+            )
+            writer.write("/images", "sensor_msgs/msg/CompressedImage", message, stamp)
+    assert main(["replay", str(bag), "--box", BOX, "-o", str(tmp_path / "out")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "3 images skipped, cannot be decoded; first: image 0 of the recording" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("topic", ["", "a b", "/a//b", "/1"])
+def test_name_that_no_topic_has_is_one_line(
+    topic: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_images(tmp_path / "images", 3)
+    output = tmp_path / "bag"
+    assert main(["video2bag", str(source), "-o", str(output), "--topic", topic]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"topic must consist of letters, digits, _ and /, got {topic!r}" in line
+    assert not output.exists()
+
+
 def test_stamp_beyond_its_message_is_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from mixformerv2_ros.cli.laboratory import lab_module
 from mixformerv2_ros.engines.options import DEVICES, ENGINES, PRECISIONS, check_device
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.files import write_json
-from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.paths import check_output_file
 
 if TYPE_CHECKING:
     from mixformerv2_ros.cli.engine_benchmark import Plan, Variant
@@ -164,6 +164,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write JSON."""
+    for path in filter(None, (args.json, args.report)):
+        check_output_file(path, force=True)
     if args.target == DATA:
         lab: ModuleType = lab_module("cli.benchmark_data", "benchmark data")
         code: int = lab.run(args)
@@ -214,7 +216,6 @@ def _models(args: argparse.Namespace) -> int:
     variants = _variants(args, bundle)
     page = None
     if args.report is not None:
-        check_output(args.report, force=True)
         page = lab_module("reports.benchmark_report", "--report", "report")
     plan = Plan(
         bundle=bundle.path,

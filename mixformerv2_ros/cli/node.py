@@ -17,7 +17,7 @@ from mixformerv2_ros.cli.ros_graph import (
 )
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.interrupt import node_stop
-from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.paths import check_output_file
 from mixformerv2_ros.ros.live.cameras import CameraThread, parse_cameras, run_threads
 from mixformerv2_ros.ros.live.engine_log import engine_lines
 from mixformerv2_ros.ros.live.model import SharedModels, load_model
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise ParameterError("--rerun shows the only camera of a node, got --camera as well")
     check_rerun(args.rerun)
     if isinstance(args.rerun, Path):
-        check_output(args.rerun, args.force)
+        check_output_file(args.rerun, args.force)
     with cyclone():
         from mixformerv2_ros.ros.cyclonedds.node import Node
         from mixformerv2_ros.ros.cyclonedds.tracker_node import DdsTrackerNode

@@ -235,7 +235,10 @@ def _write(
     outcome: Outcome,
 ) -> None:
     # Nothing is created before the first frame: a box that cannot be tracked leaves no trace.
-    first = next(steps, None)
+    try:
+        first = next(steps, None)
+    except SourceError as error:
+        raise log.no_image(str(error)) from error  # with the reason, in the same line
     if first is None:
         raise log.no_image(
             f"recording {reader.path} has no image on {printable(topic.name)} that can be decoded"

@@ -24,7 +24,7 @@ from mixformerv2_ros.files import write_json
 from mixformerv2_ros.interrupt import INTERRUPTED, node_stop
 from mixformerv2_ros.io.bag_files import is_storage_file
 from mixformerv2_ros.io.bag_reader import BagReader
-from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.paths import check_output_file
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.box_selection.images import FileImages, ShownImage
 from mixformerv2_ros.ros.box_selection.selector import Selector
@@ -94,9 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.track is not None and kind in (TOPIC, CAMERA):
         raise SourceError(f"--track requires a recording or a video, got {kind} {args.source}")
     if args.box_file is not None:
-        check_output(args.box_file, args.force, Path(args.source))
-        if not args.box_file.parent.is_dir():
-            raise SourceError(f"folder of output {args.box_file} does not exist")
+        check_output_file(args.box_file, args.force, Path(args.source))
     if args.track is not None:
         _next_command(args, kind, Box(0, 0, 1, 1), 0)  # before any drawing is done in vain
     drawn: list[tuple[Box, ShownImage]] = []

@@ -25,7 +25,7 @@ from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.partial import PartialOutput, partial_path
-from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.paths import check_output, check_output_file
 from mixformerv2_ros.io.rerun_output import RerunOutput
 from mixformerv2_ros.io.track_tables import CsvFile, JsonFile
 from mixformerv2_ros.io.video import CODECS, VideoFile
@@ -85,14 +85,10 @@ def check_outputs(args: argparse.Namespace, source: Path, folder: Path | None = 
     if len({path.resolve() for path in paths}) < len(paths):
         raise SourceError("outputs must be different files")
     for path in paths:
-        check_output(path, args.force, source)
+        check = check_output if path == folder else check_output_file
+        check(path, args.force, source)
         # What an earlier run left is replaced unasked: it is not whole.
         check_output(partial_path(path, path == folder), True, source)
-    for path in files:
-        if path is not None and not path.parent.is_dir():
-            raise SourceError(f"folder of output {path} does not exist")
-        if path is not None and path.is_dir():
-            raise SourceError(f"output {path} must be a file, got a folder")
     if args.video is not None:
         VideoFile(args.video, 1.0)  # refuses an unknown suffix, creates nothing yet
     if args.report is not None:

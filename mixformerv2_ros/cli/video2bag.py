@@ -24,6 +24,7 @@ from mixformerv2_ros.io.images import bgr_copy
 from mixformerv2_ros.io.partial import PartialOutput, partial_path
 from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
+from mixformerv2_ros.ros.cyclonedds.names import NodeNames
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
 from mixformerv2_ros.tracking.events import undecodable
 from mixformerv2_ros.tracking.frame import Frame
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output, args.force, Path(args.video))
     check_output(partial_path(args.output, is_folder=True), True, Path(args.video))
     compressed = args.compressed != "none"
-    topic = args.topic or "/camera/image_raw" + ("/compressed" if compressed else "")
+    default = "/camera/image_raw" + ("/compressed" if compressed else "")
+    topic = NodeNames("video2bag").expand(default if args.topic is None else args.topic)
     msgtype = "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image"
     start_ns = round(args.start_stamp * 1e9)
     with VideoSource(args.video, args.fps) as source:

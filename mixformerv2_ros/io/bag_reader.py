@@ -26,11 +26,11 @@ from mixformerv2_ros.errors import SourceError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_files import (
     METADATA,
-    PACKED_SUFFIX,
     STORAGE_SUFFIXES,
     BagFiles,
     bag_files,
     is_storage_file,
+    plain_name,
 )
 from mixformerv2_ros.io.damage import LARGEST, Damage, Recovered
 from mixformerv2_ros.io.mcap_recovery import scan_mcap
@@ -126,7 +126,7 @@ class BagReader:
         self.note = ""
         self._stack = ExitStack()
         self._sources: list[_Source] = []
-        self._missing: tuple[str, ...] = ()
+        self._incomplete: list[str] = []
         self._stores: dict[str, Typestore] = {}
         try:
             self._open()
@@ -190,8 +190,7 @@ class BagReader:
                 problems.append(f"damaged after {count} messages: {source.name} {error}")
             if unreadable.count:
                 problems.append(f"damaged: {source.name} has {unreadable}")
-        if self._missing:
-            problems.append(f"incomplete: {METADATA} lists {some(self._missing)}, not found")
+        problems += [f"incomplete: {text}" for text in self._incomplete]
         if problems:
             raise DamagedBagError(f"recording {self.path} is {'; '.join(problems[:MAX_PROBLEMS])}")
 
@@ -223,13 +222,18 @@ class BagReader:
             )
         found = bag_files(self.path)
         if not found.files:
-            files = f": {METADATA} lists {some(found.missing)}, not found" if found.missing else ""
+            lacks = "; ".join(_lacks(found))
             raise SourceError(
                 f"folder {self.path} must hold a rosbag2 recording "
-                f"({' or '.join(STORAGE_SUFFIXES)}){files}"
+                f"({' or '.join(STORAGE_SUFFIXES)}){': ' if lacks else ''}{lacks}"
             )
         for file in found.files:
-            self._open_file(file)
+            try:
+                self._open_file(file)
+            except OSError as error:
+                if len(found.files) == 1:
+                    raise
+                self._sources[-1].damage = f"cannot be read: {error.strerror or error}"
         self._compare(found)
         damages = [f"{s.name} {s.damage}" for s in self._sources if s.damage]
         if damages and not self.topics:
@@ -239,21 +243,21 @@ class BagReader:
 
     def _compare(self, found: BagFiles) -> None:
         """Set what is missing, and what is there without being listed."""
-        self._missing = found.missing
+        self._incomplete = _lacks(found)
         if not found.unlisted:
             return
         names = some([file.name for file in found.unlisted])
         self.note = f"{METADATA} does not list {names}; read as well"
         counts = [0 if s.reader is None else s.reader.message_count for s in self._sources]
         if sum(counts) >= (found.message_count or 2**63):
-            self._missing = ()  # The files were renamed.
+            self._incomplete = []  # The files were renamed.
 
     def _open_file(self, path: Path) -> None:
         source = _Source(path.name, path)
         self._sources.append(source)
-        if path.suffix.lower() == PACKED_SUFFIX:
+        if _is_packed(path):
             folder = Path(self._stack.enter_context(TemporaryDirectory()))
-            source.path = folder / path.stem
+            source.path = folder / plain_name(path.name)
             source.damage = unpack_file(path, source.path)
         if not source.damage and _is_database(source.path):
             source.damage = unfinished(source.path)
@@ -327,11 +331,17 @@ class BagReader:
             Damage: after the last message before the damage.
         """
         read = 0
-        for found in scan(source.path):
-            if found.topic in topics:
-                read += 1
-                if read > skip:
-                    yield BagMessage(self.topics[found.topic], found.record_ns, found.data)
+        try:
+            for found in scan(source.path):
+                if found.topic in topics:
+                    read += 1
+                    if read > skip:
+                        yield BagMessage(self.topics[found.topic], found.record_ns, found.data)
+        except OSError as error:
+            raise Damage(f"cannot be read: {error.strerror or error}") from error
+        except Damage as error:
+            # Of a compressed file, what is wrong with itself.
+            raise Damage(source.damage or str(error)) from error
         if source.damage:
             # Rows that are missing at the end of a database leave no trace in its pages.
             raise Damage(source.damage)
@@ -473,6 +483,24 @@ def _topic(connection: Connection) -> Topic:
         connection.msgcount,
         tuple(getattr(connection.ext, "offered_qos_profiles", ())),
     )
+
+
+def _lacks(found: BagFiles) -> list[str]:
+    """What a recording lacks, one clause for each reason."""
+    lacks = []
+    if found.missing:
+        lacks.append(f"{METADATA} lists {some(found.missing)}, not found")
+    if found.gaps:
+        lacks.append(f"the numbers of the files lack {some(found.gaps)}")
+    if found.foreign:
+        lacks.append(f"{some(found.foreign)} must be decompressed first")
+    return lacks
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a whole file is compressed, by its name or by its start."""
+    with path.open("rb") as file:
+        return plain_name(path.name) != path.name or file.read(4) == ZSTD_MAGIC
 
 
 def _is_database(path: Path) -> bool:

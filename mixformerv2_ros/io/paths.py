@@ -24,6 +24,19 @@ def check_output(path: Path, force: bool, source: Path | None = None) -> None:
         raise SourceError(f"output {path} is a folder without a recording; remove it first")
 
 
+def check_output_file(path: Path, force: bool, source: Path | None = None) -> None:
+    """Refuse an output file as `check_output` does, and one whose folder is not there.
+
+    Raises:
+        SourceError: the output must not or cannot be written.
+    """
+    check_output(path, force, source)
+    if not path.parent.is_dir():
+        raise SourceError(f"folder of output {path} does not exist")
+    if path.is_dir():
+        raise SourceError(f"output {path} must be a file, got a folder")
+
+
 def remove_output(path: Path) -> None:
     """Remove an output that `check_output` allowed to be overwritten."""
     if path.is_dir():

@@ -6,10 +6,10 @@ the fully converted image, for every encoding: chroma-subsampled and Bayer data 
 alignment and the border that their conversion needs.
 
 Conventions: results are 8-bit RGB. Of 16-bit data the 8 highest of the used bits are kept
-(`value >> bits - 8`), depth images (`16UC1`) included; see `Pixels.with_bits`. `8UC3` is taken as
-BGR, as cv_bridge does. YUV is BT.601 with limited range, which is what OpenCV's NV12 and YUY2
-conversions use. Alpha is dropped. Orientation tags in compressed images are ignored: pixels count
-as they are stored, like the boxes drawn on them.
+(`value >> bits - 8`), depth images (`16UC1`) included; see `Pixels.with_bits`. `8UC3` and the like
+are taken as BGR, as OpenCV's users write them. YUV is BT.601 with limited range, which is what
+OpenCV's NV12 and YUY2 conversions use. Alpha is dropped. Orientation tags in compressed images are
+ignored: pixels count as they are stored, like the boxes drawn on them.
 """
 
 from __future__ import annotations
@@ -352,8 +352,9 @@ def _layouts() -> dict[str, _Layout]:
         )
         layouts[f"{name}16"] = _Layout(2 * channels, _word_view(channels), convert, words=True)
     layouts["8UC1"] = layouts["mono8"]
-    layouts["8UC3"] = layouts["bgr8"]
+    layouts["8UC3"], layouts["8UC4"] = layouts["bgr8"], layouts["bgra8"]
     layouts["16UC1"] = layouts["mono16"]
+    layouts["16UC3"], layouts["16UC4"] = layouts["bgr16"], layouts["bgra16"]
     for name, code in _YUV.items():
         layouts[name] = _Layout(2, _packed_view(2), _convert_packed(code), block=(2, 1))
     for name, code in {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}.items():

@@ -20,7 +20,7 @@ from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import EngineError, ParameterError, SourceError
 from mixformerv2_ros.interrupt import INTERRUPTED, stop_request
-from mixformerv2_ros.io.paths import check_output
+from mixformerv2_ros.io.paths import check_output_file
 from mixformerv2_ros.lab.datasets.package_paths import settings_file
 from mixformerv2_ros.lab.visualization.frames import (
     FrameSelection,
@@ -205,12 +205,8 @@ def _check_output(args: argparse.Namespace, suffixes: tuple[str, ...]) -> None:
     path: Path = args.output
     if path.suffix.lower() not in suffixes:
         raise SourceError(f"output must end in {' or '.join(suffixes)}, got {path}")
-    if path.is_dir():
-        raise SourceError(f"output {path} must be a file, but is a folder")
     source = Path(args.config if args.kind == "samples" else args.source)
-    check_output(path, args.force, source)
-    if not path.parent.is_dir():
-        raise SourceError(f"folder of output {path} does not exist")
+    check_output_file(path, args.force, source)
 
 
 # Images -------------------------------------------------------------------------------------------
