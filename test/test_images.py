@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from pictures import exif_rotated
 
+from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.errors import ImageError, SourceError
+from mixformerv2_ros.io.bag_reader import BagReader
 from mixformerv2_ros.io.images import list_images, read_bgr, read_image
 from mixformerv2_ros.io.video import VideoSource
 from mixformerv2_ros.lab.datasets.annotated_images import decode_clips, read_stills
@@ -80,6 +82,42 @@ def test_other_formats(tmp_path: Path) -> None:
         path = tmp_path / f"a{suffix}"
         cv2.imwrite(str(path), picture()[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101])
         np.testing.assert_array_equal(read_image(path).rgb(), picture())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("is_grey", [False, True])
+def test_16_bits_of_a_file_are_kept(tmp_path: Path, suffix: str, is_grey: bool) -> None:
+    """So that the used ones can be measured: 12 of 16 bits are nearly black otherwise."""
+    path, shown = tmp_path / f"a{suffix}", picture()
+    image = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY) if is_grey else shown[..., ::-1]
+    cv2.imwrite(str(path), image.astype(np.uint16) << 4)
+    pixels = read_image(path)
+    assert pixels.encoding == ("mono16" if is_grey else "bgr16")
+    assert (pixels.bits, pixels.measured_bits()) == (16, 12)
+    expected = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if is_grey else shown
+    np.testing.assert_array_equal(pixels.with_bits(12).rgb(), expected)
+
+
+def test_a_tiff_of_floats_is_named(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.tif"), np.full((20, 30, 3), 100, np.float32))
+    with pytest.raises(ImageError, match="must have 8 or 16 bits, got float32"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_recording_of_16_bit_images_has_the_used_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, shown = tmp_path / "images", picture()
+    folder.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), shown[..., ::-1].astype(np.uint16) << 4)
+    assert main(["video2bag", str(folder), "-o", str(tmp_path / "bag")]) == 0
+    assert "bgr16 images use 12 of 16 bits" in capsys.readouterr().err
+    with BagReader(tmp_path / "bag") as reader:
+        (topic,) = reader.topics
+        for message in reader.messages([topic]):
+            data = reader.deserialize(message).data
+            np.testing.assert_array_equal(data.reshape(shown.shape), shown)
 
 
 @pytest.mark.parametrize(

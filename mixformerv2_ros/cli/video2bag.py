@@ -7,6 +7,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mixformerv2_ros.io.paths import check_output
 from mixformerv2_ros.io.video import VideoFrame, VideoSource
 from mixformerv2_ros.ros.cyclonedds.names import NodeNames
 from mixformerv2_ros.ros.messages import compressed_image_message, image_message
-from mixformerv2_ros.tracking.events import undecodable
+from mixformerv2_ros.tracking.events import Event, EventKind, undecodable
 from mixformerv2_ros.tracking.frame import Frame
 
 EPOCH_S = 1_700_000_000.0
@@ -136,11 +137,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _decoded(images: Iterable[VideoFrame], log: StreamLog) -> Iterator[Frame]:
+    """The frames; those of 16 bits with the used ones, as a stream measures and holds them."""
+    bits = 8
     for image in images:
         try:
-            yield image.decode()
+            frame = image.decode()
         except ImageError as error:
             log.add(undecodable(image, error))
+            continue
+        measured = frame.pixels.measured_bits()
+        if measured > bits:
+            bits = measured
+            text = f"{frame.pixels.encoding} images use {bits} of 16 bits, as measured"
+            log.add(Event(EventKind.BITS, text, image=image))
+        yield replace(frame, pixels=frame.pixels.with_bits(bits))
 
 
 def _message(frame: Frame, compressed: str, stamp_ns: int, frame_id: str) -> Any:

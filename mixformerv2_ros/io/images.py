@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.errors import ImageError, SourceError
 from mixformerv2_ros.text import natural_order
-from mixformerv2_ros.tracking.compressed import decode_compressed
+from mixformerv2_ros.tracking.compressed import decode_compressed, decoded_pixels
 from mixformerv2_ros.tracking.pixels import Pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -75,7 +75,7 @@ def decode_image_file(data: Bytes, path: Path, reduction: int = 1) -> Pixels:
     try:
         if data[:2].tobytes() == b"\xff\xd8" or data[:4].tobytes() == b"\x89PNG":
             return decode_compressed("", data, reduction)
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(data, flags) if data.size else None
     except ImageError as error:
         raise ImageError(f"image {path} cannot be decoded: {error}") from error
@@ -83,7 +83,9 @@ def decode_image_file(data: Bytes, path: Path, reduction: int = 1) -> Pixels:
         raise ImageError(f"image {path} cannot be decoded: {error.err}") from error
     if image is None:
         raise ImageError(f"image {path} cannot be decoded: not an image format supported by OpenCV")
-    return Pixels.from_array(image, "bgr8")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"image {path} must have 8 or 16 bits, got {image.dtype}")
+    return decoded_pixels(image)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -17,8 +17,7 @@ from mixformerv2_ros.tracking.pixels import Pixels, ReducedPixels, check_size
 def decode_compressed(format: str, data: Any, reduction: int = 1) -> Pixels:
     """Decode the fields of a `sensor_msgs/CompressedImage`: a JPEG or a PNG.
 
-    Grey images stay grey, with 16 bits if they have them; of 16-bit colours the high byte is kept,
-    and alpha is dropped.
+    Grey images stay grey, and those with 16 bits keep them; alpha is dropped.
 
     Args:
         format: The message's format. Only its tail matters: `... compressed rgb8` means that the
@@ -74,11 +73,18 @@ def _decode(
         raise ImageError(f"compressed image cannot be decoded: {error.err}") from error
     if decoded is None:
         raise ImageError(f"compressed image of {width}x{height} is damaged")
-    if decoded.ndim == 2:
-        return Pixels.from_array(decoded, "mono16" if decoded.dtype == np.uint16 else "mono8")
-    if decoded.dtype == np.uint16:
-        decoded = np.right_shift(decoded, 8, dtype=np.uint16).astype(np.uint8)
-    return Pixels.from_array(decoded, "rgb8" if is_rgb else "bgr8")
+    return decoded_pixels(decoded, is_rgb)
+
+
+def decoded_pixels(decoded: npt.NDArray[Any], is_rgb: bool = False) -> Pixels:
+    """Wrap what OpenCV decoded: grey or three channels, of 8 or 16 bits, in its order if colour.
+
+    Raises:
+        ImageError: the array is of another type.
+    """
+    bits = 16 if decoded.dtype == np.uint16 else 8
+    colors = "rgb" if is_rgb else "bgr"
+    return Pixels.from_array(decoded, f"{colors if decoded.ndim == 3 else 'mono'}{bits}")
 
 
 def _png_size(data: memoryview) -> tuple[int, int]:

@@ -69,8 +69,8 @@ class Pixels:
     Attributes:
         width: Width in pixels.
         height: Height in pixels.
-        encoding: Name of the encoding, as in `sensor_msgs/image_encodings`; `bgr8`, `mono8` or
-            `mono16` for an image that came compressed.
+        encoding: Name of the encoding, as in `sensor_msgs/image_encodings`; `bgr8`, `bgr16`,
+            `mono8` or `mono16` for an image that came compressed.
         bits: Used bits of 16-bit data: larger values are white. 8 for other images.
     """
 
@@ -88,20 +88,20 @@ class Pixels:
 
     @classmethod
     def from_array(cls, array: npt.NDArray[Any], encoding: str = "rgb8") -> Pixels:
-        """Wrap an array: HxWx3 or HxWx4 uint8, HxW uint8 (`mono8`) or HxW uint16 (`mono16`).
+        """Wrap an array: HxWx3 or HxWx4, or HxW (`mono8`, `mono16`), uint8 or uint16.
 
         A contiguous array is not copied.
 
         Raises:
             ImageError: the array's shape or type does not fit the encoding.
         """
-        channels = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 1}
+        channels = {f"{name}{bits}": n for name, (n, _) in _COLOR.items() for bits in (8, 16)}
         if encoding not in channels:
             raise ImageError(
                 f"array encoding must be one of {', '.join(channels)}, got {encoding!r}"
             )
         shape = array.shape if channels[encoding] > 1 else (*array.shape, 1)
-        kind = "uint16" if encoding == "mono16" else "uint8"
+        kind = "uint16" if encoding.endswith("16") else "uint8"
         if len(shape) != 3 or shape[2] != channels[encoding] or array.dtype.name != kind:
             raise ImageError(
                 f"{encoding} needs an array of height x width x {channels[encoding]} {kind}, "
