@@ -30,7 +30,7 @@ ARGUMENTS = {
     "params_file": (str(CONFIG / "tracker_cpu.yaml"), "ROS parameter file"),
     "model": ("", "folder of the model bundle, or tiny; empty: as in the parameter file"),
     "engine": ("", "inference library; empty: as in the parameter file"),
-    "device": ("", "device that runs the network; empty: as in the parameter file"),
+    "device": ("", "cpu, cuda, cuda:N, gpu, gpu:N or npu; empty: as in the parameter file"),
     "name": ("tracker", "node name"),
     "namespace": ("", "node namespace"),
     "topic_prefix": (
@@ -59,7 +59,6 @@ TRUTH = ["true", "false", "True", "False"]
 CHOICES = {
     "compressed": TRUTH,
     "engine": ["", "auto", "onnxruntime", "openvino", "torch"],
-    "device": ["", "cpu", "cuda", "gpu", "npu"],
     "use_sim_time": ["", *TRUTH],
     "autostart": ["", *TRUTH],
     "respawn": TRUTH,

@@ -54,6 +54,17 @@ def test_unknown_choices_are_refused():
         declared["storage"].execute(context)
 
 
+def test_one_of_several_devices_is_accepted():
+    context = launch.LaunchContext()
+    context.launch_configurations["device"] = "cuda:1"
+    declared = {
+        entity.name: entity
+        for entity in load("tracker").generate_launch_description().entities
+        if isinstance(entity, launch.actions.DeclareLaunchArgument)
+    }
+    declared["device"].execute(context)
+
+
 @pytest.mark.parametrize(
     ("arguments", "components", "image"),
     [

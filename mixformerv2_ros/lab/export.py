@@ -296,6 +296,7 @@ def _write(
     name: str,
 ) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # The exporter warns of its own internals; what counts is compared with torch afterwards.
         warnings.simplefilter("ignore")
