@@ -147,6 +147,8 @@ def test_figures_of_known_results():
         (["--exit-thresholds", "0.5", "--trackers", "MIL"], "requires the tracker mixformer"),
         (["--exit-thresholds", "0.5", "--exit-threshold", "0.7"], "and --exit-threshold exclude"),
         (["--exit-thresholds", "0.5", "--compare", "x"], "and --compare exclude each other"),
+        # Longer than the name of a file may be.
+        (["--sequences", ",".join(["Nobody"] * 50)], "--sequences must be a file of names"),
     ],
 )
 def test_bad_input_is_one_line(words, expected, root, tmp_path, capsys):

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -322,7 +323,8 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
 def _names(args: argparse.Namespace) -> list[str] | None:
     if args.sequences is None:
         return None
-    if Path(args.sequences).is_file():
+    # Not Path.is_file, which raises where many names are longer than the name of a file may be.
+    if os.path.isfile(args.sequences):
         return read_names(Path(args.sequences))
     names = [name.strip() for name in args.sequences.split(",") if name.strip()]
     known = find_sequences(args.root, args.dataset)
