@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ BURST = 20
 
 
 class LogThrottle:
-    """Logs a line once, or at most every `THROTTLE_S`. Not thread-safe."""
+    """Logs a line once, or at most every `THROTTLE_S`; from any thread."""
 
     def __init__(
         self, log: Callable[[Level, str], None], clock: Callable[[], float] = time.monotonic
@@ -32,42 +33,53 @@ class LogThrottle:
         """
         self._log = log
         self._clock = clock
+        self._lock = threading.Lock()
         self._logged: dict[str, set[str]] = {}
         self._last: dict[str, float] = {}
         self._bursts: dict[str, deque[float]] = {}
 
     def once(self, level: Level, text: str, kind: str = "") -> None:
         """Log a line unless it has been logged before; of one kind `MAX_TEXTS` lines at most."""
-        logged = self._logged.setdefault(kind, set())
-        if text in logged or len(logged) >= MAX_TEXTS:
-            return
-        logged.add(text)
-        if len(logged) >= MAX_TEXTS:
+        with self._lock:
+            logged = self._logged.setdefault(kind, set())
+            if text in logged or len(logged) >= MAX_TEXTS:
+                return
+            logged.add(text)
+            is_last = len(logged) >= MAX_TEXTS
+        if is_last:
             text = f"{text} (further lines like this are counted in /diagnostics only)"
         self._log(level, text)
 
     def throttle(self, level: Level, kind: str, text: str) -> None:
         """Log a line unless one of its kind was logged in the last `THROTTLE_S`."""
         now = self._clock()
-        if now - self._last.get(kind, -THROTTLE_S) >= THROTTLE_S:
+        with self._lock:
+            if now - self._last.get(kind, -THROTTLE_S) < THROTTLE_S:
+                return
             self._last[kind] = now
-            self._log(level, text)
+        self._log(level, text)
 
     def burst(self, level: Level, kind: str, text: str) -> None:
         """Log a line unless `BURST` of its kind were logged in the last `THROTTLE_S`.
 
         The last one of those says that more are not logged.
         """
-        now, times = self._clock(), self._bursts.setdefault(kind, deque(maxlen=BURST))
-        while times and now - times[0] >= THROTTLE_S:
-            times.popleft()
-        if len(times) < BURST:
+        now = self._clock()
+        with self._lock:
+            times = self._bursts.setdefault(kind, deque(maxlen=BURST))
+            while times and now - times[0] >= THROTTLE_S:
+                times.popleft()
+            if len(times) >= BURST:
+                return
             times.append(now)
-            more = len(times) == BURST
-            self._log(level, f"{text} (further {kind} are not logged for now)" if more else text)
+            is_last = len(times) == BURST
+        if is_last:
+            text = f"{text} (further {kind} are not logged for now)"
+        self._log(level, text)
 
     def reset(self) -> None:
         """Forget what was logged."""
-        self._logged.clear()
-        self._last.clear()
-        self._bursts.clear()
+        with self._lock:
+            self._logged.clear()
+            self._last.clear()
+            self._bursts.clear()
