@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import threading
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,13 @@ def processor_features() -> frozenset[str]:
             if line.startswith(("flags", "Features")):
                 return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def show_thread_name() -> None:
+    """Tell Linux the name of the current thread, for `top -H`; Python does so from 3.14 on."""
+    thread = threading.current_thread()
+    with suppress(OSError):
+        Path(f"/proc/self/task/{thread.native_id}/comm").write_text(thread.name[:15], "utf-8")
 
 
 def peak_megabytes() -> float:

@@ -36,6 +36,7 @@ from mixformerv2_ros.model.checkpoints import load_checkpoint
 from mixformerv2_ros.model.pickles import read_pickle
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.ros.cyclonedds.parameter_files import read_parameter_file
+from mixformerv2_ros.ros.image_cdr import READERS
 from mixformerv2_ros.ros.messages import (
     Level,
     Status,
@@ -164,6 +165,8 @@ def _cdr(folder: Path) -> Target:
     def run(data: bytes) -> None:
         for name in names:
             gives(lambda name=name: read(name, data), MixFormerError, ValueError)
+        for read_live in READERS.values():
+            gives(lambda r=read_live: image_frame(r(data)).pixels.rgb(), MixFormerError)
 
     sound = [bytes(store.serialize_cdr(message, message.__msgtype__)) for message in messages]
     return Target(run, sound)

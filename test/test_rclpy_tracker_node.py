@@ -54,7 +54,7 @@ from mixformerv2_ros.action import TrackTarget
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import ImageError
 from mixformerv2_ros.model.bundle import open_bundle
-from mixformerv2_ros.msg import Track
+from mixformerv2_ros.msg import InitBox, Track
 from mixformerv2_ros.ros.live.goal_observer import End
 from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import stamp_ns, track_message
@@ -84,6 +84,20 @@ def test_every_image_gives_a_track_and_an_array(peer: Peer, tracker: Tracker) ->
     arrays = peer.heard["/detections"]
     assert [len(array.detections) for array in arrays] == [0, 1, 1, 1]
     assert arrays[3].detections[0].id == "target"
+
+
+def test_a_box_that_came_before_an_image_starts_in_it(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    boxes = peer.node.create_publisher(InitBox, "/init_box", RELIABLE)
+    wait_for(lambda: boxes.get_subscription_count() > 0, "a subscription to the boxes")
+    expected = []
+    for index in range(20):
+        x, y, w, h = red_box(index)
+        beside = (x + 3, y + 2, w, h)  # the engine would not put it there
+        boxes.publish(init_box(beside))
+        peer.show(camera, index)
+        expected.append((frame_stamp(index), pytest.approx(beside)))
+    assert [(stamp_ns(track), box_of(track)) for track in peer.heard["/track"]] == expected
 
 
 def test_tracks_are_those_of_a_session(peer: Peer) -> None:
@@ -336,6 +350,18 @@ def test_an_action_gives_tracks_until_it_is_cancelled(peer: Peer, tracker: Track
     assert result.track == goal.feedback[2]
     peer.show(camera, 3)
     assert peer.heard["/track"][-1].state == Track.IDLE
+
+
+def test_a_goal_that_is_accepted_starts_in_the_next_image(peer: Peer, tracker: Tracker) -> None:
+    camera = peer.camera()
+    for index in range(0, 10, 2):
+        goal = Goal(peer, box=red_box(index))
+        peer.show(camera, index)
+        wait_for(lambda goal=goal: goal.feedback, "feedback")
+        assert stamp_ns(goal.feedback[0]) == frame_stamp(index)
+        goal.handle.cancel_goal_async()
+        assert goal.result()[1].end == End.CANCELED
+        peer.show(camera, index + 1)
 
 
 def test_ctrl_c_on_the_command_line_cancels_the_goal(

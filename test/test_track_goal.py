@@ -19,11 +19,16 @@ from mixformerv2_ros.tracking.stream import PENDING_PER_TARGET
 class Recorded:
     """Keeps what a goal reports."""
 
-    def __init__(self, lost: float = 1.0, duration: float = 0.0) -> None:
+    def __init__(self, lost: float = 1.0, duration: float = 0.0, connected: bool = True) -> None:
         self.tracks: list[Any] = []
         self.ends: list[End] = []
         self.reasons: list[str] = []
-        self.goal = TrackGoal(round(lost * NS), round(duration * NS), self.tracks.append, self._end)
+        self.goal = TrackGoal(round(lost * NS), round(duration * NS))
+        if connected:
+            self.connect()
+
+    def connect(self) -> None:
+        self.goal.connect(self.tracks.append, self._end)
 
     def _end(self, end: End, reason: str) -> None:
         self.ends.append(end)
@@ -76,6 +81,20 @@ def test_a_silent_camera_counts_as_lost(seconds: float, ends: list[End]) -> None
     recorded = Recorded(lost=1.0)
     recorded.goal.on_stalled(seconds)
     assert recorded.ends == ends
+
+
+def test_what_happens_before_anybody_listens_is_kept() -> None:
+    """A target may be tracked, and even lost, before its client knows that it was accepted."""
+    running, ended = Recorded(connected=False), Recorded(lost=1.0, connected=False)
+    see(running, (0, State.TRACKING), (1, State.TRACKING))
+    see(ended, (0, State.LOST), (2, State.LOST), (3, State.LOST))
+    ended.goal.on_end(End.STOPPED, "too late")
+    for recorded in (running, ended):
+        assert (recorded.tracks, recorded.ends) == ([], [])
+        recorded.connect()
+    see(running, (2, State.TRACKING))
+    assert (running.tracks, running.ends) == ([1, 2], [])
+    assert (ended.tracks, ended.ends, ended.reasons) == ([2], [End.LOST], ["lost for 2.0 s"])
 
 
 def test_the_node_tells_its_observer_every_track() -> None:

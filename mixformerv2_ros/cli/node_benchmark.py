@@ -44,6 +44,9 @@ NODES = {
 }  # fmt: skip
 """Arguments of Python that run a tracker node."""
 
+RECEIVER = "receiver"
+"""Name of the thread that takes messages in a node on rclpy; elsewhere the main thread does."""
+
 ENCODINGS = ("bgr8", "mono8", "jpeg")
 
 PERIOD_S = 0.05
@@ -65,7 +68,8 @@ class NodeCosts:
         engine: Median of the time in the engine.
         other: Median and 95th percentile of the time from the image's arrival in the node to the
             publication of its detections, without the engine.
-        receive: Time of the thread that takes images from the middleware, per frame.
+        receive: Time per frame of the threads that take messages from the middleware, and do what
+            else the node does: timers, services.
         transport: Time of the middleware's own threads per frame.
         round_trip: Median and 95th percentile of the time from the call that publishes the image
             to the arrival of the track in this process, without the engine's median: with both
@@ -225,14 +229,17 @@ class _Process:
         return self.process.poll() is None
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Time of the thread that receives, the main one, and of the middleware's, so far."""
+        """Time so far of the threads that receive, and of the middleware's own.
+
+        The tracker's is left out: the node knows itself how long that takes.
+        """
         own = str(self.process.pid)
         seconds = {"receive": 0.0, "transport": 0.0}
         for task in Path(f"/proc/{own}/task").iterdir():
             with contextlib.suppress(FileNotFoundError):  # a thread that has ended
                 name = (task / "comm").read_text("utf-8").strip()
                 used = int((task / "schedstat").read_text("ascii").split()[0]) / 1e9
-                if task.name == own:
+                if task.name == own or name == RECEIVER:
                     seconds["receive"] += used
                 elif not name.startswith(("python", "tracker")):
                     seconds["transport"] += used

@@ -45,41 +45,52 @@ class TrackGoal:
 
     Times are those of the images, so that a recording played slowly gives the same result.
 
+    The target may be tracked before its client knows that the goal is accepted: what happens until
+    `connect` is kept.
+
     Attributes:
         last: Message of the last track; None before the first.
     """
 
-    def __init__(
-        self,
-        lost_timeout_ns: int,
-        duration_ns: int,
-        feedback: Callable[[Any], None],
-        done: Callable[[End, str], None],
-    ) -> None:
+    def __init__(self, lost_timeout_ns: int, duration_ns: int) -> None:
         """Wait for the first track.
 
         Args:
             lost_timeout_ns: Maximum time that the target may be LOST or the camera stalled.
             duration_ns: Time to track the target for; 0 is unlimited.
-            feedback: Called with the message of every track.
-            done: Called once with the end and its reason; no callback follows.
         """
         self.last: Any = None
         self._lost_timeout_ns = lost_timeout_ns
         self._duration_ns = duration_ns
-        self._feedback = feedback
-        self._done = done
+        self._feedback: Callable[[Any], None] | None = None
+        self._done: Callable[[End, str], None] | None = None
+        self._end: tuple[End, str] | None = None
         self._started_ns: int | None = None
         self._lost_since_ns: int | None = None
         self._lock = threading.Lock()
-        self._ended = False
+
+    def connect(self, feedback: Callable[[Any], None], done: Callable[[End, str], None]) -> None:
+        """Pass on what happens from now on, and what is the latest of before.
+
+        Args:
+            feedback: Called with the message of every track.
+            done: Called once with the end and its reason; no callback follows.
+        """
+        with self._lock:
+            if self.last is not None:
+                feedback(self.last)
+            self._feedback, self._done, end = feedback, done, self._end
+        if end is not None:
+            done(*end)
 
     def on_track(self, track: Track, message: Any, time_ns: int) -> None:
         """Pass a track on as feedback; end the goal if it is time."""
-        if self._ended:
-            return
-        self.last = message
-        self._feedback(message)
+        with self._lock:
+            if self._end is not None:
+                return
+            self.last, feedback = message, self._feedback
+        if feedback is not None:
+            feedback(message)
         now = time_ns
         if self._started_ns is None:
             self._started_ns = now
@@ -100,7 +111,8 @@ class TrackGoal:
     def on_end(self, end: End, reason: str) -> None:
         """End the goal unless it has ended already."""
         with self._lock:
-            if self._ended:
+            if self._end is not None:
                 return
-            self._ended = True
-        self._done(end, reason)
+            self._end, done = (end, reason), self._done
+        if done is not None:
+            done(end, reason)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from mixformerv2_ros.machine import show_thread_name
 from mixformerv2_ros.ros.live.detector_monitor import DetectorMonitor
 from mixformerv2_ros.ros.live.event_log import EventLog
 from mixformerv2_ros.ros.live.goal_observer import End, GoalObserver
@@ -279,6 +280,7 @@ class LiveTracker:
         self._middleware.publish(DIAGNOSTICS, message)
 
     def _run(self) -> None:
+        show_thread_name()
         try:
             while (mail := self._mailbox.wait(lambda: self._stream.catching_up)) is not None:
                 self._handle(mail)

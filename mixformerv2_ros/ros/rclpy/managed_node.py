@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosidl_runtime_py.utilities import get_message
@@ -31,6 +34,7 @@ from mixformerv2_ros.ros.parameters import (
 from mixformerv2_ros.ros.rclpy import parameters
 from mixformerv2_ros.ros.rclpy.bond import Bond
 from mixformerv2_ros.ros.rclpy.message_types import message_types
+from mixformerv2_ros.ros.rclpy.receiver import Receiver
 from mixformerv2_ros.ros.rclpy.subscriptions import (
     SensorSubscription,
     TypeCheck,
@@ -89,12 +93,15 @@ class ManagedNode(LifecycleNode, ABC):
         Raises:
             ParameterError: a parameter was given a wrong value.
         """
+        self._setting = threading.RLock()
+        self._receiver: Receiver | None = None
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
         parameters.declare(self, (*self.parameter_table, *LIFECYCLE_PARAMETERS))
         parameters.on_change(self, self.parameter_table, self._check_changes, self.apply_parameters)
         self.lifecycle_state = UNCONFIGURED
         self.failed_transition = ""
         self._outputs: dict[str, Any] = {}
+        self._type_checks: list[TypeCheck] = []
         self.until_cleanup = ExitStack()
         self.until_deactivate = ExitStack()
         for service in self.services:
@@ -126,7 +133,7 @@ class ManagedNode(LifecycleNode, ABC):
     @property
     def failure(self) -> BaseException | None:
         """The exception that ended a thread of the node; None while it runs."""
-        return None
+        return None if self._receiver is None else self._receiver.failure
 
     def parameter_values(self) -> dict[str, Value]:
         """The current parameters by name.
@@ -147,7 +154,7 @@ class ManagedNode(LifecycleNode, ABC):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition activate."""
         super().on_activate(state)
-        result = self._attempt("activate", self.activate, self.until_deactivate)
+        result = self._attempt("activate", self._activate, self.until_deactivate)
         if result != TransitionCallbackReturn.SUCCESS:
             super().on_deactivate(state)
             return result
@@ -182,6 +189,17 @@ class ManagedNode(LifecycleNode, ABC):
         self.until_deactivate.close()
         self.until_cleanup.close()
         self._outputs.clear()
+
+    def set_parameters(self, parameter_list: list[RosParameter]) -> list[SetParametersResult]:
+        """Set parameters one by one; from any thread, as topics and services do."""
+        with self._setting:
+            found: list[SetParametersResult] = super().set_parameters(parameter_list)
+        return found
+
+    def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
+        """Set parameters, all or none; from any thread, as topics and services do."""
+        with self._setting:
+            return super().set_parameters_atomically(parameter_list)
 
     def now_ns(self) -> int:
         """Time of the node's clock in nanoseconds."""
@@ -224,10 +242,14 @@ class ManagedNode(LifecycleNode, ABC):
     def create_reliable_subscription(
         self, topic: str, msgtype: str, callback: Callable[[Any], None]
     ) -> None:
-        """Create a reliable subscription, until deactivate."""
-        subscription = subscribe_reliably(self, topic, msgtype, callback)
+        """Create a reliable subscription, until deactivate; callbacks are the receiver's."""
+        receiver = self._receiver
+        assert receiver is not None
+        subscription = subscribe_reliably(self, topic, msgtype, callback, receiver.group)
+        receiver.add(subscription)
         self.until_deactivate.callback(self.destroy_subscription, subscription)
-        self._check_type(str(self.resolve_topic_name(topic)), msgtype)
+        self.until_deactivate.callback(receiver.remove, subscription)
+        self._type_checks.append(TypeCheck(self, self.full_topic(topic), msgtype))
 
     def create_sensor_subscription(
         self,
@@ -237,7 +259,9 @@ class ManagedNode(LifecycleNode, ABC):
         choice: str,
         on_lost: Callable[[int], None] | None = None,
     ) -> SensorSubscription:
-        """Create a subscription to sensor data, until deactivate.
+        """Create a subscription to sensor data, until deactivate; callbacks are the receiver's.
+
+        What came on reliable subscriptions before a message is handled before it.
 
         Args:
             topic: Full name of the topic.
@@ -249,10 +273,12 @@ class ManagedNode(LifecycleNode, ABC):
         Raises:
             ParameterError: `qos_overrides` have an unknown reliability.
         """
-        subscription = SensorSubscription(self, topic, msgtype, callback, choice, on_lost)
+        subscription = SensorSubscription(
+            self, topic, msgtype, callback, choice, on_lost, self._receiver
+        )
         self.until_deactivate.callback(subscription.close)
         self.create_steady_timer(_FOLLOW_S, subscription.follow)
-        self._check_type(topic, msgtype)
+        self._type_checks.append(TypeCheck(self, topic, msgtype))
         return subscription
 
     def create_steady_timer(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -260,9 +286,25 @@ class ManagedNode(LifecycleNode, ABC):
         timer = self.create_timer(seconds, callback, clock=self._steady)
         self.until_deactivate.callback(self.destroy_timer, timer)
 
-    def _check_type(self, topic: str, msgtype: str) -> None:
-        """Log publishers of another type on a topic, periodically, each once."""
-        self.create_steady_timer(_CHECK_TYPE_S, TypeCheck(self, topic, msgtype))
+    def catch_up(self) -> None:
+        """Handle what has come so far on the subscriptions, before what comes by other ways."""
+        if self._receiver is not None:
+            self._receiver.catch_up()
+
+    def _activate(self, values: Mapping[str, Value]) -> None:
+        self._receiver = receiver = Receiver(self, self.log)
+        self.until_deactivate.callback(receiver.close)
+        self.until_deactivate.callback(self._type_checks.clear)
+        self.activate(values)
+        self.create_steady_timer(_CHECK_TYPE_S, self._check_types)
+        # Closed first, so that nothing comes to what is taken down after it.
+        self.until_deactivate.callback(receiver.close)
+        receiver.start()
+
+    def _check_types(self) -> None:
+        """Log publishers of other types on the subscriptions' topics, each once."""
+        for check in self._type_checks:
+            check()
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         values = parameters.values(self, self.parameter_table)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind
@@ -14,7 +15,10 @@ from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from rosidl_runtime_py.utilities import get_message
 
-from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.errors import MiddlewareError, ParameterError
+from mixformerv2_ros.ros.image_cdr import READERS
+from mixformerv2_ros.ros.live.log_throttle import LogThrottle
+from mixformerv2_ros.ros.messages import Level
 from mixformerv2_ros.ros.qos import (
     AUTO,
     SENSOR_HISTORY_DEPTH,
@@ -25,6 +29,7 @@ from mixformerv2_ros.ros.qos import (
     initial_reliability,
 )
 from mixformerv2_ros.ros.rclpy.qos_profiles import make_qos, profile_of, reliable
+from mixformerv2_ros.ros.rclpy.receiver import Receiver
 from mixformerv2_ros.ros.topic_checks import Publication, Requested, type_mismatch
 
 try:
@@ -38,7 +43,11 @@ _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)
 
 
 def subscribe_reliably(
-    node: Node, topic: str, msgtype: str, callback: Callable[[Any], None]
+    node: Node,
+    topic: str,
+    msgtype: str,
+    callback: Callable[[Any], None],
+    group: CallbackGroup | None = None,
 ) -> Subscription:
     """Create a reliable subscription that logs incompatible publishers.
 
@@ -46,7 +55,7 @@ def subscribe_reliably(
     """
     kinds = (*_OVERRIDABLE, QoSPolicyKind.RELIABILITY)
     warn = _mismatch_logger(node, topic, msgtype, QosProfile(Reliability.RELIABLE))
-    return _subscribe(node, topic, msgtype, callback, reliable(), kinds, warn)
+    return _subscribe(node, topic, msgtype, callback, reliable(), kinds, warn, group=group)
 
 
 def publications(node: Node, topic: str) -> list[Publication]:
@@ -94,6 +103,7 @@ class SensorSubscription:
         callback: Callable[[Any], None],
         choice: str,
         on_lost: Callable[[int], None] | None = None,
+        receiver: Receiver | None = None,
     ) -> None:
         """Create the subscription.
 
@@ -104,11 +114,13 @@ class SensorSubscription:
             callback: Gets the messages.
             choice: One of `qos.QOS_CHOICES`; a reliability in `qos_overrides` takes precedence.
             on_lost: Gets the number of messages that the middleware has lost, whenever it does.
+            receiver: Takes the messages; the node's executor where None.
 
         Raises:
             ParameterError: `qos_overrides` have an unknown reliability.
         """
         self._node = node
+        self._receiver = receiver
         self._topic = topic
         self._source = (msgtype, callback)
         override = _override(node, topic)
@@ -134,6 +146,8 @@ class SensorSubscription:
 
     def close(self) -> None:
         """Destroy the subscription."""
+        if self._receiver is not None:
+            self._receiver.remove(self._subscription)
         self._node.destroy_subscription(self._subscription)
 
     def _open(self, reliability: Reliability) -> None:
@@ -143,9 +157,14 @@ class SensorSubscription:
         warn = _mismatch_logger(self._node, self._topic, self._source[0], profile)
         # With auto, the next `follow` ends a mismatch.
         on_mismatch = (lambda _: None) if self._auto else warn
+        receiver = self._receiver
+        group = None if receiver is None else receiver.group
         self._subscription = _subscribe(
-            self._node, self._topic, *self._source, qos, _OVERRIDABLE, on_mismatch, self._on_lost
-        )
+            self._node, self._topic, *self._source, qos, _OVERRIDABLE, on_mismatch, self._on_lost,
+            group,
+        )  # fmt: skip
+        if receiver is not None:
+            receiver.add(self._subscription, last=True)
 
 
 def _subscribe(
@@ -157,13 +176,20 @@ def _subscribe(
     overridable: tuple[QoSPolicyKind, ...],
     on_mismatch: Callable[[Any], None],
     on_lost: Callable[[int], None] | None = None,
+    group: CallbackGroup | None = None,
 ) -> Subscription:
+    read = READERS.get(msgtype)
+    if read is not None:
+        callback = _reading(node, topic, read, callback)
+
     def create(**lost: Callable[[Any], None]) -> Subscription:
         return node.create_subscription(
             get_message(msgtype),
             topic,
             callback,
             qos,
+            callback_group=group,
+            raw=read is not None,
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=on_mismatch, use_default_callbacks=False, **lost
             ),
@@ -176,6 +202,23 @@ def _subscribe(
         return create(message_lost=lambda info: on_lost(int(info.total_count_change)))
     except UnsupportedEventTypeError:  # not every middleware counts them
         return create()
+
+
+def _reading(
+    node: Node, topic: str, read: Callable[[bytes], Any], callback: Callable[[Any], None]
+) -> Callable[[bytes], None]:
+    """A callback for serialized messages; it logs those that are malformed."""
+    throttle = LogThrottle(lambda _, text: node.get_logger().warning(text))
+
+    def receive(cdr: bytes) -> None:
+        try:
+            message = read(cdr)
+        except MiddlewareError as error:
+            throttle.once(Level.WARN, f"malformed message on {topic}: {error}")
+        else:
+            callback(message)
+
+    return receive
 
 
 def _mismatch_logger(

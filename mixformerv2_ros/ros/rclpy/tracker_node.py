@@ -85,6 +85,7 @@ class TrackerNode(ManagedNode):
         self._model: Model | None = None
         self._tracker: LiveTracker | None = None
         self._images: SensorSubscription | None = None
+        self._accepted: tuple[LiveTracker, str, TrackGoal] | None = None
         self._goals: dict[bytes, TrackGoal] = {}
         self._goal_log = LogThrottle(self.log)
         # Published while there is no tracker, too.
@@ -116,8 +117,9 @@ class TrackerNode(ManagedNode):
 
     @property
     def failure(self) -> BaseException | None:
-        """The exception that ended the tracker's thread; None while it runs."""
-        return None if self._tracker is None else self._tracker.failure
+        """The exception that ended the tracker's thread or the receiver's; None while they run."""
+        tracked = None if self._tracker is None else self._tracker.failure
+        return tracked or super().failure
 
     def configure(self, values: Mapping[str, Value]) -> None:
         """Load the model, create publishers and services.
@@ -246,25 +248,37 @@ class TrackerNode(ManagedNode):
     def _stop(self, _: Any, response: Any) -> Any:
         if self._tracker is None:
             return _response(response, False, NOT_ACTIVE)
+        self.catch_up()
         return _response(response, True, self._tracker.stop())
 
     def _reset(self, _: Any, response: Any) -> Any:
         if self._tracker is None:
             return _response(response, False, NOT_ACTIVE)
+        self.catch_up()
         self._tracker.reset()
         return _response(response, True, "tracker reset")
 
-    def _accept_goal(self, _: Any) -> GoalResponse:
+    def _accept_goal(self, goal: Any) -> GoalResponse:
+        """Accept a goal; its target is tracked from the next image on, whoever knows of it then."""
+        self._let_go()
         if self._tracker is None:
             self.get_logger().warning(f"goal of track_target rejected: {NOT_ACTIVE}")
             return GoalResponse.REJECT
+        self.catch_up()
+        lost_timeout, duration = _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration)
+        limit = f"for {duration / NS:g} s" if duration else "until canceled"
+        text = f"accepted: {limit}, lost_timeout {lost_timeout / NS:g} s"
+        self._log_goal(_target_of(goal), text)
+        observer = TrackGoal(lost_timeout, duration)
+        self._accepted = self._tracker, _target_of(goal), observer
+        self._tracker.start_goal(goal.box, observer)
         return GoalResponse.ACCEPT
 
     def _start_goal(self, handle: Any) -> None:
-        """Track the target of a goal."""
-        tracker, goal = self._tracker, handle.request
-        assert tracker is not None
-        name, key = goal.box.target_id or DEFAULT_TARGET, bytes(handle.goal_id.uuid)
+        """Report on an accepted goal to its client, who has been told."""
+        assert self._accepted is not None
+        (tracker, name, observer), self._accepted = self._accepted, None
+        key = bytes(handle.goal_id.uuid)
 
         def feedback(message: Any) -> None:
             handle.publish_feedback(TrackTarget.Feedback(track=message))
@@ -275,18 +289,19 @@ class TrackerNode(ManagedNode):
             last = self._goals.pop(key).last
             self._server.notify_execute(handle, lambda _: self._end_goal(handle, end, reason, last))
 
-        lost_timeout, duration = _nanoseconds(goal.lost_timeout), _nanoseconds(goal.duration)
-        limit = f"for {duration / NS:g} s" if duration else "until canceled"
-        self._log_goal(name, f"accepted: {limit}, lost_timeout {lost_timeout / NS:g} s")
-        observer = TrackGoal(lost_timeout, duration, feedback, done)
         self._goals[key] = observer
         # On the status topic from now on: command-line clients cancel no goal that is not.
         handle.execute()
-        tracker.start_goal(goal.box, observer)
+        observer.connect(feedback, done)
+
+    def _let_go(self) -> None:
+        """Stop the target of a goal that rclpy could not accept after all."""
+        if self._accepted is not None:
+            (tracker, name, observer), self._accepted = self._accepted, None
+            tracker.release(name, observer)
 
     def _end_goal(self, handle: Any, end: End, reason: str, last: Any) -> Any:
-        name = handle.request.box.target_id or DEFAULT_TARGET
-        self._log_goal(name, f"ended: {end.name}, {reason}")
+        self._log_goal(_target_of(handle.request), f"ended: {end.name}, {reason}")
         return _result(handle, end, reason, last)
 
     def _log_goal(self, target_id: str, text: str) -> None:
@@ -334,6 +349,10 @@ def _result(handle: Any, end: End, reason: str, last: Any) -> Any:
     if last is not None:
         result.track = last
     return result
+
+
+def _target_of(goal: Any) -> str:
+    return goal.box.target_id or DEFAULT_TARGET
 
 
 def _nanoseconds(duration: Any) -> int:
