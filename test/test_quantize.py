@@ -14,10 +14,11 @@ from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, GRAPHS, open_bundle
 from mixformerv2_ros.ros.messages import image_message
+from mixformerv2_ros.tracking.boxes import Box
 
 pytest.importorskip("onnx")
 
-from mixformerv2_ros.lab.quantization import linear_layers
+from mixformerv2_ros.lab.quantization import Clip, agreeing, compare_engines, linear_layers
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +154,22 @@ def test_a_quantized_bundle_is_no_source(quantized, frames, tmp_path, capsys):
     words = ["--precision", "int8", "--data", str(frames), "--box", "1,1,9,9"]
     assert main(["quantize", str(quantized.path), "-o", str(tmp_path / "x"), *words]) == 2
     assert "must be in fp32 to be quantized, got int8" in capsys.readouterr().err
+
+
+def test_boxes_without_area_agree_on_that():
+    exact = np.array([[0.3, 0.3, -0.02, 0.4], [0.3, 0.3, -0.02, 0.4], [0.0, 0.0, 2.0, 2.0]])
+    other = np.array([[0.3, 0.3, -0.03, 0.4], [0.3, 0.3, 0.2, 0.4], [0.0, 0.0, 2.0, 1.0]])
+    assert agreeing(exact, other).tolist() == [1.0, 0.0, 0.5]
+
+
+def test_clips_whose_images_are_not_searched_do_not_count(frames):
+    bundle = open_bundle(TINY)
+    engine = load_engine(bundle, "onnxruntime", "cpu", 1)
+    images = [cv2.imread(str(path)) for path in sorted(frames.iterdir())]
+    box = Box(100.0, 90.0, 48.0, 48.0)
+    # An image of another size is not searched.
+    other = Clip("sizes", box, lambda: iter([images[0], images[1][:200]]))
+    whole = Clip("whole", box, lambda: iter(images))
+    agreement = compare_engines(engine, engine, bundle, [other, whole])
+    assert agreement.frames == len(images) - 1
+    assert agreement.mean_iou == 1.0
