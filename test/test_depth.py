@@ -24,7 +24,14 @@ from mixformerv2_ros.model.depth_calibration import (
 from mixformerv2_ros.model.engine import Prediction
 from mixformerv2_ros.ros.live.model import load_model
 from mixformerv2_ros.ros.parameters import NODE_PARAMETERS, check_values, tracker_settings
-from mixformerv2_ros.tracking.depth import ON_TIME, PASSED, SETTLED, DepthRule
+from mixformerv2_ros.tracking.depth import (
+    LONGEST_REST,
+    ON_TIME,
+    PASSED,
+    SETTLED,
+    DepthRule,
+    Patience,
+)
 from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
@@ -159,6 +166,66 @@ def test_segments_that_have_become_slower_are_noticed(search):
     assert depths[-1] == 3
 
 
+def asked(patience: Patience, answers: str) -> str:
+    """Per frame `-` where the exits rest, else whether one answers, `y` or `n`, in turn."""
+    left, shown = iter(answers), []
+    while True:
+        if patience.rests():
+            shown.append("-")
+            continue
+        answer = next(left, None)
+        if answer is None:
+            return "".join(shown)
+        shown.append(answer)
+        patience.asked(answer == "y")
+
+
+@pytest.mark.parametrize(
+    ("answers", "shown"),
+    [
+        ("yyyy", "yyyy"),
+        ("ynynyn", "ynynyn"),
+        ("ynny", "ynn-y"),
+        ("nnnny", "nn-n---n-------y"),
+        ("nnnnnn", f"nn-n---n-------n{15 * '-'}n{15 * '-'}"),
+        ("nnnyn", "nn-n---yn"),
+    ],
+)
+def test_exits_that_do_not_answer_are_asked_less_often(answers, shown):
+    assert asked(Patience(), answers) == shown
+
+
+def test_no_segment_is_run_while_exits_rest(search):
+    settings = replace(SETTINGS, exit_threshold=0.7)
+    patience = [Patience()]
+    asks = []
+    for _ in range(40):
+        stop = search.rule.begin(settings, [False], None, patience)
+        asks.append(stop is not None)
+        if stop is not None:
+            for depth in SPEC.exits:
+                assert not stop(depth, np.float32([0.1]), np.arange(1))[0]
+        none = np.zeros(1, np.float32)
+        search.rule.end(Prediction(none[:, None], none, none, np.full(1, FULL)))
+    assert sum(asks[-2 * (LONGEST_REST + 1) :]) == 2
+    # In a batch with another target, and under a deadline, all are asked.
+    assert search.rule.begin(settings, [False, False], None, [*patience, Patience()]) is not None
+    deadline = replace(settings, exit_deadline_ms=5.0)
+    assert all(search.rule.begin(deadline, [False], None, patience) for _ in range(9))
+
+
+def test_frames_that_must_be_deep_cost_no_patience(search):
+    settings = replace(SETTINGS, exit_threshold=0.7)
+    patience, other = Patience(), Patience()
+    for _ in range(5):
+        assert search.rule.begin(settings, [True, False], None, [patience, other]) is not None
+        none = np.zeros(2, np.float32)
+        depths = np.array([FULL, SPEC.exits[0]])
+        search.rule.end(Prediction(none[:, None], none, none, depths))
+    assert not patience.rests()
+    assert not other.rests()
+
+
 def frames(count: int) -> list[Frame]:
     return [Frame(Pixels.from_array(picture(i)), i * 33_000_000, "cam") for i in range(count)]
 
@@ -238,7 +305,7 @@ def test_calibrate_writes_the_curve_that_budgets_need(bundle, sequences, capsys)
     words = ["calibrate", str(bundle), "--on", str(sequences), "--thresholds", "0,0.95"]
     assert main([*words, "--max-loss", "100"]) == 0
     output = capsys.readouterr().out
-    assert "threshold  depth  success AUC" in output
+    assert "threshold        depth  success AUC" in output
     assert "threshold 0 written into" in output
     calibrated = open_bundle(bundle)
     least, *_, full = calibrated.depth_calibration.curve

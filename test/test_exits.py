@@ -30,6 +30,7 @@ from mixformerv2_ros.model.bundle import (  # noqa: E402
     Bundle,
     graph_names,
     open_bundle,
+    record_graphs,
     write_bundle,
 )
 from mixformerv2_ros.model.flops import exit_macs, frame_macs  # noqa: E402
@@ -211,6 +212,19 @@ def test_what_lies_behind_an_exit_is_not_run(torch_engine: TorchEngine) -> None:
     assert memories[0].encoded_segments == 2
 
 
+def test_only_the_exit_that_answers_runs_its_heads(torch_engine: TorchEngine) -> None:
+    runs: list[int] = []
+    for depth in SPEC.exits:
+        head = torch_engine.model.exit(depth).box_head
+        head.register_forward_hook(lambda *_, depth=depth: runs.append(depth))
+    scene = Scene(SPEC, [2, 2])
+    memories = scene.memories(torch_engine)
+    for depths, expected in (((1, 3), [1, 3]), ((3, 3), [3]), ((4, 4), [])):
+        runs.clear()
+        torch_engine.search(scene.crops, memories, StopAt(*depths))
+        assert runs == expected
+
+
 def test_a_model_without_exits_ignores_stop() -> None:
     spec = replace(T, exits=())
     engine = TorchEngine(MixFormerV2.from_weights(spec, drawn_weights(spec)))
@@ -307,6 +321,27 @@ def test_two_targets_keep_their_answers(graph_engine: Any) -> None:
         assert np.array_equal(before, after)
 
 
+def test_answers_of_batches_of_every_size_are_their_own(graph_engine: Any) -> None:
+    """Engines use their buffers again: for the same size, and after another one."""
+    scenes = [Scene(SPEC, [2] * count, seed) for seed, count in enumerate((1, 2, 1, 3, 2, 1))]
+    alone = []
+    for scene in scenes:
+        for row, memory in enumerate(scene.memories(graph_engine)):
+            crop = scene.crops[row : row + 1]
+            alone.append(graph_engine.search(crop, [memory], StopAt((3, 4, 1)[row])))
+    found = [
+        graph_engine.search(scene.crops, scene.memories(graph_engine), StopAt(3, 4, 1))
+        for scene in scenes
+    ]
+    rows = [(one, row) for one in found for row in range(len(one.boxes))]
+    for (together, row), expected in zip(rows, alone, strict=True):
+        for name in ("boxes", "scores", "edges"):
+            np.testing.assert_allclose(
+                getattr(together, name)[row], getattr(expected, name)[0], atol=1e-5
+            )
+        assert together.depths[row] == expected.depths[0]
+
+
 def test_a_chain_passes_stop_on(bundle: Bundle) -> None:
     engine = load_engine(bundle, num_threads=1)
     scene = Scene(SPEC, [2])
@@ -383,6 +418,73 @@ def test_the_benchmark_measures_each_exit(bundle: Bundle) -> None:
     assert measured.summary()["milliseconds"]["engine"]["p50"] > 0
     with pytest.raises(EngineError, match="--exits requires a bundle with exits"):
         at_exits(variants, replace(bundle, spec=replace(bundle.spec, exits=())))
+
+
+def as_before(bundle: Bundle) -> None:
+    """Give a bundle with one exit the graphs of earlier versions: every segment answers.
+
+    What segments hand on had other names; engines pass it on as it is.
+    """
+    onnx = pytest.importorskip("onnx")
+    first, last = bundle.spec.depths
+    orders = {
+        f"search_{first}.onnx": "boxes scores edges quality next_search_tokens next_all_keys "
+        "next_all_values next_prediction_tokens",
+        f"search_{last}.onnx": "search_tokens all_keys all_values prediction_tokens keys values",
+    }
+    renamed = {"queries": "prediction_tokens", "next_queries": "next_prediction_tokens"}
+    answers = ("boxes", "scores", "edges")
+    heads = onnx.load(bundle.path / f"heads_{first}.onnx", load_external_data=False).graph
+    for name, order in orders.items():
+        model = onnx.load(bundle.path / name, load_external_data=False)
+        graph = model.graph
+        for node in graph.node:
+            node.input[:] = [renamed.get(one, one) for one in node.input]
+            node.output[:] = [renamed.get(one, one) for one in node.output]
+        if name == f"search_{first}.onnx":
+            inside = {"": "", "exit_tokens": "next_exit_tokens"} | {one: one for one in answers}
+            for node in heads.node:
+                node.name = f"heads.{node.name}"
+                node.input[:] = [inside.get(one, f"heads.{one}") for one in node.input]
+                node.output[:] = [inside.get(one, f"heads.{one}") for one in node.output]
+            for tensor in heads.initializer:
+                tensor.name = f"heads.{tensor.name}"
+            graph.node.extend(heads.node)
+            graph.initializer.extend(heads.initializer)
+            graph.output.extend(heads.output)
+        side = graph.output if name == f"search_{first}.onnx" else graph.input
+        ends = {renamed.get(end.name, end.name): end for end in side}
+        for new, end in ends.items():
+            end.name = new
+        kept = [ends[one] for one in order.split()]
+        del side[:]
+        side.extend(kept)
+        (bundle.path / name).write_bytes(model.SerializeToString(deterministic=True))
+    (bundle.path / f"heads_{first}.onnx").unlink()
+    record_graphs(bundle)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_bundles_of_earlier_versions_answer_as_before(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip("onnxscript")
+    if find_spec(engine) is None:
+        pytest.skip(f"{engine} is not installed")
+    from mixformerv2_ros.lab.export import export_bundle
+
+    spec = replace(SPEC, exits=(2,))
+    made = make_bundle(tmp_path / "bundle", spec, drawn_weights(spec))
+    export_bundle(made)
+    scene = Scene(spec, [2, 2])
+    stops = [StopAt(2, 2), StopAt(2, 4), StopAt(4, 2), StopAt(4, 4)]
+    new = load_engine(made, engine, num_threads=1)
+    expected = [new.search(scene.crops, scene.memories(new), stop) for stop in stops]
+    as_before(made)
+    assert "heads_2.onnx" not in made.metadata["graphs"]
+    old = load_engine(open_bundle(made.path), engine, num_threads=1)
+    for stop, there in zip(stops, expected, strict=True):
+        found = old.search(scene.crops, scene.memories(old), stop)
+        assert_near(found, there)
+        assert found.depths.tolist() == there.depths.tolist()
 
 
 def test_a_memory_that_was_encoded_as_a_whole_serves_the_segments(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,17 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from mixformerv2_ros.engines.failures import engine_errors
-from mixformerv2_ros.engines.onnx_binding import BoundSearch, OnnxMemory
+from mixformerv2_ros.engines.onnx_binding import (
+    BoundGraph,
+    BoundSearch,
+    HeldMemories,
+    OnnxMemory,
+)
 from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cache_folder
 from mixformerv2_ros.engines.segments import (
     LazyMemory,
     SegmentAnswer,
+    SegmentEnd,
     search_by_segments,
     whole_memory,
 )
@@ -25,7 +32,9 @@ from mixformerv2_ros.model.bundle import (
     SEARCH,
     TEMPLATE_ENCODER,
     Bundle,
-    graph_names,
+    exit_graphs,
+    has_exit_graphs,
+    needed_graphs,
     segment_graphs,
     verify_graphs,
     verify_weights,
@@ -38,20 +47,9 @@ Memory = OnnxMemory | LazyMemory[OnnxMemory]
 """Encoded templates: of a model with exits a `LazyMemory`."""
 
 ANSWERS = ("boxes", "scores", "edges")
-"""Outputs of every search graph."""
-_STATE = ("search_tokens", "all_keys", "all_values", "prediction_tokens")
-
-
-def state_names(spec: ModelSpec, number: int) -> tuple[str, ...]:
-    """What segment `number` takes of the one before, see `network.segments.SegmentState`.
-
-    In the one before, the same outputs have `next_` before their names. `recycled` is left out
-    where nobody reads it, at full depth, and where it would be the prediction tokens again, those
-    of the first exit.
-    """
-    if number == 0:
-        return ()
-    return (*_STATE, "recycled") if 1 < number < len(spec.exits) else _STATE
+"""Outputs of every graph that answers."""
+_STATE = ("search_tokens", "queries", "all_keys", "all_values")
+_OLD_STATE = ("search_tokens", "all_keys", "all_values", "prediction_tokens")
 
 
 def encoder_ends(spec: ModelSpec, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -60,14 +58,73 @@ def encoder_ends(spec: ModelSpec, number: int) -> tuple[tuple[str, ...], tuple[s
     return ("tokens" if number else "templates",), (*tokens, "keys", "values")
 
 
-def search_ends(spec: ModelSpec, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the inputs and outputs of a segment's search graph."""
-    state = state_names(spec, number)
-    inputs = (*state[:4], "keys", "values", *state[4:]) if number else ("crops", "keys", "values")
+def search_ends(
+    spec: ModelSpec, number: int, own_heads: bool = True
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs and outputs of a segment's search graph.
+
+    A segment takes what the one before hands on under the same name after `next_`, see
+    `network.segments.SegmentState`. Only exits take `exit_tokens`, to recycle them.
+
+    Args:
+        spec: The architecture.
+        number: Which segment, counted from 0.
+        own_heads: See `model.bundle.has_exit_graphs`.
+    """
+    if not own_heads:
+        return _old_search_ends(spec, number)
+    inputs: tuple[str, ...] = ("crops", "keys", "values")
+    if number:
+        recycled = ("exit_tokens",) if number < len(spec.exits) else ()
+        inputs = (*_STATE, "keys", "values", *recycled)
     if number == len(spec.exits):
         return inputs, ANSWERS
-    following = (f"next_{name}" for name in state_names(spec, number + 1))
+    return inputs, ("quality", *(f"next_{name}" for name in (*_STATE, "exit_tokens")))
+
+
+def _old_search_ends(spec: ModelSpec, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The same of bundles in which every segment answers."""
+    last = len(spec.exits)
+
+    def recycled(number: int) -> tuple[str, ...]:
+        return ("recycled",) if 1 < number < last else ()
+
+    inputs: tuple[str, ...] = ("crops", "keys", "values")
+    if number:
+        inputs = (*_OLD_STATE, "keys", "values", *recycled(number))
+    if number == last:
+        return inputs, ANSWERS
+    following = (f"next_{name}" for name in (*_OLD_STATE, *recycled(number + 1)))
     return inputs, (*ANSWERS, "quality", *following)
+
+
+HEADS_ENDS = (("exit_tokens",), ANSWERS)
+"""Names of the inputs and outputs of the graph of an exit's heads."""
+
+
+@dataclass(frozen=True)
+class SegmentSessions:
+    """Graphs of one segment.
+
+    Attributes:
+        encoder: Its template encoder.
+        search: Its search graph.
+        heads: That of the heads of its exit; None at full depth, and where `search` answers.
+    """
+
+    encoder: ort.InferenceSession
+    search: ort.InferenceSession
+    heads: ort.InferenceSession | None
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """The same, ready to be run; see `onnx_binding`."""
+
+    encoder: ort.InferenceSession
+    search: BoundGraph
+    heads: BoundGraph | None
+    memories: HeldMemories
 
 
 class OnnxEngine:
@@ -104,7 +161,7 @@ class OnnxEngine:
         if options.device != "cpu":
             self._bound = BoundSearch(self._search, options.device, join_memories)
         self._load_segments = partial(load_segments, bundle, _session_options(options), providers)
-        self._segments: list[tuple[ort.InferenceSession, ort.InferenceSession]] = []
+        self._segments: list[_Segment] = []
         self._by_segments = False
         kind, _, number = options.device.partition(":")
         self._device = kind, int(number or 0)
@@ -172,14 +229,22 @@ class OnnxEngine:
     def _encode_segment(
         self, number: int, start: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.float32] | None, OnnxMemory]:
-        encoder = self._segment(number)[0]
+        encoder = self._segment(number).encoder
         inputs = {"tokens": start} if number else {"templates": start[None]}
         *tokens, keys, values = encoder.run(None, inputs)
         return (tokens[0] if tokens else None), (keys, values)
 
-    def _segment(self, number: int) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+    def _segment(self, number: int) -> _Segment:
         if not self._segments:
-            self._segments = self._load_segments()
+            self._segments = [
+                _Segment(
+                    one.encoder,
+                    BoundGraph(one.search, self._device),
+                    None if one.heads is None else BoundGraph(one.heads, self._device),
+                    HeldMemories(self._device, join_memories),
+                )
+                for one in self._load_segments()
+            ]
         return self._segments[number]
 
     def _search_by_segments(
@@ -193,38 +258,44 @@ class OnnxEngine:
             rows: npt.NDArray[np.intp],
             state: dict[str, ort.OrtValue] | None,
             kept: npt.NDArray[np.intp] | None,
-        ) -> tuple[SegmentAnswer, dict[str, ort.OrtValue]]:
-            keys, values = join_memories([memories[row].segment(number) for row in rows])
-            session = self._segment(number)[1]
-            binding = session.io_binding()
-            binding.bind_cpu_input("keys", keys)
-            binding.bind_cpu_input("values", values)
+        ) -> SegmentEnd[dict[str, ort.OrtValue]]:
+            segment = self._segment(number)
+            keys, values = segment.memories([memories[row].segment(number) for row in rows])
+            inputs: dict[str, ort.OrtValue | npt.NDArray[Any]] = {"keys": keys, "values": values}
             if state is None:
-                binding.bind_cpu_input("crops", np.ascontiguousarray(crops))
+                inputs["crops"] = crops
             else:
-                for name, value in state.items():
-                    if kept is not None:
-                        some = np.ascontiguousarray(value.numpy()[kept])
-                        value = ort.OrtValue.ortvalue_from_numpy(some, *self._device)
-                    binding.bind_ortvalue_input(name, value)
-            names = search_ends(self._spec, number)[1]
-            for name in names:
-                on_device = self._device if name.startswith("next_") else ("cpu", 0)
-                binding.bind_output(name, *on_device)
-            session.run_with_iobinding(binding)
+                inputs |= {name: self._rows(value, kept) for name, value in state.items()}
+            found = segment.search(inputs)
             self.segment_runs[number] += 1
-            found = dict(zip(names, binding.get_outputs(), strict=True))
-            boxes, scores, edges = (found[name].numpy() for name in ANSWERS)
-            quality = found["quality"].numpy() if "quality" in found else None
-            answer = SegmentAnswer(boxes, scores, edges, quality)
-            state = {
+            if "quality" not in found:
+                return SegmentEnd(None, None, _answer(found).rows)
+            following = {
                 name.removeprefix("next_"): value
                 for name, value in found.items()
                 if name.startswith("next_")
             }
-            return answer, state
+
+            def answer(places: npt.NDArray[np.intp] | None) -> SegmentAnswer:
+                if segment.heads is None:
+                    return _answer(found).rows(places)
+                tokens = self._rows(following["exit_tokens"], places)
+                return _answer(segment.heads({"exit_tokens": tokens}))
+
+            return SegmentEnd(found["quality"].numpy().copy(), following, answer)
 
         return search_by_segments(self._spec, len(crops), stop, run)
+
+    def _rows(self, value: ort.OrtValue, places: npt.NDArray[np.intp] | None) -> ort.OrtValue:
+        """The part of a batch in these places, on the device; None: all of it."""
+        if places is None:
+            return value
+        some = np.ascontiguousarray(value.numpy()[places])
+        return ort.OrtValue.ortvalue_from_numpy(some, *self._device)
+
+
+def _answer(found: Mapping[str, ort.OrtValue]) -> SegmentAnswer:
+    return SegmentAnswer(*(found[name].numpy() for name in ANSWERS))
 
 
 def check_graphs(
@@ -246,7 +317,7 @@ def check_graphs(
         BundleError: a file does not have the checksum that the bundle names.
         EngineError: a graph is missing, cannot be loaded, or has other inputs or outputs.
     """
-    for name in graph_names(bundle.spec):
+    for name in needed_graphs(bundle):
         if not (bundle.path / name).is_file():
             raise EngineError(
                 f"{bundle.path} must hold {name}; write it with `mixformerv2 export {bundle.path}`"
@@ -264,19 +335,24 @@ def load_segments(
     bundle: Bundle,
     options: ort.SessionOptions | None = None,
     providers: Sequence[tuple[str, dict[str, Any]]] = (("CPUExecutionProvider", {}),),
-) -> list[tuple[ort.InferenceSession, ort.InferenceSession]]:
-    """Load template encoder and search graph of every segment, after `check_graphs`.
+) -> list[SegmentSessions]:
+    """Load the graphs of every segment, after `check_graphs`.
 
     Raises:
         EngineError: a graph cannot be loaded, or has other inputs or outputs.
     """
+    spec, own_heads = bundle.spec, has_exit_graphs(bundle)
+    heads = exit_graphs(spec) if own_heads else ()
     loaded = []
-    for number, pair in enumerate(segment_graphs(bundle.spec)):
-        encoder, search = _sessions(bundle, pair, options, providers)
-        sizes = (bundle.spec.template_size, bundle.spec.search_size) if number == 0 else (0, 0)
-        _check(encoder, pair[0], *encoder_ends(bundle.spec, number), sizes[0])
-        _check(search, pair[1], *search_ends(bundle.spec, number), sizes[1])
-        loaded.append((encoder, search))
+    for number, pair in enumerate(segment_graphs(spec)):
+        leaving = heads[number : number + 1]
+        encoder, search, *answering = _sessions(bundle, (*pair, *leaving), options, providers)
+        sizes = (spec.template_size, spec.search_size) if number == 0 else (0, 0)
+        _check(encoder, pair[0], *encoder_ends(spec, number), sizes[0])
+        _check(search, pair[1], *search_ends(spec, number, own_heads), sizes[1])
+        for name, session in zip(leaving, answering, strict=True):
+            _check(session, name, *HEADS_ENDS, 0)
+        loaded.append(SegmentSessions(encoder, search, answering[0] if answering else None))
     return loaded
 
 

@@ -22,10 +22,18 @@ from mixformerv2_ros.engines.options import EngineOptions, UnavailableError, cac
 from mixformerv2_ros.engines.segments import (
     LazyMemory,
     SegmentAnswer,
+    SegmentEnd,
     search_by_segments,
     whole_memory,
 )
-from mixformerv2_ros.model.bundle import SEARCH, TEMPLATE_ENCODER, Bundle, segment_graphs
+from mixformerv2_ros.model.bundle import (
+    SEARCH,
+    TEMPLATE_ENCODER,
+    Bundle,
+    exit_graphs,
+    has_exit_graphs,
+    segment_graphs,
+)
 from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.text import printable
@@ -120,16 +128,22 @@ class OpenVinoEngine:
             self._encoder, self._search = (
                 self._core.read_model(bundle.path / name) for name in (TEMPLATE_ENCODER, SEARCH)
             )
+            self._own_heads = has_exit_graphs(bundle)
+            heads = exit_graphs(bundle.spec) if self._own_heads else ()
             self._segments = [
-                tuple(self._core.read_model(bundle.path / name) for name in pair)
-                for pair in segment_graphs(bundle.spec)
+                [
+                    self._core.read_model(bundle.path / name)
+                    for name in (*pair, *heads[number : number + 1])
+                ]
+                for number, pair in enumerate(segment_graphs(bundle.spec))
             ]
         except Exception as error:
             reason = printable(" ".join(str(error).split()), 300)
             raise UnavailableError(f"OpenVINO cannot load {bundle.path}: {reason}") from None
         self._encoders: dict[int, ov.InferRequest] = {}
-        self._searches: dict[tuple[int, int], ov.InferRequest] = {}
-        self._segment_requests: dict[tuple[str, int, int, int], ov.InferRequest] = {}
+        self._searches: dict[tuple[int, int], _FixedRequest] = {}
+        self._segment_encoders: dict[tuple[int, int], ov.InferRequest] = {}
+        self._segment_requests: dict[tuple[str | int, ...], _FixedRequest] = {}
         self._by_segments = False
         self.segment_runs = [0] * len(bundle.spec.depths)
 
@@ -189,16 +203,13 @@ class OpenVinoEngine:
             return search_separately(self, crops, memories)
         keys, values = join_memories(whole)
         kind = (len(crops), keys.shape[3])
-        request = self._searches.get(kind)
-        if request is None:
-            side = self._spec.search_size
-            shapes = {
-                "crops": (len(crops), side, side, 3),
-                "keys": keys.shape,
-                "values": values.shape,
-            }
-            request = self._searches[kind] = self._compile(self._search, shapes)
-        boxes, scores, edges = self._run(request, {"crops": crops, "keys": keys, "values": values})
+        inputs: State = {"crops": crops, "keys": keys, "values": values}
+        search = self._searches.get(kind)
+        if search is None:
+            shapes = {name: value.shape for name, value in inputs.items()}
+            request = self._compile(self._search, shapes)
+            search = self._searches[kind] = _FixedRequest(request, inputs, ANSWERS)
+        boxes, scores, edges = (part.copy() for part in search(inputs).values())
         depths = np.full(len(boxes), self._spec.depth)
         return Prediction(boxes=boxes, scores=scores, edges=edges, depths=depths)
 
@@ -206,23 +217,13 @@ class OpenVinoEngine:
         self, number: int, start: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.float32] | None, OpenVinoMemory]:
         name, value = ("tokens", start) if number else ("templates", start[None])
-        request = self._segment_request("encoder", number, {name: value})
+        key = (number, value.shape[1])
+        request = self._segment_encoders.get(key)
+        if request is None:
+            model = self._segments[number][0]
+            request = self._segment_encoders[key] = self._compile(model, {name: value.shape})
         *tokens, keys, values = self._run(request, {name: value})
         return (tokens[0] if tokens else None), (keys, values)
-
-    def _segment_request(
-        self, kind: str, number: int, inputs: Mapping[str, npt.NDArray[Any]]
-    ) -> ov.InferRequest:
-        shapes = {name: value.shape for name, value in inputs.items()}
-        sizes = next(iter(inputs.values())).shape[:2]
-        if "keys" in inputs:
-            sizes = (inputs["keys"].shape[1], inputs["keys"].shape[3])
-        key = (kind, number, *sizes)
-        request = self._segment_requests.get(key)
-        if request is None:
-            model = self._segments[number][kind == "search"]
-            request = self._segment_requests[key] = self._compile(model, shapes)
-        return request
 
     def _search_by_segments(
         self,
@@ -235,33 +236,48 @@ class OpenVinoEngine:
             rows: npt.NDArray[np.intp],
             state: State | None,
             kept: npt.NDArray[np.intp] | None,
-        ) -> tuple[SegmentAnswer, State]:
+        ) -> SegmentEnd[State]:
             keys, values = join_memories([memories[row].segment(number) for row in rows])
             inputs: State = {"keys": keys, "values": values}
             if state is None:
-                inputs["crops"] = np.ascontiguousarray(crops)
+                inputs["crops"] = crops
             else:
-                inputs |= {n: one if kept is None else one[kept] for n, one in state.items()}
-            request = self._segment_request("search", number, inputs)
-            for name, value in inputs.items():
-                request.set_tensor(name, ov.Tensor(value, shared_memory=True))
-            request.infer()
+                expected = search_ends(self._spec, number, self._own_heads)[0]
+                inputs |= {n: _rows(state[n], kept) for n in expected if n in state}
+            names = search_ends(self._spec, number, self._own_heads)[1]
+            found = self._infer("search", number, inputs, names)
             self.segment_runs[number] += 1
-            # Views into the memory of the request, which is used again by the next search.
-            # By their places: of the names of a tensor, OpenVINO may tell another one.
-            names = search_ends(self._spec, number)[1]
-            outputs = (request.get_tensor(port).data for port in request.model_outputs)
-            found = dict(zip(names, outputs, strict=True))
-            boxes, scores, edges = (found[name] for name in ANSWERS)
-            quality = found["quality"].copy() if "quality" in found else None
-            state = {
+            if "quality" not in found:
+                return SegmentEnd(None, None, _answer(found).rows)
+            following: State = {
                 name.removeprefix("next_"): value
                 for name, value in found.items()
                 if name.startswith("next_")
             }
-            return SegmentAnswer(boxes, scores, edges, quality), state
+
+            def answer(places: npt.NDArray[np.intp] | None) -> SegmentAnswer:
+                if not self._own_heads:
+                    return _answer(found).rows(places)
+                some = {"exit_tokens": _rows(following["exit_tokens"], places)}
+                return _answer(self._infer("heads", number, some, ANSWERS))
+
+            return SegmentEnd(found["quality"].copy(), following, answer)
 
         return search_by_segments(self._spec, len(crops), stop, run)
+
+    def _infer(
+        self, kind: str, number: int, inputs: State, names: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by name, see `_FixedRequest`."""
+        sizes = inputs["keys"].shape[1::2] if "keys" in inputs else inputs["exit_tokens"].shape[:1]
+        key = (kind, number, *sizes)
+        request = self._segment_requests.get(key)
+        if request is None:
+            model = self._segments[number][1 if kind == "search" else 2]
+            shapes = {name: value.shape for name, value in inputs.items()}
+            request = _FixedRequest(self._compile(model, shapes), inputs, names)
+            self._segment_requests[key] = request
+        return request(inputs)
 
     def _compile(self, model: ov.Model, shapes: Mapping[str, tuple[int, ...]]) -> ov.InferRequest:
         fixed = model.clone()
@@ -279,14 +295,75 @@ class OpenVinoEngine:
     def _run(
         request: ov.InferRequest, inputs: dict[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[np.float32]]:
-        # Given by name and without a copy, inputs must have the graph's very types and shapes.
-        expected = {port.any_name: port for port in request.model_inputs}
-        for name, value in inputs.items():
-            port = expected[name]
-            if tuple(port.shape) != value.shape or port.element_type.to_dtype() != value.dtype:
-                raise ValueError(
-                    f"{name} must be {port.element_type.to_dtype()} {tuple(port.shape)}, got "
-                    f"{value.dtype} {value.shape}"
-                )
+        _check_inputs(request, inputs)
         results = request.infer(inputs, share_inputs=True)
         return list(results.values())
+
+
+def _check_inputs(request: ov.InferRequest, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Given by name and without a copy, inputs must have the graph's very types and shapes.
+
+    Raises:
+        ValueError: they have not.
+    """
+    expected = {port.any_name: port for port in request.model_inputs}
+    for name, value in inputs.items():
+        port = expected[name]
+        if tuple(port.shape) != value.shape or port.element_type.to_dtype() != value.dtype:
+            raise ValueError(
+                f"{name} must be {port.element_type.to_dtype()} {tuple(port.shape)}, got "
+                f"{value.dtype} {value.shape}"
+            )
+
+
+class _FixedRequest:
+    """A request for inputs of one set of shapes, whose tensors are set only when they change.
+
+    To set and to fetch ten tensors for every segment of a small model takes a tenth of its time.
+    """
+
+    def __init__(
+        self,
+        request: ov.InferRequest,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
+    ) -> None:
+        """Take over a request.
+
+        Args:
+            request: It, with all shapes fixed.
+            inputs: An example of what is to come.
+            outputs: Names of its outputs. By their places: of the names of a tensor, OpenVINO may
+                tell another one.
+        """
+        _check_inputs(request, inputs)
+        self._request = request
+        self._outputs = dict(zip(outputs, request.model_outputs, strict=True))
+        self._set: dict[str, npt.NDArray[Any]] = {}
+        self._found: dict[str, npt.NDArray[Any]] = {}
+
+    def __call__(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by name: views into the memory of the request, which its next call writes to.
+
+        An array that is given again is read again, without being copied.
+        """
+        for name, value in inputs.items():
+            if self._set.get(name) is not value:
+                value = np.ascontiguousarray(value)
+                self._request.set_tensor(name, ov.Tensor(value, shared_memory=True))
+                self._set[name] = value
+        self._request.infer()
+        if not self._found:
+            self._found = {
+                name: self._request.get_tensor(port).data for name, port in self._outputs.items()
+            }
+        return self._found
+
+
+def _rows(value: npt.NDArray[Any], places: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
+    """The part of a batch in these places; None: all of it."""
+    return value if places is None else value[places]
+
+
+def _answer(found: Mapping[str, npt.NDArray[Any]]) -> SegmentAnswer:
+    return SegmentAnswer(*(found[name] for name in ANSWERS))

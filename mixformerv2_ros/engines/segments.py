@@ -1,8 +1,9 @@
 """What the engines share of a search that may be answered at an exit.
 
 `search_by_segments` runs a model segment by segment, asks after each exit which targets are
-answered there, and goes on with the others. `LazyMemory` encodes templates as far as searches
-reach. What a segment is and what it hands to the next is described in `network.segments`.
+answered there, lets its heads answer those, and goes on with the others. `LazyMemory` encodes
+templates as far as searches reach. What a segment is and what it hands to the next is described in
+`network.segments`.
 """
 
 from __future__ import annotations
@@ -25,30 +26,47 @@ Z = TypeVar("Z")
 
 @dataclass(frozen=True)
 class SegmentAnswer:
-    """What a segment answers on the host for n targets.
+    """What heads answer on the host for n targets.
 
     Attributes:
         boxes: (n, 4), see `Prediction`; so are the others.
         scores: (n,).
         edges: (n, 4, bins).
-        quality: (n,), the estimated IoU of the boxes; None at full depth.
     """
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     edges: npt.NDArray[np.float32]
+
+    def rows(self, places: npt.NDArray[np.intp] | None) -> SegmentAnswer:
+        """The answer for the targets in these places; None: all."""
+        if places is None:
+            return self
+        return SegmentAnswer(self.boxes[places], self.scores[places], self.edges[places])
+
+
+@dataclass(frozen=True)
+class SegmentEnd(Generic[Z]):
+    """Where a segment ends, for n targets.
+
+    Attributes:
+        quality: (n,), the estimated IoU of the boxes of its exit; None at full depth.
+        state: What the next segment needs; None at full depth.
+        answer: Answers the targets in some places (None: all n), until the next segment is run.
+    """
+
     quality: npt.NDArray[np.float32] | None
+    state: Z | None
+    answer: Callable[[npt.NDArray[np.intp] | None], SegmentAnswer]
 
 
 RunSegment = Callable[
-    [int, npt.NDArray[np.intp], Z | None, npt.NDArray[np.intp] | None],
-    tuple[SegmentAnswer, Z],
+    [int, npt.NDArray[np.intp], Z | None, npt.NDArray[np.intp] | None], SegmentEnd[Z]
 ]
 """Runs segment `number` for the targets in `rows` of the batch.
 
 Gets number, rows, what the segment before handed on (None before the first) and the places among
-the rows of that segment that are still running (None: all of them). Returns the answer for `rows`
-and what the next segment needs.
+the rows of that segment that are still running (None: all of them).
 """
 
 
@@ -70,21 +88,24 @@ def search_by_segments(spec: ModelSpec, count: int, stop: Stop, run: RunSegment[
     state: Z | None = None
     kept: npt.NDArray[np.intp] | None = None
     for number, depth in enumerate(spec.depths):
-        answer, state = run(number, rows, state, kept)
+        end = run(number, rows, state, kept)
         leaves = np.ones(len(rows), bool)
-        if answer.quality is not None:
-            leaves = np.asarray(stop(depth, answer.quality, rows), bool)
+        if end.quality is not None:
+            leaves = np.asarray(stop(depth, end.quality, rows), bool)
             if leaves.shape != rows.shape:
                 raise ValueError(f"stop must return {rows.shape} decisions, got {leaves.shape}")
         answered = rows[leaves]
-        whole.boxes[answered] = answer.boxes[leaves]
-        whole.scores[answered] = answer.scores[leaves]
-        whole.edges[answered] = answer.edges[leaves]
-        whole.depths[answered] = depth
-        if answer.quality is not None:
-            whole.quality[answered] = answer.quality[leaves]
+        if len(answered):
+            answer = end.answer(None if len(answered) == len(rows) else np.flatnonzero(leaves))
+            whole.boxes[answered] = answer.boxes
+            whole.scores[answered] = answer.scores
+            whole.edges[answered] = answer.edges
+            whole.depths[answered] = depth
+            if end.quality is not None:
+                whole.quality[answered] = end.quality[leaves]
         if len(answered) == len(rows):
             break
+        state = end.state
         kept = np.flatnonzero(~leaves) if len(answered) else None
         rows = rows[~leaves]
     return whole
@@ -118,6 +139,7 @@ class LazyMemory(Generic[K]):
         self._depths = tuple(depths)
         self._whole: K | None = None
         self._segments: list[K] = []
+        self._parts: dict[int, K] = {}
         self._tokens: Any = self.templates
 
     def begin(self, by_segments: bool) -> None:
@@ -134,12 +156,17 @@ class LazyMemory(Generic[K]):
         return self._whole
 
     def segment(self, number: int) -> K:
-        """Keys and values of the blocks of a segment: a part of the whole where that is encoded."""
+        """Keys and values of the blocks of a segment: a part of the whole where that is encoded.
+
+        The same objects until the whole is encoded, so that engines can keep them where they run.
+        """
         if self._whole is not None:
-            first = self._depths[number - 1] if number else 0
-            keys, values = cast(tuple[Any, Any], self._whole)
-            last = self._depths[number]
-            return cast(K, (keys[first:last], values[first:last]))
+            if number not in self._parts:
+                first = self._depths[number - 1] if number else 0
+                keys, values = cast(tuple[Any, Any], self._whole)
+                last = self._depths[number]
+                self._parts[number] = cast(K, (keys[first:last], values[first:last]))
+            return self._parts[number]
         while len(self._segments) <= number:
             self._tokens, encoded = self._encode_segment(len(self._segments), self._tokens)
             self._segments.append(encoded)

@@ -14,6 +14,7 @@ from mixformerv2_ros.engines.failures import engine_errors
 from mixformerv2_ros.engines.segments import (
     LazyMemory,
     SegmentAnswer,
+    SegmentEnd,
     search_by_segments,
     whole_memory,
 )
@@ -21,7 +22,13 @@ from mixformerv2_ros.model.engine import Prediction, Stop, search_separately
 from mixformerv2_ros.model.spec import ModelSpec
 from mixformerv2_ros.network.backbone import PREDICTION_TOKENS
 from mixformerv2_ros.network.model import MixFormerV2, Output, normalize
-from mixformerv2_ros.network.segments import SegmentState, encode_segment, search_segment
+from mixformerv2_ros.network.segments import (
+    Answer,
+    SegmentState,
+    encode_segment,
+    exit_answer,
+    search_segment,
+)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Number formats that torch runs the network in."""
@@ -149,19 +156,23 @@ class TorchEngine:
             rows: npt.NDArray[np.intp],
             state: SegmentState | None,
             kept: npt.NDArray[np.intp] | None,
-        ) -> tuple[SegmentAnswer, SegmentState | None]:
+        ) -> SegmentEnd[SegmentState]:
             start = self._load(crops) if state is None else state
             if isinstance(start, SegmentState) and kept is not None:
                 start = start.rows(torch.from_numpy(kept).to(self.device))
             keys, values = join_memories([memories[row].segment(number) for row in rows])
             found = search_segment(self.model, number, start, keys, values)
-            answer = SegmentAnswer(
-                boxes=found.boxes.cpu().numpy(),
-                scores=found.scores.cpu().numpy(),
-                edges=found.edges.cpu().numpy(),
-                quality=None if found.quality is None else found.quality.cpu().numpy(),
-            )
-            return answer, found.state
+            if isinstance(found, Answer):
+                return SegmentEnd(None, None, _on_host(found).rows)
+            tokens = found.state.exit_tokens
+
+            def answer(places: npt.NDArray[np.intp] | None) -> SegmentAnswer:
+                some = (
+                    tokens if places is None else tokens[torch.from_numpy(places).to(self.device)]
+                )
+                return _on_host(exit_answer(self.model, number, some))
+
+            return SegmentEnd(found.quality.cpu().numpy(), found.state, answer)
 
         return search_by_segments(self.spec, len(crops), stop, run)
 
@@ -186,6 +197,12 @@ class TorchEngine:
             edges=output.edge_logits.softmax(dim=-1).cpu().numpy(),
             depths=np.full(len(output.boxes), self.spec.depth),
         )
+
+
+def _on_host(answer: Answer) -> SegmentAnswer:
+    return SegmentAnswer(
+        *(part.cpu().numpy() for part in (answer.boxes, answer.scores, answer.edges))
+    )
 
 
 def join_memories(memories: Sequence[TorchMemory]) -> TorchMemory:

@@ -1,6 +1,7 @@
 """Export of a bundle to ONNX graphs: template encoder, search step, and both per segment.
 
-A model without exits has no segments, see `network.segments`.
+A model without exits has no segments, see `network.segments`. The heads of every exit are one more
+graph, which is run for targets that are answered there.
 
 The graphs take uint8 RGB crops, normalise them, and hold no weights of their own: every parameter
 points into the bundle's `model.safetensors`, so that one copy of the weights serves both graphs and
@@ -23,10 +24,10 @@ from onnx import external_data_helper, helper
 from torch import Tensor, nn
 
 from mixformerv2_ros.engines.onnx_engine import (
+    HEADS_ENDS,
     OnnxEngine,
     encoder_ends,
     search_ends,
-    state_names,
 )
 from mixformerv2_ros.engines.torch_engine import TorchEngine
 from mixformerv2_ros.errors import BundleError
@@ -36,6 +37,7 @@ from mixformerv2_ros.model.bundle import (
     TEMPLATE_ENCODER,
     WEIGHTS,
     Bundle,
+    exit_graphs,
     graph_names,
     read_weights,
     record_graphs,
@@ -43,7 +45,13 @@ from mixformerv2_ros.model.bundle import (
 )
 from mixformerv2_ros.model.engine import Engine, Stop
 from mixformerv2_ros.network.model import MixFormerV2, normalize
-from mixformerv2_ros.network.segments import SegmentState, encode_segment, search_segment
+from mixformerv2_ros.network.segments import (
+    Answer,
+    SegmentState,
+    encode_segment,
+    exit_answer,
+    search_segment,
+)
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -104,10 +112,9 @@ class FirstSegment(nn.Module):
 
 
 class NextSegment(nn.Module):
-    """State, keys and values -> the answer of an exit, with the next state, or at full depth.
+    """State, keys and values -> the decision of an exit, with the next state, or the last answer.
 
-    Takes the tokens that the exit before read, `recycled`, where they are not its prediction
-    tokens.
+    Takes the tokens that the exit before read, `exit_tokens`, where the next exit recycles them.
     """
 
     def __init__(self, network: MixFormerV2, number: int) -> None:
@@ -117,39 +124,50 @@ class NextSegment(nn.Module):
     def forward(
         self,
         search_tokens: Tensor,
+        queries: Tensor,
         all_keys: Tensor,
         all_values: Tensor,
-        prediction_tokens: Tensor,
         keys: Tensor,
         values: Tensor,
-        recycled: Tensor | None = None,
+        exit_tokens: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See `search_segment`."""
-        if recycled is None:
-            recycled = prediction_tokens
-        state = SegmentState(search_tokens, all_keys, all_values, prediction_tokens, recycled)
+        if exit_tokens is None:
+            exit_tokens = search_tokens.new_empty(0)  # Nobody reads it.
+        state = SegmentState(search_tokens, queries, all_keys, all_values, exit_tokens)
         return _search(self.network, self.number, state, keys, values)
+
+
+class ExitHeads(nn.Module):
+    """Tokens of an exit (B, 4, width) -> its boxes, scores and edge distributions."""
+
+    def __init__(self, network: MixFormerV2, number: int) -> None:
+        super().__init__()
+        self.network, self.number = network, number
+
+    def forward(self, exit_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `exit_answer`."""
+        answer = exit_answer(self.network, self.number, exit_tokens)
+        return answer.boxes, answer.scores, answer.edges
 
 
 def _search(
     network: MixFormerV2, number: int, start: Tensor | SegmentState, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, ...]:
     found = search_segment(network, number, start, keys, values)
-    if found.quality is None or found.state is None:
+    if isinstance(found, Answer):
         return found.boxes, found.scores, found.edges
-    state = _state_tensors(found.state)
-    names = state_names(network.spec, number + 1)
-    return found.boxes, found.scores, found.edges, found.quality, *(state[name] for name in names)
+    return found.quality, *_state_tensors(found.state).values()
 
 
 def _state_tensors(state: SegmentState) -> dict[str, Tensor]:
-    """A state by the names that the graphs give its parts."""
+    """A state by the names that the graphs give its parts, in their order."""
     return {
-        "search_tokens": state.search_tokens,
+        "search_tokens": state.tokens,
+        "queries": state.queries,
         "all_keys": state.keys,
         "all_values": state.values,
-        "prediction_tokens": state.prediction_tokens,
-        "recycled": state.recycled,
+        "exit_tokens": state.exit_tokens,
     }
 
 
@@ -215,7 +233,7 @@ def export_bundle(bundle: Bundle) -> Difference:
 def _export_segments(
     bundle: Bundle, network: MixFormerV2, templates: Tensor, crops: Tensor
 ) -> None:
-    """Write template encoder and search graph of every segment."""
+    """Write template encoder and search graph of every segment, and the heads of every exit."""
     names = segment_graphs(bundle.spec)
     batch, count, tokens, everything = (
         torch.export.Dim(name) for name in ("batch", "templates", "tokens", "all_tokens")
@@ -229,8 +247,8 @@ def _export_segments(
         "search_tokens": {0: batch},
         "all_keys": {0: batch, 2: everything},
         "all_values": {0: batch, 2: everything},
-        "prediction_tokens": {0: batch},
-        "recycled": {0: batch},
+        "queries": {0: batch},
+        "exit_tokens": {0: batch},
     }
     state: SegmentState | None = None
     given: dict[str, Tensor] = {"templates": templates, "crops": crops}
@@ -248,8 +266,15 @@ def _export_segments(
         module = NextSegment(network, number) if number else FirstSegment(network)
         _write(module, tensors, dynamic, outputs, bundle, search)
         begin = normalize(crops) if state is None else state
-        state = search_segment(network, number, begin, given["keys"], given["values"]).state
-        given |= _state_tensors(state) if state is not None else {}
+        found = search_segment(network, number, begin, given["keys"], given["values"])
+        if isinstance(found, Answer):
+            break
+        state = found.state
+        given |= _state_tensors(state)
+        inputs, outputs = HEADS_ENDS
+        tensors, dynamic = (given["exit_tokens"],), {"exit_tokens": sizes["exit_tokens"]}
+        heads = exit_graphs(bundle.spec)[number]
+        _write(ExitHeads(network, number), tensors, dynamic, outputs, bundle, heads)
 
 
 def compare(bundle: Bundle, network: MixFormerV2) -> Difference:

@@ -7,6 +7,8 @@
     template_encoder_K.onnx, search_K.onnx
                             of a model with exits: the same for the blocks that end with block K,
                             for every exit K and for the last block
+    heads_K.onnx            what the exit after block K answers; bundles of earlier versions lack
+                            it, and search_K.onnx answers there
     README.md               model card
 
 Bundles are passed around, so nothing in one is trusted: `open_bundle` checks all of `model.json`
@@ -129,7 +131,7 @@ class Bundle:
     def depth_calibration(self) -> DepthCalibration | None:
         """What `mixformerv2 calibrate` found for the exits; None before that."""
         facts = self.metadata.get(CALIBRATION)
-        return None if facts is None else read_depth_calibration(facts)
+        return None if facts is None else read_depth_calibration(facts, len(self.spec.exits))
 
     @property
     def parameters(self) -> int:
@@ -180,14 +182,35 @@ def segment_graphs(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
     return tuple((f"template_encoder_{end}.onnx", f"search_{end}.onnx") for end in spec.depths)
 
 
+def exit_graphs(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the graph of every exit's heads."""
+    return tuple(f"heads_{depth}.onnx" for depth in spec.exits)
+
+
 def graph_names(spec: ModelSpec) -> tuple[str, ...]:
-    """Names of all graphs of a bundle: those of the whole model, then those of the segments."""
-    return GRAPHS + tuple(name for pair in segment_graphs(spec) for name in pair)
+    """Names of all graphs of a bundle: of the whole model, of the segments, of the exits' heads."""
+    segments = (name for pair in segment_graphs(spec) for name in pair)
+    return (*GRAPHS, *segments, *exit_graphs(spec))
+
+
+def has_exit_graphs(bundle: Bundle) -> bool:
+    """Whether the heads of exits have graphs of their own, as every export of this version makes.
+
+    Not so in bundles of earlier versions: there the graph of every segment answers.
+    """
+    graphs = bundle.metadata.get("graphs")
+    return not graphs or any(name in graphs for name in exit_graphs(bundle.spec))
+
+
+def needed_graphs(bundle: Bundle) -> tuple[str, ...]:
+    """Names of the graphs that engines need, see `graph_names`."""
+    heads = () if has_exit_graphs(bundle) else exit_graphs(bundle.spec)
+    return tuple(name for name in graph_names(bundle.spec) if name not in heads)
 
 
 def has_graphs(bundle: Bundle) -> bool:
     """Whether all graphs are there; their content is another question."""
-    return all((bundle.path / name).is_file() for name in graph_names(bundle.spec))
+    return all((bundle.path / name).is_file() for name in needed_graphs(bundle))
 
 
 def verify_graphs(bundle: Bundle) -> None:
@@ -197,7 +220,7 @@ def verify_graphs(bundle: Bundle) -> None:
         BundleError: `model.json` names another SHA-256 of a graph, or none.
     """
     with _named(bundle.path):
-        for name in graph_names(bundle.spec):
+        for name in needed_graphs(bundle):
             expected = bundle.metadata.get("graphs", {}).get(name, {}).get("sha256")
             if expected is None:
                 raise BundleError(
@@ -451,7 +474,7 @@ def _parse(folder: Path, data: dict[str, Any]) -> Bundle:
     if CALIBRATION in data:
         if not spec.exits:
             raise BundleError(f"{CALIBRATION} must be absent without exits")
-        read_depth_calibration(json_object(data, CALIBRATION))
+        read_depth_calibration(json_object(data, CALIBRATION), len(spec.exits))
     for key in ("licence", "created_by"):
         text_line(data, key)
     # The field was called template_surroundings once; older bundles have neither.

@@ -30,6 +30,21 @@ class DepthPoint:
 
 
 @dataclass(frozen=True)
+class ExitsPoint:
+    """A threshold for every exit on the calibration's sequences.
+
+    Attributes:
+        thresholds: One per exit, in their order; 1: this exit never answers.
+        depth: See `DepthPoint`.
+        success_auc: See `DepthPoint`.
+    """
+
+    thresholds: tuple[float, ...]
+    depth: float
+    success_auc: float
+
+
+@dataclass(frozen=True)
 class DepthCalibration:
     """A threshold, and the curve that it was chosen from.
 
@@ -37,11 +52,18 @@ class DepthCalibration:
         threshold: The chosen one.
         curve: Points with ascending thresholds.
         source: What was tracked, such as the number of sequences; anything that JSON can hold.
+        exits: A threshold for every exit that does better than the chosen one; None: nothing found.
     """
 
     threshold: float
     curve: tuple[DepthPoint, ...]
     source: Mapping[str, Any]
+    exits: ExitsPoint | None = None
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Those of `exits`; empty where all have the one threshold."""
+        return () if self.exits is None else self.exits.thresholds
 
     def threshold_for(self, budget: float) -> float:
         """The highest threshold of the curve whose mean depth keeps to a budget.
@@ -70,8 +92,16 @@ class DepthCalibration:
 
     def facts(self) -> dict[str, Any]:
         """For `model.json`."""
+        exits = {}
+        if self.exits is not None:
+            exits["exits"] = {
+                "thresholds": list(self.exits.thresholds),
+                "depth": round(self.exits.depth, 4),
+                "success_auc": round(self.exits.success_auc, 4),
+            }
         return {
             "threshold": self.threshold,
+            **exits,
             "curve": [
                 {
                     "threshold": point.threshold,
@@ -84,8 +114,12 @@ class DepthCalibration:
         }
 
 
-def read_depth_calibration(data: Mapping[str, Any]) -> DepthCalibration:
+def read_depth_calibration(data: Mapping[str, Any], exits: int | None = None) -> DepthCalibration:
     """Check and read what `DepthCalibration.facts` wrote, or a stranger.
+
+    Args:
+        data: It.
+        exits: Number of exits of the model; None: any.
 
     Raises:
         BundleError: something is missing or is no such thing.
@@ -103,4 +137,19 @@ def read_depth_calibration(data: Mapping[str, Any]) -> DepthCalibration:
         raise BundleError(f"{CALIBRATION}.curve must have ascending thresholds")
     source = json_object(data, "source")
     check_depth(source, f"{CALIBRATION}.source")
-    return DepthCalibration(float(number(data, "threshold", 0, 1)), tuple(curve), source)
+    threshold = float(number(data, "threshold", 0, 1))
+    return DepthCalibration(threshold, tuple(curve), source, _read_exits(data, exits))
+
+
+def _read_exits(data: Mapping[str, Any], exits: int | None) -> ExitsPoint | None:
+    if "exits" not in data:
+        return None
+    facts = json_object(data, "exits")
+    given = facts.get("thresholds")
+    if not isinstance(given, list) or not given or len(given) != (exits or len(given)):
+        count = "a list" if exits is None else f"{exits} numbers"
+        raise BundleError(f"{CALIBRATION}.exits.thresholds must be {count}, one per exit")
+    thresholds = tuple(float(number({"threshold": one}, "threshold", 0, 1)) for one in given)
+    return ExitsPoint(
+        thresholds, *(float(number(facts, name, 0, 1)) for name in ("depth", "success_auc"))
+    )

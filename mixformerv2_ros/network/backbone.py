@@ -142,7 +142,11 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Softmax attention before the output projection: (B, N, width)."""
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        if torch.compiler.is_exporting():
+            # What the exporter makes of torch's own operator has a dozen nodes about sizes.
+            mixed = (q * q.shape[3] ** -0.5 @ k.transpose(2, 3)).softmax(dim=3) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).flatten(2)
 
     @staticmethod
@@ -162,7 +166,13 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        return self.fc2(self.act(self.fc1(tokens)))
+        hidden = self.fc1(tokens)
+        if torch.compiler.is_exporting():
+            # In this order of factors, ONNX Runtime knows it for a GELU and makes one node of it.
+            hidden = 0.5 * (hidden * (1 + torch.erf(hidden / math.sqrt(2))))
+        else:
+            hidden = self.act(hidden)
+        return self.fc2(hidden)
 
 
 class Block(nn.Module):
@@ -232,19 +242,6 @@ class Block(nn.Module):
 
         In the last block nobody reads what the search tokens become, only their keys and values.
         """
-        return self.predict_first(tokens, template_keys, template_values, attention)[0]
-
-    def predict_first(
-        self,
-        tokens: Tensor,
-        template_keys: Tensor,
-        template_values: Tensor,
-        attention: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Like `predict`; also return the keys and values of all tokens.
-
-        With them `search_after_prediction` does the rest of what `search` does.
-        """
         normed = self.norm1(tokens)
         q = self.attn.queries(normed[:, -PREDICTION_TOKENS:])
         k, v = self.attn.keys_values(normed)
@@ -252,12 +249,31 @@ class Block(nn.Module):
         v = torch.cat([template_values, v], dim=2)
         if attention is not None:
             attention.append(self.attn.weights(q, k))
-        return self._finish(tokens[:, -PREDICTION_TOKENS:], self.attn.attend(q, k, v)), k, v
+        return self._finish(tokens[:, -PREDICTION_TOKENS:], self.attn.attend(q, k, v))
 
-    def search_after_prediction(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Run the search tokens (B, N, width) that `predict_first` left, with what it returned."""
-        q = self.attn.queries(self.norm1(tokens))
-        return self._finish(tokens, self.attn.attend(q, keys, values))
+    def predict_first(
+        self, tokens: Tensor, template_keys: Tensor, template_values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Like `predict`; also return queries, keys and values for `search_after_prediction`.
+
+        One product makes all queries: a second one over the same weights, which are read from
+        memory for it, would cost whoever goes on more than it spares who stops here.
+        """
+        q, k, v = self.attn.queries_keys_values(self.norm1(tokens))
+        k = torch.cat([template_keys, k], dim=2)
+        v = torch.cat([template_values, v], dim=2)
+        mixed = self.attn.attend(q[:, :, -PREDICTION_TOKENS:], k, v)
+        return self._finish(tokens[:, -PREDICTION_TOKENS:], mixed), q, k, v
+
+    def search_after_prediction(
+        self, tokens: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """What `search` makes of tokens, given them and what `predict_first` made of them.
+
+        The prediction tokens are computed again: to take four of a hundred out and put them back
+        would cost more.
+        """
+        return self._finish(tokens, self.attn.attend(queries, keys, values))
 
     def joint(
         self, tokens: Tensor, template_count: int, attention: list[Tensor] | None = None

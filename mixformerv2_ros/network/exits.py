@@ -72,6 +72,13 @@ class Exit(nn.Module):
         self.score_head = ScoreHead(spec)
         self.decision_head = DecisionHead(spec)
 
+    def tokens(self, prediction_tokens: Tensor, recycled: Tensor | None) -> Tensor:
+        """What the heads read, (B, 4, width); see `forward`."""
+        if self.recycling is None:
+            return prediction_tokens
+        assert recycled is not None
+        return prediction_tokens + self.recycling(recycled)
+
     def forward(self, prediction_tokens: Tensor, recycled: Tensor | None) -> ExitOutput:
         """Answer from prediction tokens (B, 4, width) after this exit's block.
 
@@ -79,10 +86,7 @@ class Exit(nn.Module):
             prediction_tokens: The tokens.
             recycled: `ExitOutput.prediction_tokens` of the exit before; None for the first.
         """
-        tokens = prediction_tokens
-        if self.recycling is not None:
-            assert recycled is not None
-            tokens = tokens + self.recycling(recycled)
+        tokens = self.tokens(prediction_tokens, recycled)
         return ExitOutput(
             edge_logits=self.box_head(tokens),
             score_logits=self.score_head(tokens),

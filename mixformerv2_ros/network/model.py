@@ -88,9 +88,9 @@ class MixFormerV2(nn.Module):
             prediction_tokens=prediction,
         )
 
-    def exit(self, depth: int, prediction: Tensor, recycled: Tensor | None) -> ExitOutput:
-        """What the exit after `depth` blocks says; see `Exit.forward`."""
-        return cast(Exit, self.exits[str(depth)])(prediction, recycled)
+    def exit(self, depth: int) -> Exit:
+        """The exit after `depth` blocks."""
+        return cast(Exit, self.exits[str(depth)])
 
     def all_exits(self, features: Sequence[Tensor]) -> tuple[ExitOutput, ...]:
         """What every exit says, from what each block returned, (B, tokens, width)."""
@@ -98,7 +98,7 @@ class MixFormerV2(nn.Module):
         for depth in self.spec.exits:
             recycled = outputs[-1].prediction_tokens if outputs else None
             prediction = features[depth - 1][:, -PREDICTION_TOKENS:].float()
-            outputs.append(self.exit(depth, prediction, recycled))
+            outputs.append(self.exit(depth)(prediction, recycled))
         return tuple(outputs)
 
     def encode_templates(self, templates: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,10 @@
 A segment ends inside its last block: only the four prediction tokens are taken through it, all that
 an exit reads. What the block makes of the search tokens is left to the segment after, which a
 target that is answered here never sees. An exit therefore costs what a network cut there would
-cost, its own heads apart. The same holds for the templates: each segment encodes keys and values
-of its own blocks and leaves the rest of its last block to the next.
+cost, but for queries that only the next segment asks with and for the decision. Of an exit's heads,
+a segment runs the one that decides; the others wait until its answer is taken (`exit_answer`). The
+same holds for the templates: each segment encodes keys and values of its own blocks and leaves the
+rest of its last block to the next.
 
 All segments after each other compute what `MixFormerV2.search` computes, in an order that may
 differ in the last bits.
@@ -14,11 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
 from mixformerv2_ros.model.spec import ModelSpec
-from mixformerv2_ros.network.backbone import PREDICTION_TOKENS
 from mixformerv2_ros.network.heads import edges_to_boxes, expected_edges
 from mixformerv2_ros.network.model import MixFormerV2
 
@@ -28,18 +28,19 @@ class SegmentState:
     """What one segment hands to the next, for a batch of B.
 
     Attributes:
-        search_tokens: (B, search tokens, width), as they enter the last block of the segment.
+        tokens: (B, search tokens + 4, width), as they enter the last block of the segment.
+        queries: Of these tokens in that block, (B, heads, search tokens + 4, channels).
         keys: Keys in that block, (B, heads, all tokens, channels): templates, search, prediction.
         values: Its values, in the same form.
-        prediction_tokens: (B, 4, width) after that block.
-        recycled: (B, 4, width), what the heads of the exit read, in float32.
+        exit_tokens: (B, 4, width), what the heads of the exit read, in float32; its answer is made
+            of them, and the next exit recycles them.
     """
 
-    search_tokens: Tensor
+    tokens: Tensor
+    queries: Tensor
     keys: Tensor
     values: Tensor
-    prediction_tokens: Tensor
-    recycled: Tensor
+    exit_tokens: Tensor
 
     def rows(self, places: Tensor) -> SegmentState:
         """The state of the targets in these places (n,) of the batch."""
@@ -49,22 +50,40 @@ class SegmentState:
 
 
 @dataclass(frozen=True)
-class SegmentOutput:
-    """What a segment answers for a batch of B.
+class Answer:
+    """What the heads answer for a batch of B.
 
     Attributes:
         boxes: (B, 4), see `Prediction`.
         scores: (B,) in [0, 1].
         edges: (B, 4, bins), distributions.
-        quality: (B,), the estimated IoU of the boxes; None at full depth.
-        state: For the next segment; None at full depth.
     """
 
     boxes: Tensor
     scores: Tensor
     edges: Tensor
-    quality: Tensor | None
-    state: SegmentState | None
+
+    @classmethod
+    def of_logits(cls, edge_logits: Tensor, score_logits: Tensor) -> Answer:
+        """From edge logits (B, 4, bins) and score logits (B,)."""
+        return cls(
+            edges_to_boxes(expected_edges(edge_logits)),
+            score_logits.sigmoid(),
+            edge_logits.softmax(dim=-1),
+        )
+
+
+@dataclass(frozen=True)
+class ExitReached:
+    """What a segment that ends with an exit has for a batch of B.
+
+    Attributes:
+        quality: (B,), the estimated IoU of the boxes that the exit would answer.
+        state: For that answer, and for the next segment.
+    """
+
+    quality: Tensor
+    state: SegmentState
 
 
 def segment_blocks(spec: ModelSpec, number: int) -> tuple[int, int]:
@@ -99,8 +118,8 @@ def search_segment(
     crops: Tensor | SegmentState,
     keys: Tensor,
     values: Tensor,
-) -> SegmentOutput:
-    """Run one segment of a search.
+) -> ExitReached | Answer:
+    """Run one segment of a search: to its exit, or to the answer of the full depth.
 
     Args:
         network: The network.
@@ -114,11 +133,10 @@ def search_segment(
     first, last = segment_blocks(network.spec, number)
     recycled = None
     if isinstance(crops, SegmentState):
-        state, recycled = crops, crops.recycled
-        search = backbone.blocks[first - 1].search_after_prediction(
-            state.search_tokens, state.keys, state.values
+        state, recycled = crops, crops.exit_tokens
+        tokens = backbone.blocks[first - 1].search_after_prediction(
+            state.tokens, state.queries, state.keys, state.values
         )
-        tokens = torch.cat([search, state.prediction_tokens], dim=1)
     else:
         tokens = backbone.embed_search(crops)
     for block, k, v in zip(backbone.blocks[first : last - 1], keys, values, strict=False):
@@ -126,25 +144,23 @@ def search_segment(
     block = backbone.blocks[last - 1]
     if last == network.spec.depth:
         output = network.heads(block.predict(tokens, keys[-1], values[-1]).float())
-        return SegmentOutput(
-            output.boxes,
-            output.score_logits.sigmoid(),
-            output.edge_logits.softmax(dim=-1),
-            None,
-            None,
-        )
-    prediction, all_keys, all_values = block.predict_first(tokens, keys[-1], values[-1])
-    found = network.exit(last, prediction.float(), recycled)
-    return SegmentOutput(
-        edges_to_boxes(expected_edges(found.edge_logits)),
-        found.score_logits.sigmoid(),
-        found.edge_logits.softmax(dim=-1),
-        found.quality_logits.sigmoid(),
+        return Answer.of_logits(output.edge_logits, output.score_logits)
+    prediction, queries, all_keys, all_values = block.predict_first(tokens, keys[-1], values[-1])
+    leaving = network.exit(last)
+    exit_tokens = leaving.tokens(prediction.float(), recycled)
+    return ExitReached(
+        leaving.decision_head(exit_tokens).sigmoid(),
         SegmentState(
-            search_tokens=tokens[:, :-PREDICTION_TOKENS],
+            tokens=tokens,
+            queries=queries,
             keys=all_keys,
             values=all_values,
-            prediction_tokens=prediction,
-            recycled=found.prediction_tokens,
+            exit_tokens=exit_tokens,
         ),
     )
+
+
+def exit_answer(network: MixFormerV2, number: int, exit_tokens: Tensor) -> Answer:
+    """What the exit at the end of segment `number` answers, from its tokens (B, 4, width)."""
+    leaving = network.exit(network.spec.exits[number])
+    return Answer.of_logits(leaving.box_head(exit_tokens), leaving.score_head(exit_tokens))

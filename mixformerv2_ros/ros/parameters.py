@@ -648,12 +648,15 @@ def tracker_settings(values: Mapping[str, Any], bundle: Bundle) -> TrackerSettin
     for name in ("search_factor", "template_factor"):
         fields[name] = fields[name] or getattr(bundle, name)
     fields["template_background_contrast"] = bundle.template_background_contrast
-    fields["exit_threshold"] = _exit_threshold(checked, bundle)
+    fields["exit_threshold"], fields["exit_thresholds"] = _exit_thresholds(checked, bundle)
     return TrackerSettings(**fields)
 
 
-def _exit_threshold(values: Mapping[str, Any], bundle: Bundle) -> float:
+def _exit_thresholds(values: Mapping[str, Any], bundle: Bundle) -> tuple[float, tuple[float, ...]]:
     """The threshold of the exits that parameters and the calibration of a bundle ask for.
+
+    Returns:
+        The one of all exits, and those of each where the calibration found better ones.
 
     Raises:
         ParameterError: the bundle has no exits, is not calibrated, or its exits cannot keep to the
@@ -676,10 +679,10 @@ def _exit_threshold(values: Mapping[str, Any], bundle: Bundle) -> float:
                 f"exit.budget needs a calibrated bundle; `mixformerv2 calibrate` makes one of "
                 f"{bundle.name}"
             )
-        return calibration.threshold_for(budget)
-    if threshold:
-        return threshold
-    return 1.0 if calibration is None else calibration.threshold
+        return calibration.threshold_for(budget), ()
+    if threshold or calibration is None:
+        return threshold or 1.0, ()
+    return calibration.threshold, calibration.thresholds
 
 
 def stream_rules(values: Mapping[str, Any]) -> StreamRules:

@@ -3,7 +3,8 @@
 A model with exits may answer after some of its blocks. DyTrack (Zhu et al., TNNLS 2025) takes the
 first exit whose estimate of the IoU of its own box passes a threshold; ours are what follows: a
 target that was doubtful in the last frame, or whose templates have just changed, is looked at in
-full depth, and a deadline takes the exit after which the next one would come too late.
+full depth, a deadline takes the exit after which the next one would come too late, and exits that
+have not answered for a while are asked less often (`Patience`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,37 @@ Without a trial, times of a busy moment would keep the segment out for good. At 
 
 WINDOW = 150
 """Number of frames that `DepthFigures` are about."""
+
+
+LONGEST_REST = 15
+"""Largest number of frames in a row in which a target's exits are not asked for lack of answers."""
+
+
+class Patience:
+    """How long the exits have not answered for one target.
+
+    To ask them and go on costs more than not to ask. From the second time in a row on that none has
+    answered, they rest: for 1 frame, 3, 7, then `LONGEST_REST`. A target whose frames are all too
+    difficult for them so pays for one frame in 16; one that exits answer now and then for none
+    more. Depends on answers alone, so that a replay rests in the same frames.
+    """
+
+    def __init__(self) -> None:
+        """Have asked nothing yet."""
+        self._refusals = 0
+        self._rest = 0
+
+    def rests(self) -> bool:
+        """Whether the exits need not be asked in this frame; counts it."""
+        if self._rest == 0:
+            return False
+        self._rest -= 1
+        return True
+
+    def asked(self, answered: bool) -> None:
+        """Take over whether an exit answered in a frame in which they were asked."""
+        self._refusals = 0 if answered else self._refusals + 1
+        self._rest = min(2 ** max(0, self._refusals - 1) - 1, LONGEST_REST)
 
 
 @dataclass(frozen=True)
@@ -77,11 +109,16 @@ class DepthRule:
         self._firsts: deque[float] = deque(maxlen=MEASURED)
         self._settings: TrackerSettings | None = None
         self._deep: npt.NDArray[np.bool_] = np.empty(0, bool)
+        self._patience: Sequence[Patience] = ()
         self._by_segments = False
         self._begin = self._last = 0.0
 
     def begin(
-        self, settings: TrackerSettings, deep: Sequence[bool], begun: float | None = None
+        self,
+        settings: TrackerSettings,
+        deep: Sequence[bool],
+        begun: float | None = None,
+        patience: Sequence[Patience] = (),
     ) -> Stop | None:
         """Begin a frame.
 
@@ -89,19 +126,24 @@ class DepthRule:
             settings: Threshold and deadline.
             deep: Per target, whether it must be looked at in full depth.
             begun: When the work on this frame began, by the clock; now where None.
+            patience: Of each target; none where exits are asked every time.
 
         Returns:
             What the engine asks after each exit; None where all is searched in full depth at once.
         """
-        dynamic = settings.exit_threshold < 1 or settings.exit_deadline_ms > 0
-        self._settings = settings if dynamic and len(self._depths) > 1 else None
+        self._settings = settings if settings.asks_exits and len(self._depths) > 1 else None
         if self._settings is None:
             return None
         self._deep = np.array(deep, bool)
         self._last = self._clock()
         self._begin = self._last if begun is None else begun
+        self._patience = patience
         # Asked for nothing but full depth, an engine runs one graph, faster than all segments.
-        self._by_segments = settings.exit_deadline_ms > 0 or not self._deep.all()
+        # Where one target needs the segments, the others of its batch pay for them in any case.
+        idle = self._deep.copy()
+        if patience:
+            idle |= [one.rests() for one in patience]
+        self._by_segments = settings.exit_deadline_ms > 0 or not idle.all()
         return self._stop if self._by_segments else None
 
     def end(self, prediction: Prediction) -> None:
@@ -116,6 +158,12 @@ class DepthRule:
         if self._by_segments and deepest == self._depths[-1]:
             count = int((prediction.depths == deepest).sum())
             self._measure(len(self._depths) - 1, count, now)
+        if self._by_segments and self._settings.has_threshold:
+            for one, deep, depth in zip(
+                self._patience, self._deep, prediction.depths, strict=bool(self._patience)
+            ):
+                if not deep:
+                    one.asked(bool(depth < self._depths[-1]))
         self._seen.append((float(prediction.depths.mean()), None if late is None else not late))
 
     def figures(self) -> DepthFigures:
@@ -139,7 +187,7 @@ class DepthRule:
         self._measure(segment, len(rows), now)
         if segment == 0:
             self._firsts.append(now - self._begin)
-        threshold = self._settings.exit_threshold
+        threshold = self._settings.threshold_of(segment)
         good = (quality >= threshold) & (threshold < 1) & ~self._deep[rows]
         deadline = self._settings.exit_deadline_ms / 1000
         if deadline > 0:

@@ -16,7 +16,7 @@ from mixformerv2_ros.model.engine import Engine, Prediction
 from mixformerv2_ros.tracking.boxes import Box, check_box
 from mixformerv2_ros.tracking.crop import CropWindow, crop_and_resize, crop_window
 from mixformerv2_ros.tracking.crossing import Partings, on_one_object, separated
-from mixformerv2_ros.tracking.depth import DepthFigures, DepthRule
+from mixformerv2_ros.tracking.depth import DepthFigures, DepthRule, Patience
 from mixformerv2_ros.tracking.frame import NS, Frame
 from mixformerv2_ros.tracking.reacquisition import Find, Reacquisition, Sighting, find
 from mixformerv2_ros.tracking.settings import TrackerSettings
@@ -117,6 +117,7 @@ class _Target:
         self.machine = StateMachine()
         self.sighting = Sighting(self.tracker.box, time_ns)
         self.search: Reacquisition | None = None
+        self.patience = Patience()
 
     def is_doubtful(self, settings: TrackerSettings) -> bool:
         """Whether the next frame deserves the full depth.
@@ -275,7 +276,8 @@ class Session:
             tracker.settings = self.settings
             tracker.crop_search(frame.pixels, crop)
         deep = [target.is_doubtful(self.settings) for target in self._targets.values()]
-        stop = self._depth.begin(self.settings, deep, begun)
+        patience = [target.patience for target in self._targets.values()]
+        stop = self._depth.begin(self.settings, deep, begun, patience)
         prediction = self.engine.search(crops, [tracker.memory for tracker in trackers], stop)
         self._depth.end(prediction)
         pair = self._pair_on_one_object(frame, time_ns, prediction) if len(trackers) > 1 else None

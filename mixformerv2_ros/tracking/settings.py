@@ -37,6 +37,7 @@ class TrackerSettings:
         separate_score_threshold: Confidence that two targets on one object must both exceed at two
             places to be separated; 1 leaves them together.
         exit_threshold: IoU that an exit must estimate for its own box to be taken; 1: full depth.
+        exit_thresholds: The same for every exit of the model in their order; empty: all alike.
         exit_deadline_ms: Milliseconds from the beginning of the work on a frame within which its
             search should end, at the exit after which the next would come too late; 0: none.
     """
@@ -60,9 +61,19 @@ class TrackerSettings:
     reacquire_max_speed: float = 10.0
     separate_score_threshold: float = 1.0
     exit_threshold: float = 1.0
+    exit_thresholds: tuple[float, ...] = ()
     exit_deadline_ms: float = 0.0
 
     @property
     def asks_exits(self) -> bool:
         """Whether exits may answer, of a model that has some."""
-        return self.exit_threshold < 1 or self.exit_deadline_ms > 0
+        return self.has_threshold or self.exit_deadline_ms > 0
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether some exit may answer for its estimate."""
+        return min(self.exit_thresholds, default=self.exit_threshold) < 1
+
+    def threshold_of(self, number: int) -> float:
+        """The threshold of exit `number`, counted from 0."""
+        return self.exit_thresholds[number] if self.exit_thresholds else self.exit_threshold

@@ -199,13 +199,13 @@ class CutEngine(EngineWrapper):
         """See `Engine.search`; `stop` is not asked."""
         # At full depth, no exit is in the way.
         return self.engine.search(
-            crops, memories, self._stop if self._cut < self.spec.depth else None
+            crops, memories, stop_at(self._cut) if self._cut < self.spec.depth else None
         )
 
-    def _stop(
-        self, depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
-    ) -> npt.NDArray[np.bool_]:
-        return np.full(len(rows), depth == self._cut)
+
+def stop_at(end: int) -> Stop:
+    """Goes through the exits and answers after `end` blocks."""
+    return lambda depth, quality, rows: np.full(len(rows), depth == end)
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def spec_settings(spec: TrackerSpec, bundle: Bundle) -> TrackerSettings:
     if spec.exits is None:
         return settings
     threshold = 1.0 if spec.exits.threshold is None else spec.exits.threshold
-    return replace(settings, exit_threshold=threshold, exit_deadline_ms=0.0)
+    return replace(settings, exit_threshold=threshold, exit_thresholds=(), exit_deadline_ms=0.0)
 
 
 # Specs of one bundle share it, so that several thresholds can take turns.
@@ -323,11 +323,13 @@ def _engine(path: Path | None, engine: str, device: str, num_threads: int) -> En
 
 
 def _load_segments(engine: Engine) -> None:
-    """Search once by segments and once without, so that no measured frame loads a graph."""
+    """Search once at every exit, by all segments and without, so that no frame loads a graph."""
     size = engine.spec.template_size
     memory = engine.encode_templates(np.zeros((2, size, size, 3), np.uint8))
     crops = np.zeros((1, engine.spec.search_size, engine.spec.search_size, 3), np.uint8)
-    engine.search(crops, [memory], lambda depth, quality, rows: np.zeros(len(rows), bool))
+    for depth in engine.spec.exits:
+        engine.search(crops, [memory], stop_at(depth))
+    engine.search(crops, [memory], stop_at(engine.spec.depth))
     engine.search(crops, [memory])
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.engines.shared import SharedEngine
 from mixformerv2_ros.model.bundle import Bundle, open_bundle
-from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.model.engine import Engine, Stop
 from mixformerv2_ros.ros.parameters import (
     PARAMETERS,
     Value,
@@ -110,16 +109,16 @@ def _warm_up(model: Model, values: Mapping[str, Value]) -> None:
     """
     engine, size = model.engine, model.bundle.spec.template_size
     settings = model.settings(values)
-    by_exits = settings.exit_threshold < 1 or settings.exit_deadline_ms > 0
-    stops = (_nowhere, None) if by_exits and model.bundle.spec.exits else (None,)
+    stops: list[Stop | None] = [None]
+    if settings.asks_exits and model.bundle.spec.exits:
+        # Every exit's heads, every segment, and last what doubtful frames take.
+        stops = [*map(_stop_at, model.bundle.spec.depths), None]
     for count in range(2, 2 + int(values["template_update.online_size"])):
         for stop in [stop for stop in stops for _ in range(WARM_UP_RUNS)]:
             memory = engine.encode_templates(np.zeros((count, size, size, 3), np.uint8))
             engine.search(np.zeros((1, *search_shape(engine)), np.uint8), [memory], stop)
 
 
-def _nowhere(
-    depth: int, quality: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
-) -> npt.NDArray[np.bool_]:
-    """A `Stop` that goes through all exits."""
-    return np.zeros(len(rows), bool)
+def _stop_at(end: int) -> Stop:
+    """Goes through the exits and answers after `end` blocks."""
+    return lambda depth, quality, rows: np.full(len(rows), depth == end)
