@@ -64,6 +64,9 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "macs_per_exit": {str(depth): macs for depth, macs in exit_macs(spec).items()}
         if spec.exits
         else {},
+        "exit_calibration": None
+        if bundle.depth_calibration is None
+        else bundle.depth_calibration.facts(),
         "macs_per_template_update": template_macs(spec),
         "precision": bundle.precision,
         "sha256": metadata["weights"]["sha256"],
@@ -103,6 +106,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
             "(one online template)"
         ),
         "exits": "; ".join(_exits(facts)),
+        "calibrated": _calibrated(facts),
         "weights": f"{facts['precision']}, SHA-256 {facts['sha256']}",
         "engines": "torch, onnxruntime"
         if facts["onnx_graphs"]
@@ -127,6 +131,24 @@ def _exits(facts: Mapping[str, Any]) -> Iterator[str]:
     for depth, macs in facts["macs_per_exit"].items():
         share = 100 * macs / facts["macs_per_frame"]
         yield f"after block {depth} {macs / 1e9:.3f} G ({share:.0f} %)"
+
+
+def _calibrated(facts: Mapping[str, Any]) -> str:
+    """Which thresholds the exits have, and what came of them on which sequences."""
+    found = facts["exit_calibration"]
+    if found is None:
+        return ""
+    full, chosen = found["curve"][-1], found.get("exits")
+    if chosen is not None:
+        pairs = zip(facts["exits"], chosen["thresholds"], strict=True)
+        text = "thresholds " + ", ".join(f"{value:g} after block {depth}" for depth, value in pairs)
+    else:
+        text = f"threshold {found['threshold']:g}"
+        chosen = next((p for p in found["curve"] if p["threshold"] == found["threshold"]), None)
+    if chosen is not None:
+        text += f": depth {chosen['depth']:.2f}, success AUC {chosen['success_auc']:.3f}"
+        text += f" (full depth {full['success_auc']:.3f})"
+    return text + "".join(f", {name} {printable(one)}" for name, one in found["source"].items())
 
 
 def _training(facts: Mapping[str, Any]) -> str:

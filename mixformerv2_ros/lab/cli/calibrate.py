@@ -18,8 +18,9 @@ from mixformerv2_ros.ros.parameters import tracker_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
-        "Track sequences with ground truth at several thresholds of the exits, print mean depth "
-        "and success AUC of each, and write the curve and the threshold that fits into the bundle. "
+        "Track sequences with ground truth at several thresholds of the exits, then at thresholds "
+        "per exit that promise more, print mean depth and success AUC of each, and write the curve "
+        "and what fits the goal into the bundle: one threshold, or one per exit if they do better. "
         "Trackers of that bundle then stop early unless exit.threshold is 1."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="model bundle with exits")
@@ -49,8 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure the curve, choose, and write both into the bundle."""
     from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
-    from mixformerv2_ros.lab.depth_curve import THRESHOLDS, measure_point, threshold_for_loss
+    from mixformerv2_ros.lab.depth_curve import (
+        THRESHOLDS,
+        best_exits,
+        measure_exits,
+        measure_point,
+        threshold_for_loss,
+    )
     from mixformerv2_ros.lab.evaluation.trade_off import parse_thresholds
+    from mixformerv2_ros.lab.exit_record import CANDIDATES, candidates, record_exits
 
     bundle = open_bundle(args.bundle)
     if not bundle.spec.exits:
@@ -66,20 +74,55 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out: {problem}")
     engine = load_engine(bundle, num_threads=args.num_threads)
     settings = tracker_settings({"exit.threshold": 1.0}, bundle)
-    with tqdm(total=len(sequences) * (len(thresholds) + 1), unit="sequence", leave=False) as bar:
-        curve = tuple(
-            measure_point(engine, settings, threshold, sequences, lambda: bar.update())
-            for threshold in (*thresholds, 1.0)
-        )
-    print("threshold  depth  success AUC")
+    per_exit = len(bundle.spec.exits) > 1
+    runs = len(thresholds) + 1 + per_exit * (len(bundle.spec.exits) + CANDIDATES)
+    with tqdm(total=len(sequences) * runs, unit="sequence", leave=False) as bar:
+
+        def done() -> None:
+            bar.update()
+
+        record, full = record_exits(engine, settings, sequences, done)
+        curve = [
+            *(measure_point(engine, settings, one, sequences, done) for one in thresholds),
+            full,
+        ]
+        single = 1.0
+        failure: ParameterError | None = None
+        try:
+            if args.budget is None:
+                single = threshold_for_loss(curve, args.max_loss)
+            else:
+                single = DepthCalibration(1.0, tuple(curve), {}).threshold_for(args.budget)
+        except ParameterError as error:
+            failure = error
+        single = round(single, 4)
+        if single not in [one.threshold for one in curve]:
+            # Between two points: what it comes to is measured as well.
+            curve.append(measure_point(engine, settings, single, sequences, done))
+            curve.sort(key=lambda one: one.threshold)
+        loss = None if args.max_loss is None else args.max_loss / 100
+        points = []
+        if per_exit:
+            for some in candidates(record, curve, budget=args.budget, loss=loss):
+                points.append(measure_exits(engine, settings, some, sequences, done))
+    print("threshold        depth  success AUC")
     for point in curve:
-        print(f"{point.threshold:9g}  {point.depth:5.3f}  {point.success_auc:11.4f}")
+        print(f"{point.threshold:<15g}  {point.depth:5.3f}  {point.success_auc:11.4f}")
+    for exits in points:
+        text = ", ".join(f"{one:g}" for one in exits.thresholds)
+        print(f"{text:<15}  {exits.depth:5.3f}  {exits.success_auc:11.4f}")
+    chosen = next(one for one in curve if one.threshold == single)
+    better = best_exits(
+        points, None if failure else chosen, full.success_auc, budget=args.budget, loss=loss
+    )
+    if failure is not None and better is None:
+        raise failure
     source = {"sequences": len(sequences), "folder": args.on.resolve().name, "engine": engine.name}
-    measured = DepthCalibration(1.0, curve, source)
-    if args.budget is not None:
-        threshold = measured.threshold_for(args.budget)
-    else:
-        threshold = threshold_for_loss(curve, args.max_loss)
-    record_depth(bundle, DepthCalibration(round(threshold, 4), curve, source))
-    print(f"threshold {threshold:.4g} written into {bundle.path / 'model.json'}")
+    record_depth(bundle, DepthCalibration(single, tuple(curve), source, better))
+    what = f"threshold {single:.4g}"
+    if better is not None:
+        what = "thresholds " + ", ".join(f"{one:g}" for one in better.thresholds)
+    elif points:
+        print("no measured thresholds per exit do better than one for all exits")
+    print(f"{what} written into {bundle.path / 'model.json'}")
     return 0
