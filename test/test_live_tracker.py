@@ -332,6 +332,30 @@ def test_time_that_steps_back_forgets_targets_once() -> None:
         assert [m.state for m in node.desk.tracks[-2:]] == [State.IDLE, State.TRACKING]
 
 
+def test_a_reset_without_targets_is_told_once_and_is_no_warning() -> None:
+    """A recording that loops while nothing is tracked."""
+    with Node() as node:
+        for _ in range(4):
+            node.feed(*(image(i) for i in range(20)))
+        told = [(level, text) for level, text in node.desk.lines if "stepped back" in text]
+        assert told == [(Level.OK, "image time stepped back by 0.950 s; targets reset: none")]
+
+
+def test_a_box_whose_image_never_comes_is_rejected_while_the_camera_is_silent() -> None:
+    with Node() as node:
+        node.desk.time_ns = frame_stamp(0)
+        node.feed(image(0))
+        node.tracker.receive_init(init_box(red_box(4), frame_stamp(4)))
+        node.settle()
+        for _ in range(8):
+            node.tracker.publish_diagnostics()
+            node.settle()
+            node.desk.time_ns += 1_000_000_000
+        (line,) = [text for text in node.desk.texts if "rejected" in text]
+        assert line == "init box of target rejected: its image has not come in 7.0 s"
+        assert node.tracker.targets == set()
+
+
 def test_another_size_forgets_targets() -> None:
     def large(i: int) -> Any:
         pixels = cv2.resize(picture(i), (2 * WIDTH, 2 * HEIGHT))

@@ -10,17 +10,20 @@ from mixformerv2_ros.tracking.image_buffer import ImageBuffer, subsample
 from mixformerv2_ros.tracking.session import Session
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PendingInit:
     """An init box in a stream.
 
     Attributes:
         request: The init box.
         newest: Number of the newest image when it arrived.
+        since_ns: Time of the stream's arrivals when the first image after it had come, or when it
+            was looked at first; None before that.
     """
 
     request: InitRequest
     newest: int
+    since_ns: int | None = None
 
 
 class CatchUp:

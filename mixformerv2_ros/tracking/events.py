@@ -70,7 +70,7 @@ class EventKind(Enum):
     STOPPED = auto()
     """A target, or an init box that waited, was stopped."""
     FORGOTTEN = auto()
-    """A target was reset with the stream."""
+    """A target that had started was reset with the stream."""
     RESET = auto()
     """The targets were reset because the images' time or size changed."""
     UNDECODABLE = auto()

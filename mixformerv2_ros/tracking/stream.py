@@ -28,6 +28,9 @@ Init boxes
     A box with a stamp starts on the image of that stamp: on one that is still to come, or on a
     buffered one, from which the target catches up. A box without a stamp starts on the next image.
     A box that arrived after the last image before a reset belongs to the images after it.
+    Every box starts or is refused: also where its image never comes (it was lost at the end of a
+    recording that loops, say), after `StreamRules.buffer_age_ns` and `SLACK_NS` of arrivals, and
+    where a reset comes while its target still catches up.
 Lost targets
     A target that is LOST is looked for all over the image (`reacquisition.py`). An event reports
     that it was found.
@@ -83,6 +86,9 @@ MAX_ID_LENGTH = 256
 PENDING_PER_TARGET = 4
 """Init boxes that may wait for their image, per target that may be tracked."""
 
+SLACK_NS = NS
+"""An init box may be ahead of its image by the age of the buffer; it waits for so much longer."""
+
 
 @dataclass(frozen=True)
 class StreamRules:
@@ -136,6 +142,10 @@ class Stream:
         self._bits = self.rules.image_bits or 8
         self._reported_bits = 8
         self._guide = DetectionGuide()
+        # Time of the arrivals, which runs on where they step back.
+        self._elapsed_ns = 0
+        self._arrival_ns: int | None = None
+        self._accepted_ns = 0
 
     @property
     def settings(self) -> TrackerSettings:
@@ -272,6 +282,9 @@ class Stream:
             before that of the image that confirmed it.
         """
         self._number(image)
+        return [*self._process(image), *self._expire(image_came=True)]
+
+    def _process(self, image: StreamImage) -> list[Output]:
         try:
             frame = self._decode(image, self._reduction(), measure=self.rules.image_bits is None)
         except ImageError as error:
@@ -294,6 +307,17 @@ class Stream:
             return []
         return self._catch_up(self._last.image.number + 1, searches=1)
 
+    def expire(self, now_ns: int) -> list[Output]:
+        """Refuse init boxes that have waited for too long, to be called while no image comes.
+
+        A box without a stamp goes on waiting for the next image, however late that is.
+
+        Args:
+            now_ns: Time of the clock of the arrivals.
+        """
+        self._pass_time(now_ns)
+        return self._expire(image_came=False)
+
     def finish(self) -> list[Output]:
         """End the stream: an image that is still held was confirmed by none, and is dropped."""
         return list(self._order.finish())
@@ -303,6 +327,7 @@ class Stream:
     def _number(self, image: StreamImage) -> None:
         self._count += 1
         image.number = self._count
+        self._pass_time(image.arrival_ns)
 
     def _reduction(self) -> int:
         """By how much the next image may be reduced: a target may start on it at any place."""
@@ -350,16 +375,48 @@ class Stream:
         events: list[Output] = [Event(EventKind.RESET, text, reason=names)]
         self.session.stop()
         self._guide.reset()
-        ended = [*self._active.values(), *(c.pending for c in self._catching_up.values())]
+        started = list(self._active.values())
+        ended = [*started, *(c.pending for c in self._catching_up.values())]
         self._active.clear()
         self._catching_up.clear()
         for pending in ended:
             name = pending.request.target_id
             if pending.newest >= newest_before and name not in self._pending:
+                pending.since_ns = None
                 self._pending[name] = pending
-            else:
+            elif pending in started:
                 events.append(Event(EventKind.FORGOTTEN, reason, pending.request))
+            else:
+                why = f"{reason} before the target had caught up from a past image"
+                events.append(rejected(pending.request, why))
         return events
+
+    def _pass_time(self, arrival_ns: int) -> None:
+        if self._arrival_ns is not None:
+            self._elapsed_ns += max(0, arrival_ns - self._arrival_ns)
+        self._arrival_ns = arrival_ns
+
+    def _expire(self, image_came: bool) -> list[Output]:
+        """Refuse the init boxes whose time is up."""
+        now, limit = self._elapsed_ns, self.rules.buffer_age_ns + SLACK_NS
+        outputs: list[Output] = []
+        for name, pending in list(self._pending.items()):
+            stamped = pending.request.stamp_ns is not None
+            if not (stamped or image_came):
+                continue
+            if pending.since_ns is None:
+                pending.since_ns = now
+            elif now - pending.since_ns > limit:
+                del self._pending[name]
+                what = "its image has not come" if stamped else "no image that it could start on"
+                reason = f"{what} in {(now - pending.since_ns) / NS:.1f} s"
+                outputs.append(rejected(pending.request, reason))
+        if self._order.undecided and now - self._accepted_ns > limit:
+            reason = f"no image has followed another for {(now - self._accepted_ns) / NS:.1f} s"
+            for one in self._catching_up.values():
+                outputs.append(rejected(one.pending.request, reason))
+            self._catching_up.clear()
+        return outputs
 
     # One image -------------------------------------------------------------------------------
 
@@ -384,6 +441,7 @@ class Stream:
             text = f"{encoding} images use {bits} of 16 bits, as measured; to set it: image_bits"
             outputs.append(Event(EventKind.BITS, text, image=image))
         self._last = accepted
+        self._accepted_ns = self._elapsed_ns
         outputs += self._start_past(image.number, image)
         outputs += self._catch_up(image.number, self.rules.catch_up_searches)
         starts, rejections = self._due(image, frame)

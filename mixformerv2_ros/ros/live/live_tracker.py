@@ -130,6 +130,7 @@ class LiveTracker:
         self._stream = self._new_stream()
         self._event_log = EventLog(middleware, self._publisher)
         self._requests: tuple[InitRequest, ...] = ()
+        self._box_waits = False
         self._observers: dict[str, GoalObserver] = {}
 
     @property
@@ -274,6 +275,8 @@ class LiveTracker:
             for observer in self._all_observers():
                 observer.on_stalled(seconds)
         self._detector.check(now, self._detection_settings.is_on)
+        if self._box_waits:
+            self._mailbox.put_time(now)
         live = {p.name: self._values[p.name] for p in NODE_PARAMETERS if p.live}
         report = status(statistics, before, self._model.info, self._name, timeout, reason, live)
         message = diagnostics_message(self._middleware.types, report, now)
@@ -318,9 +321,12 @@ class LiveTracker:
             self._emit(stream.add_detections(found))
         if not has_image:
             self._emit(stream.advance())
+        if mail.now_ns:
+            self._emit(stream.expire(mail.now_ns))
         tracks = self._publisher.tracks
         self._publisher.tracks = tuple(t for t in tracks if t.target_id in stream.targets)
         self._requests = stream.requests
+        self._box_waits = bool(stream.pending)
 
     def _emit(self, outputs: Iterable[Output]) -> None:
         for output in outputs:

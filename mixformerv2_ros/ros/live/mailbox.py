@@ -35,6 +35,7 @@ class Mail:
         requests: Init boxes by the name of their target.
         detections: Detections of the last images, the oldest first.
         images: Images in the order of their arrival; only the newest is to be searched.
+        now_ns: A time after the arrival of the images; 0 for none.
     """
 
     stops: list[str | None] = field(default_factory=list)
@@ -46,11 +47,12 @@ class Mail:
         default_factory=lambda: deque(maxlen=MAX_DETECTION_SETS)
     )
     images: deque[StreamImage] = field(default_factory=deque)
+    now_ns: int = 0
 
     def __bool__(self) -> bool:
         return bool(
             self.stops or self.releases or self.reset
-            or self.settings or self.requests or self.detections or self.images
+            or self.settings or self.requests or self.detections or self.images or self.now_ns
         )  # fmt: skip
 
 
@@ -99,6 +101,12 @@ class Mailbox:
                 self._nbytes -= images.popleft().nbytes
             self._changed.notify()
         return replaces
+
+    def put_time(self, now_ns: int) -> None:
+        """Tell the worker the time, for what waits for images that may not come."""
+        with self._changed:
+            self._mail.now_ns = now_ns
+            self._changed.notify()
 
     def put_detections(self, found: DetectionSet) -> None:
         """Add the detections of an image; the oldest of too many go."""
