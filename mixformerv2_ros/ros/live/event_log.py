@@ -29,6 +29,7 @@ class EventLog:
         self._publisher = publisher
         self._throttle = LogThrottle(middleware.log)
         self._undecodable = ""
+        self._reset_logged = False
 
     @property
     def undecodable(self) -> str:
@@ -38,6 +39,7 @@ class EventLog:
     def reset(self) -> None:
         """Forget what was logged."""
         self._throttle.reset()
+        self._reset_logged = False
 
     def add(self, event: Event) -> None:
         """Count and log an event."""
@@ -53,7 +55,12 @@ class EventLog:
             self._throttle.once(Level.WARN, f"image cannot be decoded: {text}", kind.name)
         elif kind is EventKind.RESET and event.reason:
             self._middleware.log(Level.WARN, text + self._publishers())
-        elif kind in (EventKind.LATE, EventKind.STRAY, EventKind.RESET):
+        elif kind is EventKind.RESET:
+            # Nothing was tracked: of a recording that loops, every pass would say so.
+            if not self._reset_logged:
+                self._reset_logged = True
+                self._middleware.log(Level.OK, text + self._publishers())
+        elif kind in (EventKind.LATE, EventKind.STRAY):
             self._throttle.throttle(Level.WARN, kind.name, text + self._publishers())
         elif kind is EventKind.CORRECTED:
             self._throttle.burst(Level.OK, kind.name, text)
