@@ -276,7 +276,12 @@ def configuration(spec: TrackerSpec, dataset: dict[str, str | int]) -> dict[str,
         config["device"] = spec.device
         config["bundle"] = bundle.name
         config["weights_sha256"] = bundle.metadata["weights"]["sha256"]
-        config["settings"] = dataclasses.asdict(spec_settings(spec, bundle))
+        settings = dataclasses.asdict(spec_settings(spec, bundle))
+        # As it is read from JSON again; left out where older results have none either.
+        settings["exit_thresholds"] = list(settings["exit_thresholds"])
+        if not settings["exit_thresholds"]:
+            del settings["exit_thresholds"]
+        config["settings"] = settings
         if spec.exits is not None:
             config["exits"] = {**spec.exits.facts(), "depth": bundle.spec.depth}
     elif spec.path is not None:
