@@ -676,6 +676,18 @@ def test_latency_and_diagnostics_follow_the_clock_of_the_node() -> None:
         assert values["target target"].startswith("TRACKING, confidence 0.9")
 
 
+def test_the_age_of_a_recording_is_no_image_age() -> None:
+    with Node() as node:
+        for played, known in ((3601, False), (3599, True)):
+            node.tracker.reset()
+            node.desk.time_ns = frame_stamp(0) + played * 1_000_000_000
+            node.feed(image(0))
+            node.tracker.publish_diagnostics()
+            (report,) = node.desk.published[DIAGNOSTICS][-1].status
+            keys = {pair.key for pair in report.values}
+            assert ("image age p95 (ms)" in keys, "image age p50 (ms)" in keys) == (known, known)
+
+
 def test_an_engine_that_fails_is_reported_and_tracking_goes_on() -> None:
     class Failing(RedEngine):
         broken = False

@@ -18,6 +18,9 @@ WINDOW = 150
 WINDOW_NS = 5 * NS
 """Number of images, at most, and time over which rate and latencies are computed."""
 
+MAX_AGE_MS = 3_600_000
+"""Age above which stamps are not of this clock, as those of a recording that is played."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -199,8 +202,7 @@ def status(
         "latency in engine p95 (ms)": f"{statistics.engine_ms[1]:.1f}",
         "latency without engine p50 (ms)": f"{statistics.other_ms[0]:.2f}",
         "latency without engine p95 (ms)": f"{statistics.other_ms[1]:.2f}",
-        "image age p50 (ms)": f"{statistics.age_ms[0]:.1f}",
-        "image age p95 (ms)": f"{statistics.age_ms[1]:.1f}",
+        **_ages(statistics.age_ms),
         "images received": str(counts.received),
         "images lost (middleware)": str(counts.lost),
         "images missing (gaps in stamps)": str(counts.missing),
@@ -226,6 +228,16 @@ def status(
     return Status(
         f"{node.lstrip('/')}: tracker", model["engine"], level, summary, {**values, **model}
     )
+
+
+def _ages(age_ms: tuple[float, float]) -> dict[str, str]:
+    """Ages of the images; none where they would be the age of a recording."""
+    if max(age_ms) > MAX_AGE_MS:
+        return {}
+    return {
+        "image age p50 (ms)": f"{age_ms[0]:.1f}",
+        "image age p95 (ms)": f"{age_ms[1]:.1f}",
+    }
 
 
 def lifecycle_status(node: str, state: str, failed: str, model: Mapping[str, str]) -> Status:
