@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
+import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -327,6 +331,21 @@ def test_a_token_and_a_limit_of_pages() -> None:
     with Served(host="0.0.0.0", token="secret12", max_clients=2) as served:
         assert served.server.url.endswith("/#secret12")
         do(act())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_every_interface_has_addresses_that_other_machines_can_open(host: str) -> None:
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    with Served(host=host, token="secret12") as served:
+        assert served.server.url == served.server.urls[0]
+        for url in served.server.urls:
+            address = urlsplit(url).hostname
+            assert not ipaddress.ip_address(str(address)).is_unspecified
+            connection = HTTPConnection(str(address), urlsplit(url).port, timeout=30)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == 200
+            connection.close()
 
 
 def test_other_interfaces_need_a_token_and_a_port_in_use_is_one_line() -> None:

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     topics = RemoteTopics(image=args.image, detections=args.detections)
     with node_stop() as stopped, remote_node(args, topics) as view:
         server = WebServer(view, settings, log)
-        log(Level.OK, f"page: {server.url}")
+        for url in server.urls:
+            log(Level.OK, f"page: {url}")
         asyncio.run(server.run(stopped))
     return 0

@@ -26,6 +26,7 @@ from mixformerv2_ros.errors import ImageError, MiddlewareError
 from mixformerv2_ros.ros.messages import Level, stamp_ns
 from mixformerv2_ros.ros.remote.tracker_view import TrackerView
 from mixformerv2_ros.ros.web import protocol
+from mixformerv2_ros.ros.web.addresses import own_addresses
 from mixformerv2_ros.ros.web.client import LEVELS, Budget, Pace
 from mixformerv2_ros.ros.web.pictures import Picture, encode_picture
 from mixformerv2_ros.text import printable
@@ -81,6 +82,7 @@ class WebServer:
 
     Attributes:
         url: Address of the page, with its token.
+        urls: All of them, where every interface is listened on; `url` first.
         clients: The pages that are connected.
     """
 
@@ -107,8 +109,12 @@ class WebServer:
                 f"cannot listen on {settings.host}:{settings.port}: {reason}"
             ) from error
         port = self._sockets[0].getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"http://{host}:{port}/" + (f"#{settings.token}" if settings.token else "")
+        token = f"#{settings.token}" if settings.token else ""
+        self.urls = [
+            f"http://{f'[{host}]' if ':' in host else host}:{port}/{token}"
+            for host in own_addresses(settings.host)
+        ]
+        self.url = self.urls[0]
         self.clients: set[Page] = set()
         self.view = view
         self.settings = settings
