@@ -91,6 +91,13 @@ def test_the_picture_is_the_image_in_the_size_of_the_window(
     assert np.abs(image.astype(int) - expected).mean() < 2
 
 
+def test_the_picture_of_16_bits_is_as_bright_as_the_bits_used() -> None:
+    words = np.full((HEIGHT, WIDTH), 0x0C00, np.uint16)  # of 12 bits, three quarters
+    ppm = Viewport.fit(WIDTH, HEIGHT, WIDTH, HEIGHT).picture(Pixels.from_array(words, "mono16"))
+    image = cv2.imdecode(np.frombuffer(ppm, np.uint8), cv2.IMREAD_COLOR)
+    assert int(image.min()) == int(image.max()) == 0xC0
+
+
 # The selector
 
 

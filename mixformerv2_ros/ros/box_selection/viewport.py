@@ -58,7 +58,8 @@ class Viewport:
         method = cv2.INTER_NEAREST
         if self.scale < 1:
             method = cv2.INTER_LINEAR if self.scale > 0.5 else cv2.INTER_AREA
-        image = pixels.rgb()
+        # People see what the tracker sees: 16-bit images are as bright as their used bits.
+        image = pixels.with_bits(pixels.measured_bits()).rgb()
         if self.size != (self.width, self.height):
             image = np.asarray(cv2.resize(image, self.size, interpolation=method), np.uint8)
         return b"P6 %d %d 255 " % self.size + image.tobytes()
