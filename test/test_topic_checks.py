@@ -55,6 +55,15 @@ def test_another_type_is_named_with_what_to_change(topic, msgtype, published, ad
     assert reason.endswith(advice)
 
 
+@pytest.mark.parametrize("prefix", ["", "/_CREATED_BY_BARE_DDS_APP_/"])
+def test_a_publisher_without_a_node_has_a_name_for_people(prefix: str) -> None:
+    """Cyclone's Python and rclpy give such a node the same name, rclpy with a namespace."""
+    silent = Publication(f"{prefix}_CREATED_BY_BARE_DDS_APP_", IMAGE, RELIABLE)
+    assert no_image_reason(Requested("/image", IMAGE, RELIABLE), [silent], {}) == (
+        "no message from a program that is no ROS node"
+    )
+
+
 def test_qos_and_silence_of_a_publisher() -> None:
     requested = Requested("/image", IMAGE, RELIABLE)
     sensor = Publication("/cam", IMAGE, BEST_EFFORT)

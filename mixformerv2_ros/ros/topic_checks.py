@@ -13,6 +13,10 @@ MAX_TOPICS = 10
 """Number of image topics that a log line names."""
 
 
+BARE_DDS = "_CREATED_BY_BARE_DDS_APP_"
+"""What ROS calls the node of a publisher that no node lists."""
+
+
 @dataclass(frozen=True)
 class Publication:
     """A publisher of a topic, as discovered.
@@ -26,6 +30,11 @@ class Publication:
     node: str
     msgtype: str
     qos: QosProfile
+
+    @property
+    def publisher(self) -> str:
+        """Its node, in words for people."""
+        return "a program that is no ROS node" if BARE_DDS in self.node else self.node
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def no_message_reason(requested: Requested, publications: Collection[Publication
         return type_mismatch(topic, (each.msgtype for each in publications), requested.msgtype)
     if not any(compatible(each.qos, requested.qos) for each in same_type):
         return incompatible_publisher(topic, (each.qos for each in same_type), requested.qos)
-    return f"no message from {some(sorted({each.node for each in same_type}))}"
+    return f"no message from {some(sorted({each.publisher for each in same_type}))}"
 
 
 def _other_transport(topic: str, image_topics: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ from mixformerv2_ros.ros.cyclonedds.qos_profiles import (
 from mixformerv2_ros.ros.cyclonedds.subscription import Subscription
 from mixformerv2_ros.ros.cyclonedds.types import from_cdr, sample, to_cdr
 from mixformerv2_ros.ros.messages import Level
-from mixformerv2_ros.ros.topic_checks import Publication
+from mixformerv2_ros.ros.topic_checks import BARE_DDS, Publication
 from mixformerv2_ros.tracking.frame import NS
 
 CLOCK = "/clock"
@@ -46,8 +46,6 @@ _SEVERITIES = {Level.OK: 20, Level.WARN: 30, Level.ERROR: 40}
 GRAPH_TOPIC = "ros_discovery_info"
 """DDS topic on which every node lists its endpoints, for `ros2 node info`."""
 GRAPH_TYPE = "rmw_dds_common/msg/ParticipantEntitiesInfo"
-
-BARE_DDS = "_CREATED_BY_BARE_DDS_APP_"
 
 MAX_PARTICIPANTS = 1024
 """Participants whose nodes are remembered; those that were heard of first go first."""
@@ -209,7 +207,7 @@ class Node:
         """The publishers of a topic, as far as discovered.
 
         The node of a publisher that no node lists, as those of programs without ROS, is
-        `_CREATED_BY_BARE_DDS_APP_`, as in `ros2 topic info -v`.
+        `BARE_DDS`, as in `ros2 topic info -v`.
         """
         with self._reading_graph:
             names = self._node_names()

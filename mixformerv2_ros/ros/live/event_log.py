@@ -73,7 +73,7 @@ class EventLog:
 
     def _publishers(self) -> str:
         """The publishers of the images, where there are several: they explain most jumps."""
-        names = [each.node for each in self._middleware.image_publications()]
+        names = [each.publisher for each in self._middleware.image_publications()]
         if len(names) < 2:
             return ""
         return f"; the image topic has {len(names)} publishers: {', '.join(map(printable, names))}"
