@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +125,18 @@ def test_a_device_that_is_not_there_is_one_line_and_the_cpu_runs(caplog):
     assert warnings
     (choice,) = [one.getMessage() for one in caplog.records if one.levelno == logging.INFO]
     assert choice.startswith("engine onnxruntime/cpu: ")
+
+
+def test_a_graph_that_is_missing_is_one_line_and_torch_runs(tmp_path, caplog):
+    """Also where only warnings are shown, as by `track`: the bundle can be repaired."""
+    pytest.importorskip("torch")
+    path = Path(shutil.copytree(open_bundle().path, tmp_path / "bundle"))
+    (path / "search.onnx").unlink()
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(open_bundle(str(path)), "auto", "cpu")
+    (line,) = [(one.levelno, one.getMessage()) for one in caplog.records]
+    assert line == (logging.WARNING, f"engine {engine.name}: {path} has no search.onnx")
+    assert engine.name.startswith("torch")
 
 
 def test_a_precision_that_nothing_has_is_one_line_and_fp32_runs(caplog):

@@ -29,11 +29,13 @@ class Candidate:
         name: What it is, for log lines, such as `onnxruntime on cpu`.
         load: Loads it; raises `UnavailableError` where this machine cannot run it.
         reason: Why it has its place in the chain, for the log line that says what runs.
+        warns: Whether that line is a warning, because something is amiss that can be repaired.
     """
 
     name: str
     load: Callable[[], Engine]
     reason: str
+    warns: bool = False
 
 
 @dataclass
@@ -139,6 +141,7 @@ class EngineChain:
                 continue
             for failure in failures:
                 log.warning("%s; goes on with %s", failure, engine.name)
-            log.info("engine %s: %s", engine.name, candidate.reason)
+            level = logging.WARNING if candidate.warns else logging.INFO
+            log.log(level, "engine %s: %s", engine.name, candidate.reason)
             return engine
         raise UnavailableError("; ".join(failures))

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from mixformerv2_ros.engines.chain import Candidate, EngineChain
 from mixformerv2_ros.engines.options import ENGINES, EngineOptions, UnavailableError
 from mixformerv2_ros.errors import EngineError
-from mixformerv2_ros.model.bundle import Bundle, has_graphs
+from mixformerv2_ros.model.bundle import Bundle, has_graphs, missing_graphs
 from mixformerv2_ros.model.engine import Engine
+from mixformerv2_ros.text import some
 
 
 def load_engine(
@@ -58,8 +59,11 @@ def _candidates(bundle: Bundle, options: EngineOptions) -> list[Candidate]:
     if precision in ("bf16", "fp16", "int8"):
         graphs.reverse()
         reason = f"{precision} is fastest in OpenVINO"
-    if not has_graphs(bundle):
-        graphs, reason = [], f"{bundle.path} has no ONNX graphs"
+    missing = missing_graphs(bundle)
+    warns = bool(missing) and "graphs" in bundle.metadata
+    if missing:
+        lack = some(missing) if warns else "ONNX graphs"
+        graphs, reason = [], f"{bundle.path} has no {lack}"
     entries = []
     if options.device != "cpu":
         reached, able = f"runs on {options.device}", (*graphs, "torch")
@@ -77,6 +81,7 @@ def _candidates(bundle: Bundle, options: EngineOptions) -> list[Candidate]:
             f"{name} on {choice.device}",
             lambda name=name, choice=choice: _load(bundle, name, choice),  # type: ignore[misc]
             why if place == 0 else f"{why}; the engines before it cannot",
+            warns and why == reason,
         )
         for place, (name, choice, why) in enumerate(entries)
     ]

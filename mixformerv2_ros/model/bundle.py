@@ -208,9 +208,14 @@ def needed_graphs(bundle: Bundle) -> tuple[str, ...]:
     return tuple(name for name in graph_names(bundle.spec) if name not in heads)
 
 
+def missing_graphs(bundle: Bundle) -> list[str]:
+    """Names of the graphs that engines need and that are not there."""
+    return [name for name in needed_graphs(bundle) if not (bundle.path / name).is_file()]
+
+
 def has_graphs(bundle: Bundle) -> bool:
     """Whether all graphs are there; their content is another question."""
-    return all((bundle.path / name).is_file() for name in needed_graphs(bundle))
+    return not missing_graphs(bundle)
 
 
 def verify_graphs(bundle: Bundle) -> None:
