@@ -22,6 +22,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from mixformerv2_ros.errors import ImageError, MixFormerError, SourceError
 from mixformerv2_ros.interfaces import typestore
+from mixformerv2_ros.io import bag_reader
 from mixformerv2_ros.io.bag_reader import BagMessage, BagReader, DamagedBagError, Topic, scan
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.io.damage import Damage, Recovered
@@ -504,12 +505,24 @@ def test_not_a_recording(tmp_path: Path, name: str, content: bytes, message: str
         BagReader(tmp_path / name)
 
 
-def test_a_file_that_cannot_be_read_is_an_error_in_one_line(tmp_path: Path) -> None:
-    for suffix in (".mcap", ".db3"):
-        (tmp_path / f"bag{suffix}").mkdir()  # which permissions do not keep root from reading
-        with pytest.raises(SourceError, match=rf"recording {tmp_path} cannot be read: Is a dir"):
-            BagReader(tmp_path)
-        (tmp_path / f"bag{suffix}").rmdir()
+def test_a_file_that_cannot_be_read_is_an_error_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bag.mcap").write_bytes(b"anything")
+
+    def refuse(_: Path) -> bool:  # permissions do not keep root from reading
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(bag_reader, "_is_database", refuse)
+    with pytest.raises(SourceError, match=rf"recording {tmp_path} cannot be read: Permission den"):
+        BagReader(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".db3"])
+def test_a_folder_with_a_storage_name_is_none(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"bag{suffix}").mkdir()
+    with pytest.raises(SourceError, match=f"folder {tmp_path} must hold a rosbag2 recording"):
+        BagReader(tmp_path)
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
