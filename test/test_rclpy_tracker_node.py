@@ -8,6 +8,7 @@ import shutil
 import signal
 import weakref
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ from mixformerv2_ros.tracking.frame import Frame
 from mixformerv2_ros.tracking.pixels import Pixels
 from mixformerv2_ros.tracking.session import Session
 from mixformerv2_ros.tracking.settings import TrackerSettings
+
+needs_cv_bridge = pytest.mark.skipif(
+    find_spec("cv_bridge") is None, reason="needs cv_bridge, which is not installed"
+)
 
 
 def test_every_image_gives_a_track_and_an_array(peer: Peer, tracker: Tracker) -> None:
@@ -485,6 +490,7 @@ def test_malformed_images_leave_the_node_up(peer: Peer, tracker: Tracker) -> Non
     )
 
 
+@needs_cv_bridge
 def test_distances_are_tracked_in_as_grey(peer: Peer, tracker: Tracker) -> None:
     from cv_bridge import CvBridge
 
@@ -503,6 +509,7 @@ def test_distances_are_tracked_in_as_grey(peer: Peer, tracker: Tracker) -> None:
     peer.wait_for_line("cannot decode 32FC1 image")
 
 
+@needs_cv_bridge
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -523,6 +530,7 @@ def test_grey_images_that_do_not_fit_their_bytes_are_refused(changes: Any, words
         open_image(message)
 
 
+@needs_cv_bridge
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_grey_of_padded_rows_and_of_numbers_as_far_apart_as_there_are(order: str) -> None:
