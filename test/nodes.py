@@ -18,7 +18,7 @@ from mixformerv2_ros.ros.live.model import Model
 from mixformerv2_ros.ros.messages import Level, header_message, image_message, stamp_ns
 from mixformerv2_ros.ros.qos import QosProfile, Reliability
 from mixformerv2_ros.ros.topic_checks import Publication, Requested
-from mixformerv2_ros.ros.topics import TRACK
+from mixformerv2_ros.ros.topics import DETECTIONS, TRACK
 
 TYPES = typestore().types
 BUNDLE = replace(
@@ -40,7 +40,7 @@ class Desk:
         self.time_ns = 5_000_000_000
         self.published: dict[str, list[Any]] = defaultdict(list)
         self.lines: list[tuple[Level, str]] = []
-        self.subscribed: set[str] = set()
+        self.subscribed = {DETECTIONS}
         qos = QosProfile(Reliability.RELIABLE)
         self.requested = Requested("/image", "sensor_msgs/msg/Image", qos)
         self.publishers = [Publication("/camera", "sensor_msgs/msg/Image", qos)]

@@ -113,6 +113,29 @@ def test_every_image_gives_one_track_and_one_array_of_detections() -> None:
         assert box_of(tracks[5]) == pytest.approx(tuple(red_box(5)), abs=1.5)
 
 
+def test_detections_that_nobody_subscribes_to_are_not_made() -> None:
+    with Node() as node:
+        node.desk.subscribed.clear()
+        node.feed(image(0), image(1))
+        assert (len(node.desk.tracks), len(node.desk.published[DETECTIONS])) == (2, 0)
+        node.desk.subscribed.add(DETECTIONS)
+        node.feed(image(2))
+        assert [stamp_ns(m) for m in node.desk.published[DETECTIONS]] == [frame_stamp(2)]
+
+
+def test_the_latency_includes_the_publication(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Node() as node:
+
+        def publish(topic: str, message: Any) -> None:
+            node.desk.time_ns += 2_000_000
+
+        monkeypatch.setattr(node.desk, "publish", publish)
+        node.feed(image(0))
+        # A track and an array of detections.
+        assert node.tracker.statistics().latency_ms == (4.0, 4.0)
+
+
+
 def test_tracks_are_those_of_a_replay(tmp_path: Any) -> None:
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0)))

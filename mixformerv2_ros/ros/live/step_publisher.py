@@ -96,7 +96,7 @@ class StepPublisher:
         engine_s: float,
         full_depth: int,
     ) -> None:
-        """Publish tracks and detections of an image, and overlays that have subscribers.
+        """Publish tracks of an image, and detections and overlays where these have subscribers.
 
         Args:
             step: The image and its tracks.
@@ -117,12 +117,14 @@ class StepPublisher:
             middleware.publish(TRACK, message)
             if observer := observer_of(track.target_id):
                 observer.on_track(track, message, step.image.time_ns or 0)
-        middleware.publish(
-            DETECTIONS, detections_message(types, tracks, frame.stamp_ns, frame.frame_id)
-        )
+        if middleware.has_subscribers(DETECTIONS):
+            found = detections_message(types, tracks, frame.stamp_ns, frame.frame_id)
+            middleware.publish(DETECTIONS, found)
+        published = middleware.now_ns()
         with self._lock:
             self._counts = incremented(self._counts, processed=1)
             # An image without a stamp is as old as its arrival.
-            age = max(0, now - (frame.stamp_ns or arrival or now))
-            self._timing.add(now, latency, age, round(engine_s * NS))
+            age = max(0, published - (frame.stamp_ns or arrival or published))
+            latency = max(0, published - arrival) if arrival else 0
+            self._timing.add(published, latency, age, round(engine_s * NS))
         self._overlay.publish(frame, step.tracks, full_depth)
