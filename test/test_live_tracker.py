@@ -135,7 +135,6 @@ def test_the_latency_includes_the_publication(monkeypatch: pytest.MonkeyPatch) -
         assert node.tracker.statistics().latency_ms == (4.0, 4.0)
 
 
-
 def test_tracks_are_those_of_a_replay(tmp_path: Any) -> None:
     with Node() as node:
         node.tracker.receive_init(init_box(red_box(0)))
