@@ -4,6 +4,8 @@ Importing this package imports nothing heavy: torch, onnxruntime and OpenCV are 
 modules that need them.
 """
 
+import os
+import sys
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
 # `colcon build` puts the generated `msg` modules into an installed package of the same name; the
 # source folder must not hide them when it comes first on sys.path.
 __path__ = extend_path(__path__, __name__)
+
+# No command calls a server (docs/security.md). As soon as they are loaded, ONNX Runtime and
+# OpenVINO keep an identifier of the user and send usage data, unless the variable is set before and
+# the module is missing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __version__ = "0.1.0"
 

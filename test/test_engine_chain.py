@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,19 @@ def test_a_precision_that_nothing_has_is_one_line_and_fp32_runs(caplog):
     if engine.name == "onnxruntime/cpu":
         (choice,) = [one.getMessage() for one in caplog.records if one.levelno == logging.INFO]
         assert "nothing here runs fp16" in choice
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_libraries_keep_no_identifier_to_send(library, tmp_path):
+    """Their telemetry writes to the user's folders as soon as they are loaded."""
+    pytest.importorskip(library)
+    # Neither writes where continuous integration runs.
+    left_out = {"ORT_DISABLE_TELEMETRY", "CI", "TF_BUILD", "JENKINS_URL"}
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    environment |= {"HOME": str(tmp_path)}
+    code = f"import mixformerv2_ros, {library}"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_number_of_threads_leaves_a_core():
