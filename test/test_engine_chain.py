@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +153,59 @@ def test_a_precision_that_nothing_has_is_one_line_and_fp32_runs(caplog):
     assert not any("openvino on cuda:97" in line for line in warnings)
     if engine.name == "onnxruntime/cpu":
         (choice,) = [one.getMessage() for one in caplog.records if one.levelno == logging.INFO]
-        assert "nothing here runs fp16" in choice
+        assert f"nothing here runs {open_bundle().name} in fp16" in choice
+
+
+def test_a_device_of_openvino_is_asked_of_openvino_alone(caplog):
+    """Nothing else has such a device: there is one line, not one per engine."""
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(open_bundle(), "auto", "gpu:9")
+    assert engine.name == "onnxruntime/cpu"
+    missing, choice = (one.getMessage() for one in caplog.records)
+    assert missing.startswith("openvino on gpu:9: ")
+    assert missing.endswith("; goes on with onnxruntime/cpu")
+    assert choice.startswith("engine onnxruntime/cpu: fp32 runs in ONNX Runtime")
+
+
+def test_int8_of_a_bundle_in_fp32_is_one_line_per_engine_and_fp32_runs(caplog):
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(open_bundle(), precision="int8")
+    assert engine.name == "onnxruntime/cpu"
+    *warnings, choice = (one.getMessage() for one in caplog.records)
+    assert any("`mixformerv2 quantize` makes int8 ones" in line or "requires openvino" in line
+               for line in warnings)  # fmt: skip
+    assert f"nothing here runs {open_bundle().name} in int8" in choice
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_another_precision_of_a_bundle_in_int8_falls_back_to_its_own(
+    precision, tmp_path, monkeypatch, caplog
+):
+    """Where torch is missing, as on a robot."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(
+        "mixformerv2_ros.engines.loader.find_spec",
+        lambda name: None if name == "torch" else find_spec(name),
+    )
+    path = Path(shutil.copytree(open_bundle().path, tmp_path / "int8"))
+    record = json.loads((path / "model.json").read_text("utf-8"))
+    record["quantization"] = {"precision": "int8"}
+    (path / "model.json").write_text(json.dumps(record), "utf-8")
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(open_bundle(path), precision=precision)
+    assert engine.name.endswith("/cpu/int8")
+    assert f"nothing here runs {open_bundle().name} in {precision}" in caplog.messages[-1]
+
+
+def test_a_cache_of_tensorrt_that_cannot_be_made_is_no_obstacle(tmp_path, monkeypatch, caplog):
+    """The provider is missing here: ONNX Runtime is asked for it, and leaves it out."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    names = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    engine = load_engine(open_bundle(), "onnxruntime", "cuda", precision="fp16")
+    assert engine.name == "onnxruntime/cuda/fp16"
+    assert any(line.startswith("no cache of TensorRT engines in ") for line in caplog.messages)
 
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
@@ -195,9 +249,14 @@ class TestOpenVino:
     def test_a_cache_that_cannot_be_written_is_no_obstacle(self, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        engine = load_engine(open_bundle(), "openvino")
+        engine, lines = load_engine(open_bundle(), "openvino"), []
         templates, crop = inputs(engine.spec)
-        assert engine.search(crop, [engine.encode_templates(templates)]).scores.shape == (1,)
+        with engine_lines(lambda level, text: lines.append((level, text))):
+            memory = engine.encode_templates(templates)
+            assert engine.search(crop, [memory]).scores.shape == (1,)
+        ((level, line),) = lines
+        assert level == Level.WARN
+        assert line.startswith(f"graphs are not kept compiled in {tmp_path / 'file'}")
 
     def test_signals_are_heard_when_engines_have_gone(self):
         done = subprocess.run(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -53,6 +53,7 @@ class Variant:
         cached: Templates are encoded once, instead of with every frame.
         precision: Number format of the network run, as for `load_engine`.
         bundle: Folder of another bundle than the plan's.
+        note: What tells it from others of the same engine and precision, for tables.
         is_peer: It is one of OpenCV's trackers.
         answer_at: Number of blocks after which all targets are answered, one of
             `ModelSpec.depths`, by a search that asks at every exit before; 0: a search that asks
@@ -63,6 +64,7 @@ class Variant:
     cached: bool
     precision: str = "fp32"
     bundle: Path | None = None
+    note: str = ""
     is_peer: bool = False
     answer_at: int = 0
 
@@ -75,7 +77,8 @@ class Variant:
         precision = "" if self.precision == "fp32" else f" {self.precision}"
         if self.answer_at:
             return f"{self.engine}{precision} depth {self.answer_at}"
-        return f"{self.engine}{precision} {'cached' if self.cached else 'joint'}"
+        name = f"{self.engine}{precision} {'cached' if self.cached else 'joint'}"
+        return f"{name} {self.note}".rstrip()
 
 
 JOINT = Variant("torch", False)
@@ -88,7 +91,7 @@ class Plan:
 
     Attributes:
         bundle: Folder of the model bundle.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: One of `engines.options.DEVICES`.
         num_threads: Threads of the network; 0 leaves the choice to the engine.
         width, height: Size of the camera image in pixels.
         rounds: How often the variants take turns.
@@ -157,18 +160,19 @@ class Measurement:
 
 def variants_at_hand(bundle: Bundle, device: str = "cpu") -> list[Variant]:
     """The variants that can run here: by installed libraries, device and files of the bundle."""
-    own = bundle.inference_precision
-    is_cuda = device.startswith("cuda")
+    graphs = ("int8",) if bundle.inference_precision == "int8" else ("fp32", "fp16", "bf16")
     found: list[tuple[str, str]] = []
     if has_graphs(bundle):
-        if not is_cuda or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            found.append(("onnxruntime", "int8" if own == "int8" else "fp32"))
-        if find_spec("openvino") is not None and not is_cuda:
-            from mixformerv2_ros.engines.openvino_engine import cpu_precisions
+        providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        provider = providers.get(device.partition(":")[0])
+        if provider in onnxruntime.get_available_providers():
+            found.append(("onnxruntime", graphs[0]))
+        if find_spec("openvino") is not None:
+            from mixformerv2_ros.engines.openvino_engine import openvino_precisions
 
-            able = cpu_precisions()
-            wanted = ("int8",) if own == "int8" else ("fp32", "bf16")
-            found += [("openvino", precision) for precision in wanted if precision in able]
+            with suppress(UnavailableError):
+                able = openvino_precisions(device)
+                found += [("openvino", precision) for precision in graphs if precision in able]
     variants = [
         Variant(engine, cached, precision)
         for engine, precision in found
@@ -177,13 +181,27 @@ def variants_at_hand(bundle: Bundle, device: str = "cpu") -> list[Variant]:
     if find_spec("torch") is not None:
         from mixformerv2_ros.engines.torch_loader import torch_precisions
 
-        try:
-            precisions = torch_precisions(device)
-        except UnavailableError:
-            return variants
-        variants += [Variant("torch", True, precision) for precision in precisions]
-        variants.append(JOINT)
+        with suppress(UnavailableError):
+            variants += [Variant("torch", True, one) for one in torch_precisions(device)]
+            variants.append(JOINT)
     return variants
+
+
+def devices_at_hand() -> list[str]:
+    """The devices that an installed engine finds here."""
+    found = ["cpu"]
+    if find_spec("openvino") is not None:
+        from mixformerv2_ros.engines.openvino_engine import openvino_core
+
+        names = (one.lower().replace(".", ":") for one in openvino_core().available_devices)
+        found += [name for name in names if name != "cpu"]
+    if find_spec("torch") is not None:
+        import torch
+
+        found += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    elif "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        found.append("cuda")
+    return found
 
 
 def at_exits(variants: Sequence[Variant], bundle: Bundle) -> list[Variant]:

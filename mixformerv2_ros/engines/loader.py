@@ -5,7 +5,8 @@ a few percent, but its boxes have other last bits, and what is installed must no
 of a bundle. A bundle whose record says bf16 or int8 gains a factor from OpenVINO, which then comes
 first. A device other than the CPU comes before the CPU. On CUDA torch comes first: its search steps
 are recorded for every number of targets, where TensorRT would build engines anew when one comes;
-elsewhere torch is the last resort. Where nothing runs fp16 or bf16, fp32 does.
+elsewhere torch is the last resort. Where nothing runs the precision that is asked for, that of the
+graphs runs.
 """
 
 from __future__ import annotations
@@ -54,28 +55,28 @@ def load_engine(
 
 def _candidates(bundle: Bundle, options: EngineOptions) -> list[Candidate]:
     precision = bundle.inference_precision if options.precision == "auto" else options.precision
-    graphs = ["onnxruntime", "openvino"]
-    reason = "fp32 runs in ONNX Runtime wherever it is installed"
-    if precision in ("bf16", "fp16", "int8"):
-        graphs.reverse()
-        reason = f"{precision} is fastest in OpenVINO"
+    own = "int8" if bundle.inference_precision == "int8" else "fp32"
+    graphs, reason = _graph_engines(precision)
+    follow, _ = _graph_engines(own)
     missing = missing_graphs(bundle)
     warns = bool(missing) and "graphs" in bundle.metadata
     if missing:
         lack = some(missing) if warns else "ONNX graphs"
-        graphs, reason = [], f"{bundle.path} has no {lack}"
+        graphs, follow, reason = [], [], f"{bundle.path} has no {lack}"
     entries = []
     if options.device != "cpu":
-        reached, able = f"runs on {options.device}", (*graphs, "torch")
+        reached, able = f"runs on {options.device}", ["openvino"] if graphs else ["torch"]
         if options.device.startswith("cuda"):
-            able = ("torch", *(engine for engine in graphs if engine != "openvino"))
+            able = ["torch", *(engine for engine in graphs if engine != "openvino")]
         entries = [(engine, options, reached) for engine in able]
         options = EngineOptions("cpu", options.num_threads, options.precision, options.spinning)
     entries += [(engine, options, reason) for engine in (*graphs, "torch")]
-    if precision in ("bf16", "fp16"):
-        exact = EngineOptions("cpu", options.num_threads, "fp32", options.spinning)
-        lacking = f"nothing here runs {precision}"
-        entries += [(engine, exact, lacking) for engine in (*reversed(graphs), "torch")]
+    if precision != own:
+        lacking = f"nothing here runs {bundle.name} in {precision}"
+        entries += [
+            (name, EngineOptions("cpu", options.num_threads, other, options.spinning), lacking)
+            for name, other in (*((name, own) for name in follow), ("torch", "fp32"))
+        ]
     return [
         Candidate(
             f"{name} on {choice.device}",
@@ -85,6 +86,13 @@ def _candidates(bundle: Bundle, options: EngineOptions) -> list[Candidate]:
         )
         for place, (name, choice, why) in enumerate(entries)
     ]
+
+
+def _graph_engines(precision: str) -> tuple[list[str], str]:
+    """The engines that run graphs in a precision, the preferred one first, and why it is."""
+    if precision == "fp32":
+        return ["onnxruntime", "openvino"], "fp32 runs in ONNX Runtime wherever it is installed"
+    return ["openvino", "onnxruntime"], f"{precision} is fastest in OpenVINO"
 
 
 def _load(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:

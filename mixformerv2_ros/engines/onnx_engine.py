@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,8 @@ from mixformerv2_ros.text import printable
 
 Memory = OnnxMemory | LazyMemory[OnnxMemory]
 """Encoded templates: of a model with exits a `LazyMemory`."""
+
+log = logging.getLogger(__name__)
 
 ANSWERS = ("boxes", "scores", "edges")
 """Outputs of every graph that answers."""
@@ -419,7 +422,8 @@ def _providers(
     if not there:
         names = " or ".join(entry[0] for entry in known.get(kind, [])) or "provider for it"
         raise UnavailableError(
-            f"{options.device} is not available: this ONNX Runtime build has no {names}"
+            f"{options.device} is not available: this ONNX Runtime build has no {names}, it has "
+            f"{', '.join(found)}"
         )
     able = [entry for entry in there if precision in entry[2]]
     if not able:
@@ -429,7 +433,15 @@ def _providers(
             f"bundle in {possible}"
         )
     if able[0][0] == "TensorrtExecutionProvider":
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning(
+                "no cache of TensorRT engines in %s (%s); every start builds them",
+                cache,
+                error.strerror,
+            )
+            tensorrt |= {"trt_engine_cache_enable": "False", "trt_timing_cache_enable": "False"}
         able += [entry for entry in there if entry not in able]
     return [(name, settings) for name, settings, _ in able]
 

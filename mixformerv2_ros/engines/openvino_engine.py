@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -44,6 +45,8 @@ Memory = OpenVinoMemory | LazyMemory[OpenVinoMemory]
 State = dict[str, npt.NDArray[Any]]
 """What a segment hands to the next, by the names of the next one's inputs: views of its outputs."""
 
+log = logging.getLogger(__name__)
+
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """Number format of what a graph holds in floating point, by precision."""
 _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
@@ -60,10 +63,26 @@ def openvino_core() -> ov.Core:
     return ov.Core()
 
 
-def cpu_precisions() -> tuple[str, ...]:
-    """The precisions that OpenVINO's CPU device has on this machine."""
-    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(name for name, word in _CAPABILITIES.items() if word in able)
+def openvino_precisions(device: str) -> tuple[str, ...]:
+    """The precisions that a device of OpenVINO has on this machine.
+
+    Args:
+        device: `cpu`, `gpu`, `gpu:N` or `npu`.
+
+    Raises:
+        UnavailableError: OpenVINO does not find the device.
+    """
+    name = _openvino_name(device)
+    there = openvino_core().available_devices
+    if name not in there and f"{name}.0" not in there:
+        found = ", ".join(one.lower().replace(".", ":") for one in there)
+        raise UnavailableError(f"{device} is not available: OpenVINO found {printable(found)}")
+    able = openvino_core().get_property(name, "OPTIMIZATION_CAPABILITIES")
+    return tuple(precision for precision, word in _CAPABILITIES.items() if word in able)
+
+
+def _openvino_name(device: str) -> str:
+    return device.upper().replace(":", ".")
 
 
 class OpenVinoEngine:
@@ -101,25 +120,18 @@ class OpenVinoEngine:
             )
         self._options, self._precision = options, precision
         self._core = openvino_core()
-        kind, _, number = options.device.upper().partition(":")
-        self._device = f"{kind}.{number}" if number else kind
-        devices = self._core.available_devices
-        if self._device not in devices and f"{self._device}.0" not in devices:
-            found = ", ".join(device.lower().replace(".", ":") for device in devices)
+        self._device = _openvino_name(options.device)
+        able = openvino_precisions(options.device)
+        if precision not in able:
             raise UnavailableError(
-                f"{options.device} is not available: OpenVINO found {printable(found)}"
-            )
-        able = self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
-        if _CAPABILITIES[precision] not in able:
-            found = ", ".join(name for name, word in _CAPABILITIES.items() if word in able)
-            raise UnavailableError(
-                f"precision {precision} is not available: OpenVINO's {options.device} has {found}"
+                f"precision {precision} is not available: OpenVINO's {options.device} has "
+                f"{', '.join(able)}"
             )
         self._config: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
-        if kind == "CPU":
+        if self._device == "CPU":
             self._config["INFERENCE_NUM_THREADS"] = options.threads
             # Pinned threads would sit on the cores that the rest of the robot is using.
             self._config["ENABLE_CPU_PINNING"] = False
@@ -284,10 +296,14 @@ class OpenVinoEngine:
         fixed.reshape({name: list(shape) for name, shape in shapes.items()})
         try:
             compiled = self._core.compile_model(fixed, self._device, self._config | self._cache)
-        except Exception:
+        except Exception as error:
             # A cache that is damaged, of another version or on a full disk must not end the engine;
             # what fails without it too is a failure of the graph or the device.
             compiled = self._core.compile_model(fixed, self._device, self._config)
+            if self._cache:
+                reason = printable(" ".join(str(error).split()), 300)
+                folder = self._cache["CACHE_DIR"]
+                log.warning("graphs are not kept compiled in %s: %s", folder, reason)
             self._cache = {}
         return compiled.create_infer_request()
 

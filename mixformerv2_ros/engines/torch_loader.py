@@ -73,12 +73,14 @@ def torch_precisions(device: str) -> tuple[str, ...]:
     Raises:
         UnavailableError: torch finds no such device.
     """
-    count = torch.cuda.device_count() if device.startswith("cuda") else 0
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
-        raise UnavailableError(f"{device} is not available: torch found {count} CUDA devices")
     if device == "cpu":
         has_bf16 = processor_features() & {"avx512_bf16", "amx_bf16", "bf16"}
         return ("fp32", "bf16") if has_bf16 else ("fp32",)
+    if not device.startswith("cuda"):
+        raise UnavailableError(f"{device} is not available: the torch engine runs on cpu and cuda")
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= count:
+        raise UnavailableError(f"{device} is not available: torch found {count} CUDA devices")
     ampere_or_newer = torch.cuda.get_device_capability(device)[0] >= 8
     return ("fp32", "fp16", "bf16") if ampere_or_newer else ("fp32", "fp16")
 

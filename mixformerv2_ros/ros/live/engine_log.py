@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mixformerv2_ros.engines.chain import log as engine_log
 from mixformerv2_ros.ros.messages import Level
+
+engine_log = logging.getLogger("mixformerv2_ros.engines")
 
 _changing = threading.Lock()
 
@@ -25,7 +26,7 @@ class _Forwarder(logging.Handler):
 
 @contextmanager
 def engine_lines(write: Callable[[Level, str], None]) -> Iterator[None]:
-    """Pass lines about which engine runs and why, and which was left, to the log of a node."""
+    """Pass lines of the engines, such as which runs and why, to the log of a node."""
     handler = _Forwarder(write)
     with _changing:
         engine_log.addHandler(handler)
