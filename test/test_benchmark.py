@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from mixformerv2_ros.cli import main
-from mixformerv2_ros.cli.engine_benchmark import PARTS, Measurement, Variant, variants_at_hand
+from mixformerv2_ros.cli.engine_benchmark import (
+    PARTS,
+    Measurement,
+    Variant,
+    devices_at_hand,
+    variants_at_hand,
+)
 from mixformerv2_ros.machine import processor_joules
-from mixformerv2_ros.model.bundle import open_bundle
+from mixformerv2_ros.model.bundle import SHIPPED_BUNDLES, open_bundle
 from mixformerv2_ros.model.flops import frame_macs
 
 
@@ -104,6 +111,12 @@ def test_numbers_of_targets_beside_the_joint_forward(tmp_path, capsys):
         (["--engine", "tensorrt"], "--engine must be of onnxruntime, openvino, torch"),
         (["--precision", "int8"], "precision int8 is not available"),
         (["--trackers", "GOTURN"], "tracker must be one of"),
+        (["--trackers", ""], "tracker must be one of"),
+        (["--device", "gpu:9"], "no engine that is installed here runs on gpu:9; there is cpu"),
+        (["--compare", "tiny"], "--compare requires a copy of"),
+        (["--node", "dds", "--targets", "2", "--report", "x.html"], "--node excludes --targets"),
+        (["--preset", "T", "--node", "dds"], "--node excludes --preset"),
+        (["data", "--engine", "torch"], "data excludes --engine"),
         (["--compare", "nowhere"], "nowhere"),
         (["--targets", "0"], "--targets"),
         (["--targets", "1,many"], "--targets"),
@@ -113,6 +126,44 @@ def test_what_is_not_there_is_one_line(words, expected, capsys):
     assert main(["benchmark", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+def test_intels_devices_are_openvinos_alone_with_their_own_precisions(monkeypatch):
+    pytest.importorskip("openvino")
+
+    class Core:
+        available_devices = ("CPU", "GPU.0", "GPU.1")
+
+        def get_property(self, device, _):
+            return {"CPU": ["FP32", "INT8"]}.get(device, ["FP32", "FP16", "INT8", "BIN"])
+
+    monkeypatch.setattr("mixformerv2_ros.engines.openvino_engine.openvino_core", Core)
+    bundle = open_bundle()
+    for device in ("gpu", "gpu:1"):
+        found = {(one.engine, one.precision) for one in variants_at_hand(bundle, device)}
+        assert found == {("openvino", "fp32"), ("openvino", "fp16")}
+    assert variants_at_hand(bundle, "npu") == []
+    assert devices_at_hand()[:3] == ["cpu", "gpu:0", "gpu:1"]
+
+
+def test_several_copies_in_int8_have_names(tmp_path, capsys):
+    """A copy of the graphs in fp32 stands in for one in int8: only its record is read here."""
+    for name in ("first", "second"):
+        path = shutil.copytree(SHIPPED_BUNDLES["tiny"], tmp_path / name)
+        record = json.loads((path / "model.json").read_text("utf-8"))
+        record["quantization"] = {"precision": "int8"}
+        (path / "model.json").write_text(json.dumps(record), "utf-8")
+    data = tmp_path / "benchmark.json"
+    words = ["--rounds", "1", "--frames", "1", "--size", "320x240", "--engine", "onnxruntime"]
+    words += ["--compare", str(tmp_path / "first"), "--compare", str(tmp_path / "second")]
+    words += ["--precision", "int8", "--json", str(data)]
+    assert main(["benchmark", "tiny", *words]) == 0
+    labels = [one["variant"] for one in json.loads(data.read_text())["variants"]]
+    assert labels == [
+        f"onnxruntime int8 {way} {name}" for name in ("first", "second")
+        for way in ("cached", "joint")
+    ]  # fmt: skip
+    assert "onnxruntime int8 cached first" in capsys.readouterr().out
 
 
 def test_exits_are_a_curve_beside_full_depth(tmp_path, capsys):

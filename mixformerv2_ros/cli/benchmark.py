@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from mixformerv2_ros.model.bundle import Bundle
 
 DATA = "data"
+
+_NOT_OF_NODES = (
+    "compare", "trackers", "targets", "online_size", "exits", "preset", "scaling", "report",
+    "num_threads",
+)  # fmt: skip
+"""Options that `--node` does without: it measures one target on one core, without plots."""
+_NOT_OF_DATA = (
+    *_NOT_OF_NODES, "device", "engine", "precision", "size", "frames", "node", "encoding"
+)  # fmt: skip
+"""Options that `data` does without."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="BUNDLE",
-        help="measure another bundle as well, such as one of `quantize`; may be repeated",
+        help="measure a copy of the bundle in int8 as well, see `quantize`; may be repeated",
     )
     models.add_argument(
         "--trackers",
@@ -167,6 +178,7 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (args.json, args.report)):
         check_output_file(path, force=True)
     if args.target == DATA:
+        _refuse(args, DATA, _NOT_OF_DATA)
         lab: ModuleType = lab_module("cli.benchmark_data", "benchmark data")
         code: int = lab.run(args)
         return code
@@ -174,10 +186,13 @@ def run(args: argparse.Namespace) -> int:
         raise ParameterError(
             f"CONFIG requires the word data before it, got {args.target} {args.config}"
         )
+    if args.node is not None:
+        _refuse(args, "--node", _NOT_OF_NODES)
+        return _node(args)
     if args.preset is None:
-        return _models(args) if args.node is None else _node(args)
-    if args.target is not None or args.node is not None:
-        raise ParameterError("--preset excludes BUNDLE and --node")
+        return _models(args)
+    if args.target is not None:
+        raise ParameterError("--preset excludes BUNDLE")
     lab = lab_module("formula_weights", "--preset")
     with TemporaryDirectory() as folder:
         bundle = lab.formula_bundle(Path(folder) / args.preset, args.preset, args.engine != "torch")
@@ -185,11 +200,27 @@ def run(args: argparse.Namespace) -> int:
         return _models(args)
 
 
+def _refuse(args: argparse.Namespace, what: str, names: Sequence[str]) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ParameterError: one of them is not at its default.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [name for name in names if getattr(args, name) != parser.get_default(name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ParameterError(f"{what} excludes {options}")
+
+
 def _node(args: argparse.Namespace) -> int:
     from mixformerv2_ros.cli.node_benchmark import as_json, measure_node, node_table
     from mixformerv2_ros.machine import environment
 
-    options = [f"model:={args.target}"] if args.target else []
+    parameters = {"model": args.target, "engine": args.engine, "precision": args.precision}
+    parameters["device"] = args.device
+    options = [f"{name}:={value}" for name, value in parameters.items() if value is not None]
     count = args.rounds * args.frames
     costs = measure_node(args.node, args.encoding, _size(args.size), count, options)
     about = environment()
@@ -332,16 +363,35 @@ def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
         ParameterError: a name is none.
         BundleError: a bundle to compare with is none.
     """
-    from mixformerv2_ros.cli.engine_benchmark import JOINT, Variant, at_exits, variants_at_hand
+    from mixformerv2_ros.cli.engine_benchmark import (
+        JOINT,
+        Variant,
+        at_exits,
+        devices_at_hand,
+        variants_at_hand,
+    )
     from mixformerv2_ros.model.bundle import has_graphs, open_bundle
 
     found = variants_at_hand(bundle, args.device)
-    for path in args.compare:
-        other = open_bundle(path)
+    if not found:
+        graphs = "" if has_graphs(bundle) else f"; {bundle.path} has no ONNX graphs"
+        raise EngineError(
+            f"no engine that is installed here runs on {args.device}{graphs}; there is "
+            f"{', '.join(devices_at_hand())}"
+        )
+    others = [open_bundle(path) for path in args.compare]
+    for other in others:
+        # Of other weights or presets, neither boxes nor shares of the limit could be compared.
+        if other.checksum != bundle.checksum or other.inference_precision != "int8":
+            raise ParameterError(
+                f"--compare requires a copy of {bundle.path} in int8, as `mixformerv2 quantize` "
+                f"writes it, got {other.path}"
+            )
+        several = len(others) > 1 or bundle.inference_precision == "int8"
         found += [
-            replace(one, bundle=other.path)
-            for one in variants_at_hand(other)
-            if one.engine != "torch" and one.precision != "fp32"
+            replace(one, bundle=other.path, note=other.path.name if several else "")
+            for one in variants_at_hand(other, args.device)
+            if one.engine != "torch"
         ]
     for option, choices in (("engine", ENGINES[1:]), ("precision", PRECISIONS[1:])):
         asked = getattr(args, option)
@@ -366,10 +416,7 @@ def _variants(args: argparse.Namespace, bundle: Bundle) -> list[Variant]:
         ]
     if args.exits:
         found += at_exits(found, bundle)
-    if not found:
-        graphs = "" if has_graphs(bundle) else f"; {bundle.path} has no ONNX graphs"
-        raise EngineError(f"no engine that is installed here runs on {args.device}{graphs}")
-    if args.trackers:
+    if args.trackers is not None:
         trackers = lab_module("evaluation.trackers", "--trackers")
         for text in args.trackers.split(","):
             trackers.parse_tracker(text)

@@ -196,9 +196,9 @@ def devices_at_hand() -> list[str]:
         names = (one.lower().replace(".", ":") for one in openvino_core().available_devices)
         found += [name for name in names if name != "cpu"]
     if find_spec("torch") is not None:
-        import torch
+        from mixformerv2_ros.engines.torch_loader import cuda_devices
 
-        found += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        found += cuda_devices()
     elif "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         found.append("cuda")
     return found

@@ -78,11 +78,16 @@ def torch_precisions(device: str) -> tuple[str, ...]:
         return ("fp32", "bf16") if has_bf16 else ("fp32",)
     if not device.startswith("cuda"):
         raise UnavailableError(f"{device} is not available: the torch engine runs on cpu and cuda")
-    count = torch.cuda.device_count()
+    count = len(cuda_devices())
     if int(device.partition(":")[2] or 0) >= count:
         raise UnavailableError(f"{device} is not available: torch found {count} CUDA devices")
     ampere_or_newer = torch.cuda.get_device_capability(device)[0] >= 8
     return ("fp32", "fp16", "bf16") if ampere_or_newer else ("fp32", "fp16")
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices that torch finds, each `cuda:N`."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
 def edge_distance(exact: Engine, other: Engine) -> float:
