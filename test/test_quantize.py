@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_writer import BagWriter
-from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, GRAPHS, open_bundle
+from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, GRAPHS, SEARCH, open_bundle
 from mixformerv2_ros.ros.messages import image_message
 from mixformerv2_ros.tracking.boxes import Box
 
@@ -140,6 +141,7 @@ def test_what_hurts_stays_in_floating_point(frames, tmp_path, capsys):
         ({"frames": "nowhere"}, [], "expected a video, a recording or a folder"),
         ({}, ["--image-topic", "/camera"], "--image-topic requires a recording"),
         ({}, ["--frames", "1"], "--frames"),
+        ({}, ["--min-iou", "1.5"], "--min-iou: must be a number from 0 to 1, got '1.5'"),
     ],
 )
 def test_wrong_words_are_one_line(frames, tmp_path, capsys, changes, words, expected):
@@ -154,6 +156,14 @@ def test_a_quantized_bundle_is_no_source(quantized, frames, tmp_path, capsys):
     words = ["--precision", "int8", "--data", str(frames), "--box", "1,1,9,9"]
     assert main(["quantize", str(quantized.path), "-o", str(tmp_path / "x"), *words]) == 2
     assert "must be in fp32 to be quantized, got int8" in capsys.readouterr().err
+
+
+def test_the_original_is_not_replaced(frames, tmp_path, capsys):
+    path = shutil.copytree(TINY, tmp_path / "bundle")
+    before = (path / SEARCH).read_bytes()
+    assert quantize(frames, path, "--force", bundle=path) == 2
+    assert "output must not replace its source" in capsys.readouterr().err
+    assert (path / SEARCH).read_bytes() == before
 
 
 def test_boxes_without_area_agree_on_that():

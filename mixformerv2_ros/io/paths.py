@@ -30,11 +30,11 @@ def check_output_file(path: Path, force: bool, source: Path | None = None) -> No
     Raises:
         SourceError: the output must not or cannot be written.
     """
+    if path.is_dir():
+        raise SourceError(f"output {path} must be a file, got a folder")
     check_output(path, force, source)
     if not path.parent.is_dir():
         raise SourceError(f"folder of output {path} does not exist")
-    if path.is_dir():
-        raise SourceError(f"output {path} must be a file, got a folder")
 
 
 def remove_output(path: Path) -> None:

@@ -55,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames to calibrate with (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-sensitivity", type=ranged(float, 0), default=0.01, metavar="S",
+        "--max-sensitivity", type=ranged(float, 0, 1), default=0.01, metavar="S",
         help="layers that cost more mean IoU stay in floating point (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--min-iou", type=ranged(float, 0), default=0.95, metavar="IOU",
+        "--min-iou", type=ranged(float, 0, 1), default=0.95, metavar="IOU",
         help="least mean IoU between the boxes of both bundles (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output.resolve()
     if output.exists() and not (output / MODEL).is_file():
         raise SourceError(f"{args.output} must be a new folder or a bundle, but is something else")
-    check_output(output / MODEL, args.force)
+    check_output(output / MODEL, args.force, bundle.path / MODEL)
     exact = load_engine(bundle, "onnxruntime", "cpu", args.num_threads, "fp32")
     engine = "auto" if args.precision == "int8" else "openvino"
     if engine == "openvino":
