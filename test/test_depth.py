@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,19 @@ from recordings import picture, red_box, write_images
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.engines.loader import load_engine
 from mixformerv2_ros.errors import BundleError, ParameterError
+from mixformerv2_ros.lab.cli import calibrate
+from mixformerv2_ros.lab.depth_curve import (
+    REFINEMENTS,
+    best_exits,
+    threshold_for_budget,
+    threshold_for_loss,
+    unmet_goal,
+)
 from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, open_bundle
 from mixformerv2_ros.model.depth_calibration import (
     DepthCalibration,
     DepthPoint,
+    ExitsPoint,
     read_depth_calibration,
 )
 from mixformerv2_ros.model.engine import Prediction
@@ -263,6 +274,11 @@ def test_a_budget_is_looked_up_on_the_curve():
     assert calibration.threshold_for(1.0) == 1.0
     with pytest.raises(ParameterError, match=r"exit.budget must be at least 0.40 .*, got 0.3$"):
         calibration.threshold_for(0.3)
+    # The least budget that is named can be kept to; depth may fall with the threshold by chance.
+    curve = (point(0.5, 0.57, 0.6), point(0.7, 0.5515, 0.6), point(1.0, 1.0, 0.65))
+    with pytest.raises(ParameterError, match=r"exit.budget must be at least 0.56 "):
+        replace(calibration, curve=curve).threshold_for(0.55)
+    assert 0.7 < replace(calibration, curve=curve).threshold_for(0.56) < 0.71
     assert read_depth_calibration(json.loads(json.dumps(calibration.facts()))) == calibration
 
 
@@ -324,7 +340,8 @@ def test_goals_that_cannot_be_met_are_named(bundle, sequences, capsys):
     before = (bundle / "model.json").read_bytes()
     words = ["calibrate", str(bundle), "--on", str(sequences), "--thresholds", "0.99"]
     assert main([*words, "--budget", "0.1"]) == 2
-    assert "exit.budget must be at least" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"calibrate: --budget must be at least \d\.\d\d with .*, got 0.1$", line)
     assert main(["calibrate", "tiny", "--on", str(sequences), "--budget", "0.5"]) == 2
     assert "calibrate needs a bundle with exits, which mixformerv2_ros-t-3 has not" in (
         capsys.readouterr().err
@@ -332,6 +349,54 @@ def test_goals_that_cannot_be_met_are_named(bundle, sequences, capsys):
     assert main([*words[:4], "--budget", "0.5", "--thresholds", "2"]) == 2
     assert "--thresholds must be numbers from 0 to below 1" in capsys.readouterr().err
     assert (bundle / "model.json").read_bytes() == before
+
+
+def test_the_nearest_goal_that_is_named_can_be_met():
+    points = [point(0.5, 0.4512, 0.62117), ExitsPoint((0.5, 1.0), 0.4301, 0.60)]
+    error = str(unmet_goal(points, 0.65, budget=0.4))
+    assert error.startswith("--budget must be at least 0.44 with")
+    assert best_exits(points[1:], None, 0.65, budget=0.44) == points[1]
+    error = str(unmet_goal(points, 0.65, loss=0.02))
+    assert error.startswith("--max-loss must be at least 2.89 points with")
+    curve = [points[0], point(1.0, 1.0, 0.65)]
+    assert threshold_for_loss(curve, 0.02) is None
+    assert threshold_for_loss(curve, 0.0289) == 0.5
+
+
+def test_a_budget_is_kept_to_by_what_was_measured():
+    """Depth jumps between two thresholds, where a straight line is far from it."""
+    measured = []
+
+    def measure(threshold):
+        measured.append(threshold)
+        return point(threshold, 0.6 if threshold < 0.87 else 1.0, 0.64)
+
+    curve = [point(0.8, 0.58, 0.63), point(1.0, 1.0, 0.65)]
+    found = threshold_for_budget(curve, 0.9, measure)
+    assert 0.8 < found < 0.87
+    assert next(one for one in curve if one.threshold == found).depth <= 0.9
+    assert len(measured) == REFINEMENTS
+    assert [one.threshold for one in curve] == sorted({0.8, *measured, 1.0})
+    assert threshold_for_budget(curve, 0.5, measure) is None
+    assert threshold_for_budget(curve, 1.0, measure) == 1.0
+    assert len(measured) == REFINEMENTS
+
+
+def test_calibrate_fails_before_it_measures(bundle, sequences, capsys, monkeypatch):
+    monkeypatch.setattr(calibrate, "load_engine", None)
+    words = ["calibrate", str(bundle), "--on", str(sequences), "--budget", "0.5"]
+    with monkeypatch.context() as readonly:
+        readonly.setattr(os, "access", lambda path, mode: False)
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("bundle: model.json cannot be written: the folder is read-only")
+    for folder in sequences.iterdir():
+        for name in sorted((folder / "img").iterdir())[1:]:
+            name.unlink()
+        (folder / "groundtruth_rect.txt").write_text("1,2,30,40\n")
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("on: expected boxes after the first image, found none")
 
 
 @pytest.mark.parametrize("name", ["exit.threshold", "exit.budget", "exit.deadline_ms"])

@@ -92,6 +92,13 @@ def test_candidates_of_a_budget_keep_to_it():
     assert candidates(nothing, curve_of(record), budget=0.5) == []
 
 
+def test_full_depth_is_no_candidate():
+    """It loses nothing, but no exit answers."""
+    record = toy_record()
+    bad = replace(record, success=np.array([[0.0, 0.0, 1.0]] * len(record.success)))
+    assert candidates(bad, curve_of(bad), loss=0.0) == []
+
+
 def test_only_what_does_better_than_one_threshold_is_kept():
     single = DepthPoint(0.8, 0.8, 0.65)
     points = [

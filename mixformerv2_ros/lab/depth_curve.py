@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from mixformerv2_ros.errors import ParameterError
@@ -10,12 +10,19 @@ from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.run import run_sequence
 from mixformerv2_ros.lab.evaluation.summary import summarise
 from mixformerv2_ros.lab.evaluation.trackers import MixFormerTracker
-from mixformerv2_ros.model.depth_calibration import DepthPoint, ExitsPoint
+from mixformerv2_ros.model.depth_calibration import (
+    DepthPoint,
+    ExitsPoint,
+    rounded_up,
+)
 from mixformerv2_ros.model.engine import Engine
 from mixformerv2_ros.tracking.settings import TrackerSettings
 
 THRESHOLDS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 """Thresholds that are measured beside full depth, unless others are asked for."""
+
+REFINEMENTS = 3
+"""Largest number of thresholds between those that are measured for a budget."""
 
 
 def measure_point(
@@ -70,25 +77,79 @@ def _measure(
     return summary.depth / engine.spec.depth, summary.overall.success_auc
 
 
-def threshold_for_loss(curve: Sequence[DepthPoint], points: float) -> float:
+def threshold_for_loss(curve: Sequence[DepthPoint], loss: float) -> float | None:
     """The threshold of a curve with the least depth that loses no more than allowed.
 
     Args:
         curve: Points with ascending thresholds; the last is full depth.
-        points: Allowed loss of success AUC in points (hundredths).
+        loss: Success AUC that may be lost.
 
-    Raises:
-        ParameterError: every threshold below full depth loses more; names the least loss.
+    Returns:
+        The threshold; None where every one below full depth loses more.
     """
-    full = curve[-1].success_auc
-    kept = [p for p in curve[:-1] if full - p.success_auc <= points / 100]
+    kept = [one for one in curve[:-1] if curve[-1].success_auc - one.success_auc <= loss]
+    return min(kept, key=lambda one: one.depth).threshold if kept else None
+
+
+def threshold_for_budget(
+    curve: list[DepthPoint], budget: float, measure: Callable[[float], DepthPoint]
+) -> float | None:
+    """The highest threshold found whose measured depth keeps to a budget.
+
+    Between it and the next point of the curve a few more are measured, each in the middle: depth
+    jumps with the threshold.
+
+    Args:
+        curve: Points with ascending thresholds; gets those that are measured.
+        budget: Mean depth over the full one.
+        measure: Measures a threshold.
+
+    Returns:
+        The threshold; None where every one goes deeper.
+    """
+    kept = [one.threshold for one in curve if one.depth <= budget]
     if not kept:
-        best = max(curve[:-1], key=lambda p: p.success_auc)
-        raise ParameterError(
-            f"--max-loss must be at least {100 * (full - best.success_auc):.2f} points with these "
-            f"sequences (threshold {best.threshold:g}), got {points:g}"
+        return None
+    best = max(kept)
+    for _ in range(REFINEMENTS):
+        higher = [one.threshold for one in curve if one.threshold > best]
+        if not higher:
+            break
+        point = measure(round((best + higher[0]) / 2, 4))
+        curve.append(point)
+        curve.sort(key=lambda one: one.threshold)
+        if point.depth <= budget:
+            best = point.threshold
+    return best
+
+
+def unmet_goal(
+    points: Iterable[DepthPoint | ExitsPoint],
+    full_auc: float,
+    *,
+    budget: float | None = None,
+    loss: float | None = None,
+) -> ParameterError:
+    """The error of a goal that nothing measured meets; names the nearest that can be met.
+
+    Args:
+        points: What was measured, without full depth.
+        full_auc: Success AUC of full depth.
+        budget: The goal: mean depth over the full one.
+        loss: Or the success AUC that may be lost.
+    """
+    if budget is not None:
+        least = rounded_up(min(one.depth for one in points))
+        return ParameterError(
+            f"--budget must be at least {least:.2f} with this bundle and these sequences, got "
+            f"{budget:g}"
         )
-    return min(kept, key=lambda p: p.depth).threshold
+    assert loss is not None
+    least = rounded_up(100 * (full_auc - max(one.success_auc for one in points)))
+    return ParameterError(
+        f"--max-loss must be at least {least:.2f} points with this bundle and these sequences, got "
+        f"{100 * loss:g}"
+    )
 
 
 def best_exits(

@@ -234,7 +234,8 @@ def _combinations(record: ExitRecord) -> list[tuple[float, ...]]:
         sorted({*(round(float(one), 4) for one in np.quantile(column, shares)), 1.0})
         for column in asked.T
     ]
-    return list(itertools.product(*values))
+    # Not all of them 1, which is full depth.
+    return [one for one in itertools.product(*values) if min(one) < 1]
 
 
 def _corrected(predicted: Floats, known: Floats, measured: Sequence[float]) -> Floats:

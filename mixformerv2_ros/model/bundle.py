@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -264,6 +265,17 @@ def record_graphs(bundle: Bundle, quantization: Mapping[str, Any] | None = None)
             write_file(bundle.path / MODEL, _json(metadata))
         except SourceError as error:
             raise BundleError(str(error)) from error
+
+
+def check_recordable(bundle: Bundle) -> None:
+    """Find out before long work whether `record_depth` will be able to write.
+
+    Raises:
+        BundleError: the folder of the bundle is read-only.
+    """
+    with _named(bundle.path):
+        if not os.access(bundle.path, os.W_OK):
+            raise BundleError(f"{MODEL} cannot be written: the folder is read-only")
 
 
 def record_depth(bundle: Bundle, calibration: DepthCalibration) -> None:

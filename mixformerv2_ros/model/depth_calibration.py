@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,27 +69,26 @@ class DepthCalibration:
     def threshold_for(self, budget: float) -> float:
         """The highest threshold of the curve whose mean depth keeps to a budget.
 
-        Between two points of the curve, depth is taken to be linear in the threshold.
+        Towards the next point of the curve, depth is taken to be linear in the threshold.
 
         Args:
             budget: Mean number of blocks over that of full depth.
 
         Raises:
-            ParameterError: even the lowest threshold goes deeper; names the least budget.
+            ParameterError: every threshold goes deeper; names the least budget.
         """
-        least = self.curve[0].depth
-        if budget < least:
+        kept = [place for place, point in enumerate(self.curve) if point.depth <= budget]
+        if not kept:
+            least = rounded_up(min(point.depth for point in self.curve))
             raise ParameterError(
                 f"exit.budget must be at least {least:.2f} with this bundle, got {budget:g}"
             )
-        best = self.curve[0].threshold
-        for low, high in pairwise(self.curve):
-            if low.depth <= budget < high.depth:
-                share = (budget - low.depth) / (high.depth - low.depth)
-                return low.threshold + share * (high.threshold - low.threshold)
-            if high.depth <= budget:
-                best = high.threshold
-        return best
+        low = self.curve[kept[-1]]
+        if low is self.curve[-1]:
+            return low.threshold
+        high = self.curve[kept[-1] + 1]
+        share = (budget - low.depth) / (high.depth - low.depth)
+        return low.threshold + share * (high.threshold - low.threshold)
 
     def facts(self) -> dict[str, Any]:
         """For `model.json`."""
@@ -112,6 +112,11 @@ class DepthCalibration:
             ],
             "source": dict(self.source),
         }
+
+
+def rounded_up(value: float) -> float:
+    """To two decimals: a limit that is named can then be met."""
+    return math.ceil(round(value * 100, 6)) / 100
 
 
 def read_depth_calibration(data: Mapping[str, Any], exits: int | None = None) -> DepthCalibration:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.engines.loader import load_engine
-from mixformerv2_ros.errors import ParameterError
-from mixformerv2_ros.model.bundle import open_bundle, record_depth
-from mixformerv2_ros.model.depth_calibration import DepthCalibration
+from mixformerv2_ros.errors import ParameterError, SourceError
+from mixformerv2_ros.model.bundle import check_recordable, open_bundle, record_depth
+from mixformerv2_ros.model.depth_calibration import DepthCalibration, DepthPoint
 from mixformerv2_ros.ros.parameters import tracker_settings
 
 
@@ -51,11 +53,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure the curve, choose, and write both into the bundle."""
     from mixformerv2_ros.lab.datasets.evaluation_sets import load_sequences
     from mixformerv2_ros.lab.depth_curve import (
+        REFINEMENTS,
         THRESHOLDS,
         best_exits,
         measure_exits,
         measure_point,
+        threshold_for_budget,
         threshold_for_loss,
+        unmet_goal,
     )
     from mixformerv2_ros.lab.evaluation.trade_off import parse_thresholds
     from mixformerv2_ros.lab.exit_record import CANDIDATES, candidates, record_exits
@@ -66,44 +71,38 @@ def run(args: argparse.Namespace) -> int:
             f"calibrate needs a bundle with exits, which {bundle.name} has not; stage `exits` of "
             "`mixformerv2 train` makes them"
         )
+    check_recordable(bundle)
     thresholds: tuple[float, ...] = THRESHOLDS
     if args.thresholds is not None:
         thresholds = parse_thresholds("--thresholds", args.thresholds)
     sequences, problems = load_sequences(args.on)
     for problem in problems:
-        print(f"left out: {problem}")
+        print(f"mixformerv2 calibrate: left out: {problem}", file=sys.stderr)
+    if not any(np.isfinite(one.boxes[1:]).all(axis=1).any() for one in sequences):
+        raise SourceError(f"{args.on}: expected boxes after the first image, found none")
     engine = load_engine(bundle, num_threads=args.num_threads)
     settings = tracker_settings({"exit.threshold": 1.0}, bundle)
     per_exit = len(bundle.spec.exits) > 1
-    runs = len(thresholds) + 1 + per_exit * (len(bundle.spec.exits) + CANDIDATES)
-    with tqdm(total=len(sequences) * runs, unit="sequence", leave=False) as bar:
+    budget, loss = args.budget, None if args.max_loss is None else args.max_loss / 100
+    between = 0 if budget is None else REFINEMENTS
+    runs = len(thresholds) + 1 + between + per_exit * CANDIDATES
+    with tqdm(total=len(sequences) * runs, unit="sequence", disable=None, leave=False) as bar:
 
         def done() -> None:
             bar.update()
 
+        def measure(threshold: float) -> DepthPoint:
+            return measure_point(engine, settings, threshold, sequences, done)
+
         record, full = record_exits(engine, settings, sequences, done)
-        curve = [
-            *(measure_point(engine, settings, one, sequences, done) for one in thresholds),
-            full,
-        ]
-        single = 1.0
-        failure: ParameterError | None = None
-        try:
-            if args.budget is None:
-                single = threshold_for_loss(curve, args.max_loss)
-            else:
-                single = DepthCalibration(1.0, tuple(curve), {}).threshold_for(args.budget)
-        except ParameterError as error:
-            failure = error
-        single = round(single, 4)
-        if single not in [one.threshold for one in curve]:
-            # Between two points: what it comes to is measured as well.
-            curve.append(measure_point(engine, settings, single, sequences, done))
-            curve.sort(key=lambda one: one.threshold)
-        loss = None if args.max_loss is None else args.max_loss / 100
+        curve = [*map(measure, thresholds), full]
+        if loss is None:
+            single = threshold_for_budget(curve, budget, measure)
+        else:
+            single = threshold_for_loss(curve, loss)
         points = []
         if per_exit:
-            for some in candidates(record, curve, budget=args.budget, loss=loss):
+            for some in candidates(record, curve, budget=budget, loss=loss):
                 points.append(measure_exits(engine, settings, some, sequences, done))
     print("threshold        depth  success AUC")
     for point in curve:
@@ -111,15 +110,14 @@ def run(args: argparse.Namespace) -> int:
     for exits in points:
         text = ", ".join(f"{one:g}" for one in exits.thresholds)
         print(f"{text:<15}  {exits.depth:5.3f}  {exits.success_auc:11.4f}")
-    chosen = next(one for one in curve if one.threshold == single)
-    better = best_exits(
-        points, None if failure else chosen, full.success_auc, budget=args.budget, loss=loss
-    )
-    if failure is not None and better is None:
-        raise failure
+    chosen = next((one for one in curve if one.threshold == single), None)
+    better = best_exits(points, chosen, full.success_auc, budget=budget, loss=loss)
+    if chosen is None and better is None:
+        raise unmet_goal([*curve[:-1], *points], full.success_auc, budget=budget, loss=loss)
     source = {"sequences": len(sequences), "folder": args.on.resolve().name, "engine": engine.name}
-    record_depth(bundle, DepthCalibration(single, tuple(curve), source, better))
-    what = f"threshold {single:.4g}"
+    threshold = 1.0 if single is None else single
+    record_depth(bundle, DepthCalibration(threshold, tuple(curve), source, better))
+    what = f"threshold {threshold:.4g}"
     if better is not None:
         what = "thresholds " + ", ".join(f"{one:g}" for one in better.thresholds)
     elif points:
