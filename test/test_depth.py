@@ -157,6 +157,19 @@ def test_a_deadline_counts_from_the_beginning_of_the_frame(search, clock):
     assert stop(3, np.float32([0.0]), np.arange(1))[0]
 
 
+def test_figures_are_those_of_the_threshold_and_the_deadline_in_force(search):
+    short = replace(SETTINGS, exit_threshold=1.0, exit_deadline_ms=0.5)
+    for _ in range(SETTLED + 3):
+        search.frame(short, [[0.0], [0.0]])
+    assert search.rule.figures().on_time == 0.0
+    search.frame(replace(short, exit_deadline_ms=1000.0), [[0.0], [0.0]])
+    assert (search.rule.figures().depth, search.rule.figures().on_time) == (FULL, 1.0)
+    search.frame(replace(SETTINGS, exit_threshold=0.7), [[0.9], [0.9]])
+    assert (search.rule.figures().depth, search.rule.figures().on_time) == (SPEC.exits[0], None)
+    search.frame(replace(SETTINGS, exit_threshold=1.0), [[0.9], [0.9]])
+    assert search.rule.figures().depth == 0.0
+
+
 def test_segments_that_were_slow_at_first_are_tried_again(search):
     settings = replace(SETTINGS, exit_threshold=1.0, exit_deadline_ms=12.0)
     fast, search.seconds = search.seconds, (0.02, 0.02, 0.02)

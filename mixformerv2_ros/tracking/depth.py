@@ -74,7 +74,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class DepthFigures:
-    """How deep the network looked in the last frames with a rule.
+    """How deep the network looked in the last frames with the same threshold and deadline.
 
     Attributes:
         depth: Mean number of blocks per target and frame; 0 where there were none.
@@ -131,7 +131,11 @@ class DepthRule:
         Returns:
             What the engine asks after each exit; None where all is searched in full depth at once.
         """
-        self._settings = settings if settings.asks_exits and len(self._depths) > 1 else None
+        asked = settings if settings.asks_exits and len(self._depths) > 1 else None
+        if _asks(asked) != _asks(self._settings):
+            # Figures of another threshold or deadline are none of this one.
+            self._seen.clear()
+        self._settings = asked
         if self._settings is None:
             return None
         self._deep = np.array(deep, bool)
@@ -221,3 +225,10 @@ class DepthRule:
         if times is None or len(times) < SETTLED:
             return None
         return float(np.quantile(times, ON_TIME))
+
+
+def _asks(settings: TrackerSettings | None) -> tuple[object, ...]:
+    """What settings ask of the exits."""
+    if settings is None:
+        return ()
+    return settings.exit_threshold, settings.exit_thresholds, settings.exit_deadline_ms
