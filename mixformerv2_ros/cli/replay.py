@@ -20,6 +20,7 @@ from mixformerv2_ros.cli.shared import (
     add_output_arguments,
     check_outputs,
     open_stream,
+    warn_of_deadline,
 )
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import MixFormerError, SourceError
@@ -278,6 +279,7 @@ def _write(
         ended_early = failure is not None and not isinstance(failure, DamagedBagError)
         outputs.finish(missing, ended_early=interrupted or ended_early)
     print(outputs.summary())
+    warn_of_deadline("replay", stream)
     outcome.frames, outcome.states = outputs.frames, dict(outputs.states)
     outcome.is_complete = not interrupted and not ended_early
     if failure is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -54,6 +55,13 @@ def open_stream(args: argparse.Namespace) -> Stream:
     settings = tracker_settings(values, bundle)
     engine = load_engine(bundle, *engine_arguments(values))
     return Stream(engine, settings, stream_rules(values))
+
+
+def warn_of_deadline(command: str, stream: Stream) -> None:
+    """Print on stderr that a deadline was shorter than the first exit, if it was."""
+    shortfall = stream.session.depth_figures.shortfall(stream.settings.exit_deadline_ms)
+    if shortfall:
+        print(f"mixformerv2 {command}: {shortfall}", file=sys.stderr)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

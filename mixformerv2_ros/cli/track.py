@@ -17,6 +17,7 @@ from mixformerv2_ros.cli.shared import (
     add_output_arguments,
     check_outputs,
     open_stream,
+    warn_of_deadline,
 )
 from mixformerv2_ros.cli.stream_log import StreamLog
 from mixformerv2_ros.errors import BAD_INPUT
@@ -108,5 +109,6 @@ def run(args: argparse.Namespace) -> int:
     if source.warning:
         print(f"mixformerv2 track: {source.warning}", file=sys.stderr)
     print(outputs.summary())
+    warn_of_deadline("track", stream)
     code = log.finish() or (BAD_INPUT if source.is_cut else 0)
     return INTERRUPTED if interrupted else code

@@ -84,7 +84,8 @@ class Parameter:
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             # Beyond the largest float: out of every range.
-            value = float(value) if abs(value) < 2**1023 else math.copysign(math.inf, value)
+            infinite = math.inf if value > 0 else -math.inf
+            value = float(value) if abs(value) < 2**1023 else infinite
         if type(value) is not kind:
             raise ParameterError(f"{self.name} must be {kind.__name__}, got {_shown(value)}")
         if self.choices and not any(_is_choice(value, choice) for choice in self.choices):

@@ -9,6 +9,7 @@ have not answered for a while are asked less often (`Patience`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -86,6 +87,16 @@ class DepthFigures:
     depth: float = 0.0
     on_time: float | None = None
     least_ms: float | None = None
+
+    def shortfall(self, deadline_ms: float) -> str:
+        """One line on a deadline that is shorter than the first exit; empty where it is not."""
+        if not 0 < deadline_ms < (self.least_ms or 0.0):
+            return ""
+        least = math.ceil(10 * (self.least_ms or 0.0)) / 10
+        return (
+            f"exit.deadline_ms must be at least {least:.1f} here, where the first exit takes so "
+            f"long, got {deadline_ms:g}"
+        )
 
 
 class DepthRule:

@@ -182,12 +182,8 @@ def status(
         level, summary = Level.WARN, f"{counts.lost - before.lost} images lost before they arrived"
     elif not statistics.stamps_usable:
         level, summary = Level.WARN, "image stamps are zero or stand still"
-    elif 0 < statistics.deadline_ms < (statistics.depth.least_ms or 0.0):
-        level, summary = (
-            Level.WARN,
-            f"exit.deadline_ms must be at least {statistics.depth.least_ms:.1f} here, where the "
-            f"first exit takes so long, got {statistics.deadline_ms:g}",
-        )
+    elif shortfall := statistics.depth.shortfall(statistics.deadline_ms):
+        level, summary = Level.WARN, shortfall
     elif State.LOST in states:
         level = Level.WARN
     values = {
