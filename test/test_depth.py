@@ -300,10 +300,15 @@ def test_a_budget_is_looked_up_on_the_curve():
     [
         ({"curve": []}, r"exit_calibration.curve must be a list of 1 to 1000 points"),
         ({"curve": [3]}, r"exit_calibration.curve must be a list of JSON objects"),
-        ({"curve": [{"threshold": 0.5, "depth": 2, "success_auc": 0}]}, "depth must be a number"),
+        (
+            {"curve": [{"threshold": 0.5, "depth": 2, "success_auc": 0}]},
+            r"curve\.depth must be a number",
+        ),
         ({"curve": [CURVE[1].__dict__, CURVE[0].__dict__]}, "ascending thresholds"),
-        ({"threshold": float("nan")}, "threshold must be a number from 0 to 1"),
-        ({"source": None}, "source must be a JSON object"),
+        ({"threshold": float("nan")}, r"exit_calibration\.threshold must be a number from 0 to 1"),
+        ({"source": None}, r"exit_calibration\.source must be a JSON object"),
+        ({"exits": None}, r"exit_calibration\.exits must be a JSON object"),
+        ({"exits": {"thresholds": [2]}}, r"exit_calibration\.exits\.thresholds must be a number"),
     ],
 )
 def test_a_damaged_curve_is_refused(change, reason):

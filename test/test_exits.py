@@ -372,6 +372,7 @@ def test_a_segment_that_is_missing_is_named(bundle: Bundle, tmp_path: Path) -> N
         ([None], "exits must be"),
         ([1, 2, 3], "model.safetensors must fit model.json"),
         ([[1]], "exits must be"),
+        ([*range(1, 64)] * 900, r"got \[1, 2, 3 and 56697 more\]"),
     ],
 )
 def test_damaged_exits_give_one_line(

@@ -523,7 +523,7 @@ def _check_spec(spec: ModelSpec) -> None:
             )
     if list(spec.depths) != sorted(set(spec.depths)):
         raise BundleError(
-            f"exits must ascend and lie below depth ({spec.depth}), got {list(spec.exits)}"
+            f"exits must ascend and lie below depth ({spec.depth}), got [{some(spec.exits)}]"
         )
     if preset_name(spec) != spec.preset:
         raise BundleError(f"preset must be {preset_name(spec)} for these sizes, got {spec.preset}")

@@ -129,20 +129,27 @@ def read_depth_calibration(data: Mapping[str, Any], exits: int | None = None) ->
     Raises:
         BundleError: something is missing or is no such thing.
     """
+    try:
+        return _read(data, exits)
+    except BundleError as error:
+        raise BundleError(f"{CALIBRATION}.{error}") from error
+
+
+def _read(data: Mapping[str, Any], exits: int | None) -> DepthCalibration:
     points = data.get("curve")
     if not isinstance(points, list) or not 1 <= len(points) <= 1000:
-        raise BundleError(f"{CALIBRATION}.curve must be a list of 1 to 1000 points")
+        raise BundleError("curve must be a list of 1 to 1000 points")
     curve = []
     for point in points:
         if not isinstance(point, dict):
-            raise BundleError(f"{CALIBRATION}.curve must be a list of JSON objects")
+            raise BundleError("curve must be a list of JSON objects")
         names = ("threshold", "depth", "success_auc")
-        curve.append(DepthPoint(*(float(number(point, name, 0, 1)) for name in names)))
+        curve.append(DepthPoint(*(_share(point, "curve.", name) for name in names)))
     if any(high.threshold <= low.threshold for low, high in pairwise(curve)):
-        raise BundleError(f"{CALIBRATION}.curve must have ascending thresholds")
+        raise BundleError("curve must have ascending thresholds")
     source = json_object(data, "source")
-    check_depth(source, f"{CALIBRATION}.source")
-    threshold = float(number(data, "threshold", 0, 1))
+    check_depth(source, "source")
+    threshold = _share(data, "", "threshold")
     return DepthCalibration(threshold, tuple(curve), source, _read_exits(data, exits))
 
 
@@ -153,8 +160,13 @@ def _read_exits(data: Mapping[str, Any], exits: int | None) -> ExitsPoint | None
     given = facts.get("thresholds")
     if not isinstance(given, list) or not given or len(given) != (exits or len(given)):
         count = "a list" if exits is None else f"{exits} numbers"
-        raise BundleError(f"{CALIBRATION}.exits.thresholds must be {count}, one per exit")
-    thresholds = tuple(float(number({"threshold": one}, "threshold", 0, 1)) for one in given)
+        raise BundleError(f"exits.thresholds must be {count}, one per exit")
+    thresholds = tuple(_share({"thresholds": one}, "exits.", "thresholds") for one in given)
     return ExitsPoint(
-        thresholds, *(float(number(facts, name, 0, 1)) for name in ("depth", "success_auc"))
+        thresholds, *(_share(facts, "exits.", name) for name in ("depth", "success_auc"))
     )
+
+
+def _share(data: Mapping[str, Any], where: str, name: str) -> float:
+    """A number from 0 to 1; an error names it with where it is."""
+    return float(number({where + name: data.get(name)}, where + name, 0, 1))
