@@ -10,7 +10,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper
 
 from mixformerv2_ros.lab.training.config import (
     DataConfig,
@@ -180,6 +182,23 @@ def save_mae(path: Path, width: int, depth: int) -> Path:
     }
     torch.save({"model": {**state, **extras}}, path)
     return path
+
+
+def save_backbone(
+    path: Path, side: int = 64, stride: int = 8, channels: int = 6
+) -> tuple[Path, np.ndarray]:
+    """Write a graph with the interface of NanoTrack's backbones: one convolution."""
+    weights = np.random.default_rng(0).normal(size=(channels, 3, stride, stride)) / 255
+    cells = side // stride
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["input", "w"], ["output"], strides=[stride, stride])],
+        "backbone",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, channels, cells, cells])],
+        [onnx.numpy_helper.from_array(weights.astype(np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)]), path)
+    return path, weights
 
 
 def write_data_sets(root: Path) -> None:

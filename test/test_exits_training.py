@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_training import MODEL, small_config  # noqa: E402
+from small_training import MODEL, small_config, write_data_sets  # noqa: E402
 
+from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import ParameterError  # noqa: E402
 from mixformerv2_ros.lab.training import losses  # noqa: E402
 from mixformerv2_ros.lab.training.config import LossConfig, TrainConfig  # noqa: E402
@@ -125,6 +126,15 @@ def test_search_tokens_on_the_target_count_most() -> None:
         ({"model": replace(MODEL, exits=(0,))}, "model.exits must ascend"),
         ({"loss": LossConfig(foreground=0.0)}, "model.exits and loss.exits need each other"),
         ({"loss": LossConfig(exits=1.0, exit_features=1.0)}, "loss.exit_features must be 0"),
+        (
+            {"loss": LossConfig(exits=-1.0)},
+            "loss.exits must be a finite number of 0 or more, got -1",
+        ),
+        (
+            {"loss": LossConfig(exits=1.0, exit_kl=float("nan"))},
+            "loss.exit_kl must be a finite .* nan",
+        ),
+        ({"loss": LossConfig(exits=float("inf"))}, "loss.exits must be a finite .* got inf"),
         ({"trainable": "score_head"}, "stage exits trains exits. only"),
         ({"init_from": ""}, "init_from"),
     ],
@@ -141,10 +151,45 @@ def test_settings_that_contradict_each_other(
     assert "\n" not in str(found.value)
 
 
-@pytest.mark.parametrize(("preset", "exits"), [("s", (2,)), ("b", (2, 4, 6)), ("t", (2, 3))])
+PRESETS = [("s", (2,)), ("b", (2, 4, 6)), ("t", (2, 3))]
+
+
+@pytest.mark.parametrize(("preset", "exits"), PRESETS)
 def test_the_settings_of_each_preset(preset: str, exits: tuple[int, ...]) -> None:
     config = read_config(ROOT / f"config/training/exits_{preset}.yaml")
     check_settings(config)
     spec = student_spec(config)
     assert spec.exits == exits
     assert config.stage == "exits"
+
+
+@pytest.mark.parametrize(("preset", "exits"), PRESETS)
+def test_the_settings_of_each_preset_run_in_miniature(
+    preset: str,
+    exits: tuple[int, ...],
+    miniature_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a network without exits, with the data that the file names and little else changed."""
+    monkeypatch.chdir(tmp_path)
+    write_data_sets(tmp_path / "data")
+    path = str(ROOT / f"config/training/exits_{preset}.yaml")
+    words = ["runtime.workers=0", "runtime.threads=1", "data.batch_size=2", "schedule.steps=2",
+             "schedule.epochs=0", "schedule.warmup=0", "validation.samples=4",
+             "validation.every_epochs=0", "validation.every=2", "data.sampling.min_frames=8",
+             "model.width=32", "model.heads=2", "model.bins=16", "model.template_size=32",
+             "model.search_size=64"]  # fmt: skip
+    if preset == "t":
+        words += [f"data.folder={miniature_data}", "data.exclude="]
+    plain = ["stage=plain", "init_from=", "model.exits=[]", "loss.exits=0", "output=start"]
+    assert main(["train", path, *words, *plain]) == 0
+    assert main(["train", path, *words, "init_from=start/last.pth.tar", "output=out"]) == 0
+    trained = read_network(tmp_path / "out" / "last.pth.tar").network.spec
+    assert trained.exits == exits
+    before, after = (
+        weights_of(tmp_path / "start/last.pth.tar"),
+        weights_of(tmp_path / "out/last.pth.tar"),
+    )
+    for name, value in before.items():
+        np.testing.assert_array_equal(value, after[name], err_msg=name)

@@ -11,7 +11,7 @@ import yaml
 
 torch = pytest.importorskip("torch")
 
-from small_training import TEACHER, save_mae, save_mixvit, write_data_sets  # noqa: E402
+from small_training import TEACHER, save_backbone, save_mae, save_mixvit, write_data_sets  # noqa: E402
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.engines.loader import load_engine  # noqa: E402
@@ -20,6 +20,7 @@ from mixformerv2_ros.lab.training.config_files import is_recipe, read_config, re
 from mixformerv2_ros.lab.training.initialization import (  # noqa: E402
     build_training_model,
     load_stage_teacher,
+    read_network,
 )
 from mixformerv2_ros.lab.training.recipe import (  # noqa: E402
     choose_stage,
@@ -108,6 +109,23 @@ def test_the_recipe_of_the_default_weights_leads_to_a_bundle(miniature_data, tmp
     bundle = open_bundle(tmp_path / "out" / "bundle")
     assert (bundle.search_factor, bundle.template_background_contrast) == (3.6, 0.4)
     assert load_engine(bundle, "onnxruntime").name == "onnxruntime/cpu"
+
+
+def test_the_recipe_of_preset_xs_leads_to_a_network_with_exits(
+    miniature_data, tmp_path, monkeypatch
+):
+    """Trained together with all else, taught by a convolutional tracker where the files name it.
+
+    Without its bundle, whose graphs would take longer than all else here.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights" / "nanotrackv2").mkdir(parents=True)
+    save_backbone(tmp_path / "weights" / "nanotrackv2" / "nanotrack_backbone_sim.onnx")
+    settings = ["output=out", f"common.data.folder={miniature_data}", "force.data.exclude=''"]
+    words = [*settings, *SHORT, "force.runtime.precision=fp32", "bundle=''"]
+    assert main(["train", str(FOLDER / "recipe_xs.yaml"), *words]) == 0
+    trained = read_network(tmp_path / "out" / "score" / "last.pth.tar")
+    assert trained.network.spec.exits == (2, 3)
 
 
 def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path, capsys):

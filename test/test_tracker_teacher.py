@@ -20,6 +20,7 @@ from small_training import (  # noqa: E402
     DISTILLED,
     changed,
     pruning_stage,
+    save_backbone,
     small_config,
 )
 
@@ -39,21 +40,6 @@ from mixformerv2_ros.lab.training.training_model import Batch, ModelOutput, Trai
 from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
 
 TAUGHT = dataclasses.replace(BOXES, feature_map=3.0)
-
-
-def save_backbone(path, side=64, stride=8, channels=6):
-    """A graph with the interface of NanoTrack's backbones: one convolution of random weights."""
-    weights = np.random.default_rng(0).normal(size=(channels, 3, stride, stride)) / 255
-    cells = side // stride
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["input", "w"], ["output"], strides=[stride, stride])],
-        "backbone",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, side, side])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, channels, cells, cells])],
-        [onnx.numpy_helper.from_array(weights.astype(np.float32), "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)]), path)
-    return path, weights
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ Exits are trained together with all else in stage `plain`, with `loss.exits`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 
 import torch
 
@@ -148,6 +149,9 @@ def _check_stage(config: TrainConfig) -> None:
 
 def _check_losses(config: TrainConfig) -> None:
     weights, teacher = config.loss, config.distillation.teacher
+    for name, value in asdict(weights).items():
+        if name != "score_label" and not 0 <= value < math.inf:
+            raise ParameterError(f"loss.{name} must be a finite number of 0 or more, got {value:g}")
     for name, other in (("kl", config.distillation.tracker.head), ("features", "")):
         value = getattr(weights, name)
         if value and not (teacher or other):
