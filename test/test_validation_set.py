@@ -54,6 +54,15 @@ def test_the_list_is_that_of_the_shared_sequences(shared_data):
         ("tlp_CarChase2", "TLP_CarChase2"),
         ("04_pedestrian2", "tld_pedestrian2"),
         ("OTB_Panda", "tld_panda"),
+        ("OTB-100_Man", "Man"),
+        ("OTB-2013_Jogging-1", "Jogging1"),
+        ("TB-50_Biker", "Biker"),
+        ("VOT-ST2018_basketball", "Basketball"),
+        ("UAV123@10fps_bike1", "uav_bike1"),
+        ("UAV-123_car16", "uav_car16_2"),
+        ("DAVIS-2016_car-shadow", "davis_car_shadow"),
+        ("DTB-70_Gull2", "dtb_Gull2"),
+        ("Temple-color-128_Skiing_ce", "Skiing"),
     ],
 )
 def test_a_validation_sequence_is_refused_under_any_of_its_names(name, listed):

@@ -1,8 +1,8 @@
 """The validation set, and the refusal to train on what judges.
 
 `validation.txt` lists its sequences, `same_videos.txt` their names in other benchmarks. Names are
-compared without regard to case, with `-`, `.`, spaces and `_` taken for the same, and without a
-benchmark's name in front: `OTB_Jogging-2` is `jogging_2`.
+compared without regard to case, with `-`, `.`, `@`, spaces and `_` taken for the same, and without
+a benchmark's name in front, however it is written: `OTB-100_Jogging-2` is `jogging_2`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ VALIDATION_LIST = Path(__file__).with_name("validation.txt")
 SAME_VIDEOS = Path(__file__).with_name("same_videos.txt")
 
 _BENCHMARK = re.compile(
-    r"^(otb\d*|tb(50|100)|cvpr13|tc128|vot\d*|uav(123|20l)?(_10fps)?|dtb(70)?|uavdt|(tiny)?tlp|tld"
-    r"|davis\d*)_(?=.)"
+    r"^(otb(_?\d+)?|tb_?(50|100)|cvpr_?13|tc_?128|temple_?color(_?128)?|vot(_?(st|lt|rt))?(_?\d+)?"
+    r"|uav(_?(123|20l))?(_10fps)?|dtb(_?70)?|uavdt|(tiny_?)?tlp|tld|davis(_?\d+)?)_(?=.)"
 )
 
 
@@ -88,4 +88,4 @@ _PREFIXES = ("vot_", "uav_", "dtb_", "uavdt_", "tlp_", "tld_", "davis_")
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s._-]+", "_", name.strip()).strip("_").lower()
+    return re.sub(r"[\s._@-]+", "_", name.strip()).strip("_").lower()
