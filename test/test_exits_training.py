@@ -10,7 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_training import MODEL, small_config, write_data_sets  # noqa: E402
+from small_training import (  # noqa: E402
+    MODEL,
+    pruning_stage,
+    shallow_stage,
+    small_config,
+    write_data_sets,
+)
 
 from mixformerv2_ros.cli import main  # noqa: E402
 from mixformerv2_ros.errors import ParameterError  # noqa: E402
@@ -22,6 +28,7 @@ from mixformerv2_ros.lab.training.data_loaders import (  # noqa: E402
     load_synthetic,
 )
 from mixformerv2_ros.lab.training.initialization import read_network  # noqa: E402
+from mixformerv2_ros.lab.training.pruning import without_exits  # noqa: E402
 from mixformerv2_ros.lab.training.stages import check_settings, student_spec  # noqa: E402
 from mixformerv2_ros.lab.training.trainer import train  # noqa: E402
 from mixformerv2_ros.lab.training.training_run import TrainingRun  # noqa: E402
@@ -193,3 +200,23 @@ def test_the_settings_of_each_preset_run_in_miniature(
     )
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name], err_msg=name)
+
+
+def test_depth_pruning_leaves_exits_out(
+    trained: Path, miniature_data: Path, tmp_path: Path
+) -> None:
+    config = pruning_stage(miniature_data, tmp_path / "pruning", trained, init_stage="exits")
+    pruned = train(config)
+    assert read_network(pruned).network.spec.exits == ()
+    short = train(shallow_stage(miniature_data, tmp_path / "shallow", pruned, trained))
+    spec = read_network(short).network.spec
+    assert (spec.depth, spec.exits) == (2, ())
+
+
+def test_exits_are_all_that_depth_pruning_leaves_out(trained: Path) -> None:
+    whole = read_network(trained).network
+    rest = without_exits(whole)
+    weights = whole.state_dict()
+    assert rest.spec == replace(whole.spec, exits=())
+    for name, value in rest.state_dict().items():
+        assert torch.equal(value, weights[name]), name

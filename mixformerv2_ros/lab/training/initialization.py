@@ -175,6 +175,9 @@ def _load_initial_weights(model: TrainingModel, config: TrainConfig, draw: DrawB
     _check_crops(config, model.network.spec, found, path)
     _check_kept(config, found.network.spec.depth, found.pruned, str(path))
     network = found.network
+    if network.spec.exits and _loses_exits(config):
+        log.info("exits of %s are left out", path)
+        network = pruning.without_exits(network)
     if config.pruning.keep_layers:
         network = pruning.extract_layers(network, config.pruning.keep_layers)
     if config.stage == "mlp-reduction":
@@ -229,6 +232,11 @@ def _check_crops(config: TrainConfig, spec: ModelSpec, start: TrainedNetwork, pa
     log.warning("crops differ from those of %s: %s", path, "; ".join(texts))
 
 
+def _loses_exits(config: TrainConfig) -> bool:
+    """Whether a stage makes a network shallower, so that exits of its start mean nothing in it."""
+    return config.stage in ("pruning", "deep-to-shallow") and not config.model.exits
+
+
 def _exit_heads(weights: Mapping[str, Tensor], exits: Sequence[int]) -> dict[str, Tensor]:
     """Box and score heads of new exits: the heads after the last block."""
     return {
@@ -273,7 +281,7 @@ def load_stage_teacher(config: TrainConfig) -> Teacher | None:
     """
     if not config.distillation.teacher:
         return None
-    spec, path = student_spec(config), Path(config.distillation.teacher)
+    spec, path = student_spec(config), settings_path(config.distillation.teacher)
     network: MixViT | MixFormerV2
     if config.stage == "dense-to-sparse":
         network = load_teacher(path)
@@ -303,6 +311,8 @@ def check_init(config: TrainConfig, earlier: TrainConfig, where: str) -> None:
         return
     spec = student_spec(earlier)
     _check_kept(config, spec.depth, earlier.pruning.layers, where)
+    if _loses_exits(config):
+        spec = replace(spec, exits=())
     if config.pruning.keep_layers:
         spec = replace(spec, depth=len(config.pruning.keep_layers))
     if config.stage == "mlp-reduction":

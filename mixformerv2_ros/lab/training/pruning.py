@@ -122,8 +122,9 @@ def feature_pairs(student: int, teacher: int, count: int = 4) -> tuple[tuple[int
 def extract_layers(model: MixFormerV2, keep: Sequence[int]) -> MixFormerV2:
     """Copy some layers of a network, in the order given, into a shallower one.
 
-    Embedding, tokens and heads are copied; the fixed position embeddings are computed anew. The
-    result shares no memory with `model`; all of its layers have gamma 1 and are trainable.
+    Embedding, tokens and heads are copied; the fixed position embeddings are computed anew. Exits
+    are left out, as they read the tokens of blocks that may be gone. The result shares no memory
+    with `model`; all of its layers have gamma 1 and are trainable.
 
     Args:
         model: The deep network; not changed.
@@ -138,12 +139,19 @@ def extract_layers(model: MixFormerV2, keep: Sequence[int]) -> MixFormerV2:
     state = {}
     for name, value in model.state_dict().items():
         parts = name.split(".")
+        if parts[0] == "exits":
+            continue
         if parts[:2] == ["backbone", "blocks"]:
             if int(parts[2]) not in keep:
                 continue
             parts[2] = str(keep.index(int(parts[2])))
         state[".".join(parts)] = value
     return _rebuild(model, state, depth=len(keep))
+
+
+def without_exits(model: MixFormerV2) -> MixFormerV2:
+    """Copy a network without its exits; see `extract_layers`."""
+    return extract_layers(model, range(model.spec.depth))
 
 
 def _rebuild(
@@ -156,6 +164,7 @@ def _rebuild(
     spec = replace(
         model.spec,
         depth=model.spec.depth if depth is None else depth,
+        exits=model.spec.exits if depth is None else (),
         mlp_ratio=model.spec.mlp_ratio if mlp_ratio is None else mlp_ratio,
     )
     smaller = MixFormerV2(replace(spec, preset=preset_name(spec)))
