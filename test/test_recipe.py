@@ -128,6 +128,20 @@ def test_the_recipe_of_preset_xs_leads_to_a_network_with_exits(
     assert trained.network.spec.exits == (2, 3)
 
 
+def test_the_default_weights_become_shallow(miniature_data, tmp_path):
+    settings = [
+        f"output={tmp_path / 'out'}",
+        f"common.data.folder={miniature_data}",
+        "force.data.exclude=''",
+        # The teacher and the start are of this size.
+        *(setting for setting in SHORT if not setting.startswith("force.model")),
+        "force.pruning.epochs=2",
+    ]
+    assert main(["train", str(FOLDER / "recipe_xs_shallow.yaml"), *settings]) == 0
+    spec = open_bundle(tmp_path / "out" / "bundle").spec
+    assert (spec.width, spec.depth, spec.exits) == (256, 2, ())
+
+
 def test_train_says_how_its_checkpoint_becomes_a_bundle(miniature_data, tmp_path, capsys):
     path = two_stages(miniature_data, tmp_path).parent / "plain.yaml"
     crops = [
