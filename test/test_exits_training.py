@@ -158,7 +158,7 @@ def test_settings_that_contradict_each_other(
     assert "\n" not in str(found.value)
 
 
-PRESETS = [("s", (2,)), ("b", (2, 4, 6)), ("t", (2, 3))]
+PRESETS = [("s", (2,)), ("b", (2, 4, 6)), ("t", (2, 3)), ("xs", (2, 3))]
 
 
 @pytest.mark.parametrize(("preset", "exits"), PRESETS)
@@ -187,7 +187,7 @@ def test_the_settings_of_each_preset_run_in_miniature(
              "validation.every_epochs=0", "validation.every=2", "data.sampling.min_frames=8",
              "model.width=32", "model.heads=2", "model.bins=16", "model.template_size=32",
              "model.search_size=64"]  # fmt: skip
-    if preset == "t":
+    if preset in ("t", "xs"):
         words += [f"data.folder={miniature_data}", "data.exclude="]
     plain = ["stage=plain", "init_from=", "model.exits=[]", "loss.exits=0", "output=start"]
     assert main(["train", path, *words, *plain]) == 0
