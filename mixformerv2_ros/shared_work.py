@@ -73,10 +73,30 @@ def launched_rank() -> Rank:
 
 
 def local_device(device: str) -> str:
-    """The device of this process: under `torchrun`, `cuda` is the GPU of the local rank."""
-    if device == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    """The device of this process: under `torchrun`, `cuda` is the GPU of the local rank.
+
+    Raises:
+        ParameterError: a variable of `torchrun` is no number.
+    """
+    if device == "cuda" and launcher_number("LOCAL_WORLD_SIZE", 1) > 1:
+        return f"cuda:{launcher_number('LOCAL_RANK', 0)}"
     return device
+
+
+def launcher_number(name: str, otherwise: int) -> int:
+    """A number that a launcher gives in an environment variable.
+
+    Args:
+        name: Of the variable.
+        otherwise: What it counts as where it is not set.
+
+    Raises:
+        ParameterError: it is no number.
+    """
+    text = os.environ.get(name, str(otherwise))
+    if not text.isdecimal():
+        raise ParameterError(f"{name} must be a number, got {text!r}")
+    return int(text)
 
 
 class SharedWork:

@@ -128,6 +128,29 @@ def test_cuda_is_the_gpu_of_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> N
     assert local_device("cpu") == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("LOCAL_RANK", "first"), ("LOCAL_WORLD_SIZE", ""), ("LOCAL_RANK", "-1")]
+)
+def test_numbers_of_a_launcher_that_are_none_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ParameterError, match=f"{name} must be a number, got '{value}'"):
+        local_device("cuda")
+
+
+def test_a_world_size_that_is_none_ends_a_command_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *CLI, "evaluate", "--root", str(tmp_path), "-o", str(tmp_path / "out")],
+        cwd=ROOT, env={**os.environ, "RANK": "0", "WORLD_SIZE": ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("got RANK='0' and WORLD_SIZE=''")
+
+
 KILLED = """
 import os, sys
 from mixformerv2_ros.cli.entry import main

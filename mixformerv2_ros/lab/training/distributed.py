@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mixformerv2_ros.errors import MixFormerError, ParameterError, TrainingError
+from mixformerv2_ros.shared_work import launcher_number
 
 
 class PeerError(TrainingError):
@@ -99,10 +99,10 @@ def distributed_context(device: str) -> Iterator[DistributedContext]:
             GPU of its local rank.
 
     Raises:
-        ParameterError: the device does not exist.
+        ParameterError: the device does not exist, or a variable of `torchrun` is no number.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    world_size = launcher_number("WORLD_SIZE", 1)
+    local = launcher_number("LOCAL_RANK", 0)
     chosen = choose_device(device, local if world_size > 1 else None)
     if world_size == 1:
         yield DistributedContext(chosen)
