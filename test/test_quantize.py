@@ -11,6 +11,7 @@ import pytest
 
 from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.engines.options import UnavailableError
 from mixformerv2_ros.interfaces import typestore
 from mixformerv2_ros.io.bag_writer import BagWriter
 from mixformerv2_ros.model.bundle import DEFAULT_BUNDLE, GRAPHS, SEARCH, open_bundle
@@ -56,7 +57,7 @@ def quantized(frames, tmp_path_factory):
     return open_bundle(output)
 
 
-def test_the_bundle_records_how_it_was_made_and_how_it_agrees(quantized):
+def test_the_bundle_records_how_it_was_made_and_how_it_agrees(quantized, capsys):
     assert quantized.inference_precision == "int8"
     record = json.loads((quantized.path / "model.json").read_text())["quantization"]
     assert record["precision"] == "int8"
@@ -67,6 +68,13 @@ def test_the_bundle_records_how_it_was_made_and_how_it_agrees(quantized):
     assert record["agreement"]["frames"] == 7
     assert record["agreement"]["min_iou"] == 0.9999
     assert main(["info", str(quantized.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "runs in        int8\n" in shown
+    for name in ("calibration.samples", "agreement.mean_iou", "agreement.engine"):
+        group, _, key = name.partition(".")
+        assert f"{name} {record[group][key]}" in shown
+    assert main(["info"]) == 0
+    assert "quantized" not in capsys.readouterr().out
 
 
 def test_a_recording_calibrates_as_its_images_do(frames, tmp_path):
@@ -99,6 +107,8 @@ def test_a_recording_calibrates_as_its_images_do(frames, tmp_path):
 
 def test_engines_run_it_in_int8_and_agree(quantized):
     pytest.importorskip("openvino")
+    with pytest.raises(UnavailableError, match=r"the graphs of .* are int8$"):
+        load_engine(quantized, "openvino", precision="bf16")
     assert load_engine(quantized).name == "openvino/cpu/int8"
     rng = np.random.default_rng(1)
     t, s = quantized.spec.template_size, quantized.spec.search_size

@@ -69,6 +69,8 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         else bundle.depth_calibration.facts(),
         "macs_per_template_update": template_macs(spec),
         "precision": bundle.precision,
+        "inference_precision": bundle.inference_precision,
+        "quantization": metadata.get("quantization", {}),
         "sha256": metadata["weights"]["sha256"],
         "checksum": bundle.checksum,
         "files": files,
@@ -108,9 +110,11 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         "exits": "; ".join(_exits(facts)),
         "calibrated": _calibrated(facts),
         "weights": f"{facts['precision']}, SHA-256 {facts['sha256']}",
-        "engines": "torch, onnxruntime"
+        "runs in": facts["inference_precision"],
+        "quantized": ", ".join(_flat(facts["quantization"])),
+        "engines": "torch, onnxruntime, openvino"
         if facts["onnx_graphs"]
-        else "torch (for onnxruntime: mixformerv2 export)",
+        else "torch (for the others: mixformerv2 export)",
         "files": ", ".join(
             f"{printable(name)} {size / 1e6:.3f} MB" for name, size in facts["files"].items()
         ),

@@ -114,9 +114,10 @@ class OpenVinoEngine:
         if precision == "auto":
             precision = bundle.inference_precision
         if (precision == "int8") != (bundle.inference_precision == "int8"):
+            remedy = "; `mixformerv2 quantize` makes int8 ones" if precision == "int8" else ""
             raise UnavailableError(
                 f"precision {precision} is not available: the graphs of {bundle.path} are "
-                f"{bundle.inference_precision}; `mixformerv2 quantize` makes int8 ones"
+                f"{bundle.inference_precision}{remedy}"
             )
         self._options, self._precision = options, precision
         self._core = openvino_core()
