@@ -283,7 +283,7 @@ def test_operators_compute_what_onnx_runtime_does(tmp_path):
         ("w", constant(8, 3, 3, 3)), ("b", constant(8)), ("d", constant(8, 1, 3, 3)),
         ("g", constant(4, 8)), ("gb", constant(4)), ("h", constant(4, 8)),
         ("flat", np.array([1, 8])), ("square", np.array([1, 8, 1, 1])), ("v", constant(8, 8)),
-        ("low", np.float32(-0.4)), ("high", np.float32(0.9)),
+        ("low", np.float32(-0.4)), ("high", np.float32(0.9)), ("six", np.float32(6)),
     ]  # fmt: skip
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["1"], strides=[2, 2], pads=[0, 1, 1, 0]),
@@ -301,8 +301,10 @@ def test_operators_compute_what_onnx_runtime_does(tmp_path):
         helper.make_node("Transpose", ["12"], ["13"], perm=[0, 1, 3, 2]),
         helper.make_node("MatMul", ["13", "v"], ["14"]),
         helper.make_node("Clip", ["14", "low", "high"], ["15"]),
-        helper.make_node("Sigmoid", ["15"], ["16"]),
-        helper.make_node("Exp", ["16"], ["y"]),
+        helper.make_node("Clip", ["15", "", "six"], ["16"]),
+        helper.make_node("Div", ["16", "six"], ["17"]),
+        helper.make_node("Sigmoid", ["17"], ["18"]),
+        helper.make_node("Exp", ["18"], ["y"]),
     ]
     path = save_graph(
         tmp_path / "all.onnx", nodes, [("x", [1, 3, 17, 17])], [1, 8, 8, 8], constants
@@ -315,8 +317,9 @@ def test_operators_compute_what_onnx_runtime_does(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_nanotracks_backbone_is_that_of_onnx_runtime(shared_data):
-    path = shared_data / "peers" / "nanotrackv2" / "nanotrack_backbone_sim.onnx"
+@pytest.mark.parametrize("tracker", ["nanotrackv1", "nanotrackv2"])
+def test_nanotracks_backbone_is_that_of_onnx_runtime(tracker, shared_data):
+    path = shared_data / "peers" / tracker / "nanotrack_backbone_sim.onnx"
     pictures = np.random.default_rng(4).uniform(0, 255, (2, 3, 255, 255)).astype(np.float32)
     session = onnxruntime.InferenceSession(str(path))
     expected = np.concatenate([session.run(None, {"input": one[None]})[0] for one in pictures])
@@ -324,8 +327,9 @@ def test_nanotracks_backbone_is_that_of_onnx_runtime(shared_data):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_so_is_its_head_which_has_two_inputs_and_outputs(shared_data):
-    path = shared_data / "peers" / "nanotrackv2" / "nanotrack_head_sim.onnx"
+@pytest.mark.parametrize("tracker", ["nanotrackv1", "nanotrackv2"])
+def test_so_is_its_head_which_has_two_inputs_and_outputs(tracker, shared_data):
+    path = shared_data / "peers" / tracker / "nanotrack_head_sim.onnx"
     rng = np.random.default_rng(5)
     template, search = (rng.normal(size=(2, 48, n, n)).astype(np.float32) for n in (8, 16))
     session = onnxruntime.InferenceSession(str(path))
@@ -334,6 +338,20 @@ def test_so_is_its_head_which_has_two_inputs_and_outputs(shared_data):
         feed = {"input1": template[place : place + 1], "input2": search[place : place + 1]}
         for part, expected in zip(found, session.run(None, feed), strict=True):
             np.testing.assert_allclose(part[place].numpy(), expected[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_graph_that_cannot_be_run_is_refused(tmp_path):
+    """Its operators are known, but their operands do not go together, or give another shape."""
+    nodes = [helper.make_node("MatMul", ["x", "v"], ["y"])]
+    for rows, columns, expected in ((5, 8, "can be run: "), (8, 5, r"gives .*, got ")):
+        constants = [("v", np.zeros((rows, columns), np.float32))]
+        path = save_graph(
+            tmp_path / "broken.onnx", nodes, [("x", [1, 3, 8, 8])], [1, 3, 8, 8], constants
+        )
+        message = rf"broken\.onnx: expected a graph that {expected}"
+        with pytest.raises(CheckpointError, match=message) as caught:
+            OnnxModule(path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
@@ -440,8 +458,10 @@ def test_a_training_learns_from_the_head_as_well(backbone, head, miniature_data,
 
 
 def test_a_head_for_another_backbone_is_refused(backbone, tmp_path):
-    node = helper.make_node("Add", ["search", "search"], ["logits"])
-    other = save_head(tmp_path / "other.onnx", [node], [], channels=5)
+    made = [("logits", 2), ("distances", 4)]
+    nodes = [helper.make_node("Conv", ["search", f"{name}_w"], [name]) for name, _ in made]
+    constants = [(f"{name}_w", np.zeros((count, 5, 1, 1), np.float32)) for name, count in made]
+    other = save_head(tmp_path / "other.onnx", nodes, constants, channels=5)
     with pytest.raises(CheckpointError, match=r"other\.onnx: a head for this backbone maps \(1, 6"):
         TrackerTeacher(backbone[0], 4, other, 16)
 

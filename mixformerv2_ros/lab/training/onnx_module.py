@@ -34,7 +34,7 @@ class OnnxModule(nn.Module):
 
         Raises:
             CheckpointError: the file cannot be read, has inputs or outputs whose sizes are not
-                fixed, or needs an operator that is not known here; names it.
+                fixed, needs an operator that is not known here, or cannot be run; names it.
         """
         super().__init__()
         if not path.is_file():
@@ -56,11 +56,11 @@ class OnnxModule(nn.Module):
         self._inputs = [one.name for one in inputs]
         self._outputs = [one.name for one in graph.output]
         # Shapes and bounds are numbers of the graph; on a GPU, reading them would wait for it.
-        self._numbers: dict[str, list[Any]] = {}
+        self._numbers: dict[str, Any] = {}
         self._buffer_names: dict[str, str] = {}
         for name, value in constants.items():
             if value.ndim == 0 or np.issubdtype(value.dtype, np.integer):
-                self._numbers[name] = value.reshape(-1).tolist()
+                self._numbers[name] = value.tolist()
                 continue
             tensor = torch.from_numpy(value.copy())
             if tensor.ndim == 4:
@@ -76,6 +76,21 @@ class OnnxModule(nn.Module):
             )
             for node in graph.node
         ]
+        self._check(path)
+
+    def _check(self, path: Path) -> None:
+        """Run one batch of zeros: operators are known by name, not by all of their forms."""
+        try:
+            with torch.no_grad():
+                found = self(*map(torch.zeros, self.input_shapes))
+            shapes = [tuple(one.shape) for one in found]
+        except Exception as error:  # whatever torch makes of operands that do not go together
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: expected a graph that can be run: {reason}") from None
+        if shapes != self.output_shapes:
+            raise CheckpointError(
+                f"{path}: expected a graph that gives {self.output_shapes}, got {shapes}"
+            )
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """Run one batch (B, C, H, W) for each input; returns one for each output."""
@@ -136,10 +151,11 @@ def _reshape(inputs: list[Any], _: Attributes) -> Tensor:
     return value.reshape(value.shape[0], *shape[1:])
 
 
-def _clip(inputs: list[Any], _: Attributes) -> Tensor:
+def _clip(inputs: list[Any], attributes: Attributes) -> Tensor:
+    # Bounds are attributes up to version 10 of ONNX, then inputs that may be left out.
     value, *bounds = inputs
-    low, high = ([*(bound[0] if bound else None for bound in bounds), None, None])[:2]
-    return value.clamp(low, high)
+    low, high = (*bounds, None, None)[:2]
+    return value.clamp(attributes.get("min", low), attributes.get("max", high))
 
 
 _OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
@@ -156,6 +172,7 @@ _OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
     "Reshape": _reshape,
     "Transpose": lambda inputs, attributes: inputs[0].permute(*attributes["perm"]),
     "Mul": lambda inputs, _: inputs[0] * inputs[1],
+    "Div": lambda inputs, _: inputs[0] / inputs[1],
     "Add": lambda inputs, _: inputs[0] + inputs[1],
 }
 """Operators of MobileNet-like backbones and of NanoTrack's heads."""
