@@ -131,7 +131,8 @@ def root(tmp_path):
 def test_a_record_is_of_full_depth_and_of_every_exit(root):
     engine, settings = load_engine(open_bundle("default")), tracker_settings({}, open_bundle())
     sequences, _ = load_sequences(root)
-    record, full = record_exits(engine, settings, sequences)
+    record, full, problems = record_exits(engine, settings, sequences)
+    assert problems == []
     assert full == measure_point(engine, settings, 1.0, sequences)
     assert record.quality.shape == (2 * (FRAMES - 1), len(SPEC.exits))
     assert record.success.shape == (2 * (FRAMES - 1), len(SPEC.depths))
@@ -183,6 +184,20 @@ def test_damaged_thresholds_per_exit_are_refused(thresholds):
     facts["exits"]["thresholds"] = thresholds
     with pytest.raises(BundleError, match=r"threshold"):
         read_depth_calibration(facts, 2)
+
+
+def test_calibrate_names_what_it_could_not_use(bundle, root, capsys):
+    write_plain(root, "three", FRAMES)
+    images = sorted((root / "one" / "img").iterdir())
+    images[2].write_bytes(images[2].read_bytes()[:100])
+    (root / "two" / "groundtruth_rect.txt").write_text("a,b\n")
+    words = ["calibrate", str(bundle), "--on", str(root), "--thresholds", "0.5"]
+    assert main([*words, "--max-loss", "100"]) == 0
+    left_out, skipped = capsys.readouterr().err.splitlines()
+    assert "left out: " in left_out
+    assert "two" in left_out
+    assert f"one: 1 of {FRAMES} frames skipped that cannot be decoded" in skipped
+    assert open_bundle(bundle).depth_calibration.source["sequences"] == 2
 
 
 def test_calibrate_measures_candidates_and_keeps_what_is_best(bundle, root, capsys):

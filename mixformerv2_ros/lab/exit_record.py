@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mixformerv2_ros.lab.datasets.sequences import AnnotatedSequence
 from mixformerv2_ros.lab.evaluation.metrics import SUCCESS_THRESHOLDS, Floats, overlaps
-from mixformerv2_ros.lab.evaluation.run import run_sequence
+from mixformerv2_ros.lab.evaluation.run import run_sequence, skipped_frames
 from mixformerv2_ros.lab.evaluation.summary import summarise
 from mixformerv2_ros.lab.evaluation.trackers import Estimate, Image, MixFormerTracker, stop_at
 from mixformerv2_ros.model.depth_calibration import DepthPoint
@@ -141,7 +141,7 @@ def record_exits(
     settings: TrackerSettings,
     sequences: Sequence[AnnotatedSequence],
     done: Callable[[], object] = lambda: None,
-) -> tuple[ExitRecord, DepthPoint]:
+) -> tuple[ExitRecord, DepthPoint, list[str]]:
     """Track every sequence once in full depth and ask all exits beside.
 
     Args:
@@ -151,7 +151,8 @@ def record_exits(
         done: Called after each.
 
     Returns:
-        The record, and what full depth came to.
+        The record, what full depth came to, and a line per sequence with frames that cannot be
+        decoded.
 
     Raises:
         SourceError, ImageError, BoxError, EngineError: see `run_sequence`.
@@ -180,7 +181,8 @@ def record_exits(
         np.concatenate(success),
         np.concatenate(place),
     )
-    return record, DepthPoint(1.0, 1.0, summarise(results).overall.success_auc)
+    problems = [text for one in results if (text := skipped_frames(*one))]
+    return record, DepthPoint(1.0, 1.0, summarise(results).overall.success_auc), problems
 
 
 def candidates(

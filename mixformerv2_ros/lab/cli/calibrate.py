@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.thresholds is not None:
         thresholds = parse_thresholds("--thresholds", args.thresholds)
     sequences, problems = load_sequences(args.on)
-    for problem in problems:
-        print(f"mixformerv2 calibrate: left out: {problem}", file=sys.stderr)
+    problems = [f"left out: {problem}" for problem in problems]
     if not any(np.isfinite(one.boxes[1:]).all(axis=1).any() for one in sequences):
         raise SourceError(f"{args.on}: expected boxes after the first image, found none")
     engine = load_engine(bundle, num_threads=args.num_threads)
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         def measure(threshold: float) -> DepthPoint:
             return measure_point(engine, settings, threshold, sequences, done)
 
-        record, full = record_exits(engine, settings, sequences, done)
+        record, full, skipped = record_exits(engine, settings, sequences, done)
         curve = [*map(measure, thresholds), full]
         if loss is None:
             single = threshold_for_budget(curve, budget, measure)
@@ -104,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         if per_exit:
             for some in candidates(record, curve, budget=budget, loss=loss):
                 points.append(measure_exits(engine, settings, some, sequences, done))
+    for problem in (*problems, *skipped):
+        print(f"mixformerv2 calibrate: {problem}", file=sys.stderr)
     print("threshold        depth  success AUC")
     for point in curve:
         print(f"{point.threshold:<15g}  {point.depth:5.3f}  {point.success_auc:11.4f}")

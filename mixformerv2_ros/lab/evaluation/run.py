@@ -237,14 +237,19 @@ def evaluate_to_folder(
 
 
 def _skipped(label: str, sequence: AnnotatedSequence, result: Result) -> list[str]:
-    """One line about the frames that were skipped; none if there were none."""
+    text = skipped_frames(sequence, result)
+    return [f"{label}, {text}"] if text else []
+
+
+def skipped_frames(sequence: AnnotatedSequence, result: Result) -> str:
+    """One line about the frames of a sequence that were skipped; empty if there were none."""
     if not result.skipped.any():
-        return []
+        return ""
     first = sequence.frames[int(result.skipped.argmax())]
-    return [
-        f"{label}, {sequence.name}: {result.skipped.sum()} of {len(sequence)} frames skipped that "
-        f"cannot be decoded; first: {first}"
-    ]
+    return (
+        f"{sequence.name}: {result.skipped.sum()} of {len(sequence)} frames skipped that cannot be "
+        f"decoded; first: {first}"
+    )
 
 
 def evaluate_results(
