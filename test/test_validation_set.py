@@ -10,6 +10,7 @@ import pytest
 
 from mixformerv2_ros.cli import main
 from mixformerv2_ros.errors import ParameterError
+from mixformerv2_ros.lab.datasets.package_paths import settings_file
 from mixformerv2_ros.lab.datasets.sequences import read_names
 from mixformerv2_ros.lab.datasets.validation_set import (
     VALIDATION_LIST,
@@ -94,8 +95,27 @@ def test_a_training_on_a_validation_sequence_is_refused_by_name(miniature_data, 
     config = "config/training/scratch_t.yaml"
     assert main(["train", config, *settings, "data.exclude="]) == 2
     err = capsys.readouterr().err
-    assert "OTB_MotorRolling (the video of MotorRolling)" in err
+    refusal = "got OTB_MotorRolling (the video of MotorRolling); move them away"
+    assert err.splitlines()[-1].endswith(refusal)
+    assert main(["check-data", config, *settings, "data.exclude="]) == 2
+    assert f"{refusal}\n" in capsys.readouterr().out
     assert not (tmp_path / "out" / "last.pth.tar").exists()
+
+
+def test_a_recipe_is_refused_before_its_first_stage(miniature_data, tmp_path):
+    """For the data of a later one, too."""
+    pytest.importorskip("torch")
+    from mixformerv2_ros.lab.training.config_files import read_config
+    from mixformerv2_ros.lab.training.data_check import check_inputs
+
+    data = tmp_path / "data"
+    shutil.copytree(miniature_data, data)
+    settings = [f"data.folder={data}", f"output={tmp_path / 'out'}"]
+    config = read_config(settings_file("scratch_t.yaml"), settings)
+    check_inputs(config)
+    (data / "sequences" / "one").rename(data / "sequences" / "VOT2016_bag")
+    with pytest.raises(ParameterError, match=r"got VOT2016_bag \(the video of vot_bag\)"):
+        check_inputs(config)
 
 
 def test_so_is_a_folder_among_data_sets(miniature_data, tmp_path):

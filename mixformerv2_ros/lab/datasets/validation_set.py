@@ -41,9 +41,12 @@ def refuse_validation_names(names: Iterable[str], where: str) -> None:
             name if name == listed else f"{name} (the video of {listed})"
             for name, listed in found.items()
         )
+        # The list excludes what has the names on it.
+        listed = any(name == known for name, known in found.items())
+        other = f", or name {VALIDATION_LIST.name} as `exclude`" if listed else ""
         raise ParameterError(
             f"{where}: sequences of the validation set must not be trained on, got {shown}; "
-            f"move them away, or name {VALIDATION_LIST.name} as `exclude`"
+            f"move them away{other}"
         )
 
 

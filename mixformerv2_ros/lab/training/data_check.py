@@ -26,7 +26,9 @@ from mixformerv2_ros.lab.datasets.training_sets import (
     read_exclusions,
     read_set,
     read_sets,
+    refuse_validation_sets,
 )
+from mixformerv2_ros.lab.datasets.validation_set import refuse_validation_names
 from mixformerv2_ros.lab.training.config import ClipsConfig, TrainConfig
 from mixformerv2_ros.lab.training.data_loaders import GENERATED
 from mixformerv2_ros.lab.training.validation import load_clips
@@ -36,6 +38,9 @@ LICENCE_FILES = ("license", "licence", "copying", "readme", "source.txt")
 """Beginnings of the names of files that state a licence, in lower case."""
 
 TRAINING, VALIDATION, TRACKED = "training", "validation", "validation clips"
+
+OWN_SEQUENCES = "folder sequences"
+"""Name of the part of own data that must not hold sequences of the validation set."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,9 @@ def check_part(
             with _collected(report.problems):
                 _check_clip(read(), image_step, report, stills, pool)
             watch(number, len(readers))
+    if (part.name, part.use) == (OWN_SEQUENCES, TRAINING):
+        with _collected(report.problems):
+            refuse_validation_names(sorted(report.names), str(part.root))
     return report
 
 
@@ -122,9 +130,11 @@ def check_inputs(config: TrainConfig) -> None:
     """Check that the data of a stage can be opened, without reading images.
 
     Raises:
-        MixFormerError: a folder, list or annotation is missing or malformed.
+        MixFormerError: a folder, list or annotation is missing or malformed, or a sequence is of
+            the validation set.
     """
     data = config.data
+    refuse_validation_sets(data.sets)
     read_sets((*data.sets, *data.validation_sets))
     if data.folder and data.folder != GENERATED:
         _check_folder(Path(data.folder), data.exclude)
@@ -157,6 +167,7 @@ def _collected(problems: list[str]) -> Iterator[None]:
 def _check_folder(root: Path, exclude: str) -> None:
     names = read_exclusions(exclude)
     found = read_sequences(root, names)
+    refuse_validation_names([one.name for one in found], str(root))
     listing = root / "stills" / "boxes.csv"
     if listing.parent.is_dir():
         read_box_list(listing)
