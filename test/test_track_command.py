@@ -232,10 +232,7 @@ def test_outputs_are_not_overwritten(tmp_path: Path) -> None:
         (("--csv", tmp_path / "a" / "t.csv"), "folder of output .* does not exist"),
         (("--csv", tmp_path / "x", "--json", tmp_path / "x"), "must be different"),
         (("--video", tmp_path / "t.gif"), "video must end in"),
-        (
-            ("--csv", tmp_path, "--force"),
-            "replace its source|folder without|is a folder",
-        ),
+        (("--csv", tmp_path, "--force"), "must be a file, got a folder"),
     ):
         with pytest.raises(SourceError, match=message):
             run_command("track", source, "--box", BOX, *files)
