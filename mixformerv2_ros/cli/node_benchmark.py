@@ -51,6 +51,8 @@ ENCODINGS = ("bgr8", "mono8", "jpeg")
 
 PERIOD_S = 0.05
 """Shortest time between two images."""
+IDLE_S = 3.0
+"""Time without images in which the node's timers and the like are measured."""
 START_S = 60.0
 """Longest time until the node tracks."""
 ANSWER_S = 5.0
@@ -68,9 +70,11 @@ class NodeCosts:
         engine: Median of the time in the engine.
         other: Median and 95th percentile of the time from the image's arrival in the node to the
             publication of its detections, without the engine.
-        receive: Time per frame of the threads that take messages from the middleware, and do what
-            else the node does: timers, services.
+        receive: Time per frame of the threads that take messages from the middleware, above what
+            they need without images.
         transport: Time of the middleware's own threads per frame.
+        idle: Time per second of the threads that receive while no images come: timers, diagnostics,
+            the wait for services.
         round_trip: Median and 95th percentile of the time from the call that publishes the image
             to the arrival of the track in this process, without the engine's median: with both
             transports.
@@ -81,6 +85,7 @@ class NodeCosts:
     other: tuple[float, float]
     receive: float
     transport: float
+    idle: float
     round_trip: tuple[float, float]
 
     @property
@@ -158,12 +163,14 @@ class _Sender:
             self._boxes.publish(init_box_message(self._types, self._box, "", 0, ""))
             self._camera.publish_cdr(to_cdr(self._make(stamp), msgtype))
             self._node.spin(lambda: self._state is not State.IDLE, time.monotonic() + 0.5)
+        idle = self._idle()
         trips: list[int] = []
         warm_up = max(10, frames // 10)
         before: dict[str, float] = {}
+        begun = time.monotonic()
         for index in range(warm_up + frames):
             if index == warm_up:
-                before = self._process.cpu_seconds()
+                before, begun = self._process.cpu_seconds(), time.monotonic()
             began = time.monotonic()
             stamp = time.time_ns()
             cdr = to_cdr(self._make(stamp), msgtype)
@@ -174,11 +181,20 @@ class _Sender:
                 raise MiddlewareError(f"no track within {ANSWER_S:g} s of an image")
             trips.append(self._answered_ns - sent)
             self._node.spin(lambda: False, began + PERIOD_S)
-        after = self._process.cpu_seconds()
+        after, seconds = self._process.cpu_seconds(), time.monotonic() - begun
         cpu = {part: 1000 * (after[part] - before[part]) / frames for part in after}
+        cpu["receive"] = max(0.0, cpu["receive"] - idle * seconds / frames)
+        cpu["idle"] = idle
         self._status.clear()
         self._node.spin(lambda: bool(self._status), time.monotonic() + ANSWER_S)
         return self._costs(label, np.array(trips[warm_up:]) / 1e6, cpu)
+
+    def _idle(self) -> float:
+        """Milliseconds per second of the threads that receive, without images."""
+        before, begun = self._process.cpu_seconds()["receive"], time.monotonic()
+        self._node.spin(lambda: False, begun + IDLE_S)
+        spent = self._process.cpu_seconds()["receive"] - before
+        return 1000 * spent / (time.monotonic() - begun)
 
     def _costs(self, label: str, trips: np.ndarray, cpu: dict[str, float]) -> NodeCosts:
         named = {
@@ -193,6 +209,7 @@ class _Sender:
             (named["without engine"][0], named["without engine"][1]),
             cpu["receive"],
             cpu["transport"],
+            cpu["idle"],
             (float(median), float(high)),
         )
 
@@ -298,10 +315,11 @@ def _ignore(level: Level, text: str) -> None:
 def node_table(costs: Sequence[NodeCosts]) -> str:
     """The costs as text."""
     head = f"{'ms per frame':26}{'engine':>8}{'receive':>9}{'node p50':>10}{'p95':>8}{'sum p50':>9}"
-    head += f"{'transport':>11}{'round trip p50':>16}{'p95':>8}"
+    head += f"{'transport':>11}{'idle ms/s':>11}{'round trip p50':>16}{'p95':>8}"
     lines = [
         f"{one.label:26}{one.engine:8.2f}{one.receive:9.2f}{one.other[0]:10.2f}{one.other[1]:8.2f}"
-        f"{one.total:9.2f}{one.transport:11.2f}{one.round_trip[0]:16.2f}{one.round_trip[1]:8.2f}"
+        f"{one.total:9.2f}{one.transport:11.2f}{one.idle:11.2f}"
+        f"{one.round_trip[0]:16.2f}{one.round_trip[1]:8.2f}"
         for one in costs
     ]
     return "\n".join([head, *lines])
@@ -313,6 +331,7 @@ def as_json(one: NodeCosts) -> dict[str, Any]:
         "node": one.label,
         "engine_ms": one.engine,
         "receive_ms": round(one.receive, 3),
+        "idle_ms_per_s": round(one.idle, 3),
         "transport_ms": round(one.transport, 3),
         "without_engine_ms": {"p50": one.other[0], "p95": one.other[1]},
         "round_trip_without_engine_ms": {
