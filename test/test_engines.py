@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from recordings import red_box
 
 from mixformerv2_ros.cli.entry import main
 from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.engines.options import EngineOptions
 from mixformerv2_ros.errors import BundleError, EngineError
 from mixformerv2_ros.model.bundle import GRAPHS, WEIGHTS, open_bundle, record_graphs
 from mixformerv2_ros.ros.messages import stamp_ns
@@ -311,3 +313,18 @@ def test_unknown_choices_are_refused(exported, arguments, words):
     bundle, _ = exported
     with pytest.raises(EngineError, match=words):
         load_engine(bundle, **arguments)
+
+
+@pytest.mark.parametrize("command", ["benchmark", "quantize", "calibrate"])
+def test_more_threads_than_any_machine_has_are_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {
+        "benchmark": [],
+        "quantize": ["tiny", "-o", str(tmp_path / "x"), "--precision", "int8", "--data", "x"],
+        "calibrate": ["tiny", "--on", "x", "--budget", "0.5"],
+    }[command]
+    assert main([command, *words, "--num-threads", "100000"]) == 2
+    assert "from 0 to 256, got '100000'" in capsys.readouterr().err
+    with pytest.raises(EngineError, match="threads must be 0 to 256, got 100000"):
+        EngineOptions(num_threads=100_000)

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import lab_module
-from mixformerv2_ros.engines.options import DEVICES, ENGINES, PRECISIONS, check_device
+from mixformerv2_ros.engines.options import (
+    DEVICES,
+    ENGINES,
+    MAX_THREADS,
+    PRECISIONS,
+    check_device,
+)
 from mixformerv2_ros.errors import EngineError, ParameterError
 from mixformerv2_ros.files import write_json
 from mixformerv2_ros.io.paths import check_output_file
@@ -122,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         "--num-threads",
         dest="num_threads",
-        type=ranged(int, 0),
+        type=ranged(int, 0, MAX_THREADS),
         default=0,
         metavar="N",
         help="threads; 0: all physical cores but one (default: 0)",

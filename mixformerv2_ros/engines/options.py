@@ -16,6 +16,9 @@ DEVICES = ("cpu", "cuda", "cuda:N", "gpu", "gpu:N", "npu")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 """Number formats of a network run; `auto`: the bundle's where the device has it, else fp32."""
 
+MAX_THREADS = 256
+"""Most threads of one network run; far more would exhaust the machine before the first image."""
+
 
 class UnavailableError(EngineError):
     """The machine lacks what an engine needs; another engine may run the bundle."""
@@ -32,7 +35,7 @@ class EngineOptions:
         spinning: Threads wait actively between the operators of one run (ONNX Runtime).
 
     Raises:
-        EngineError: the device or the precision is none.
+        EngineError: the device or the precision is none, or the threads are out of range.
     """
 
     device: str = "cpu"
@@ -42,6 +45,8 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        if not 0 <= self.num_threads <= MAX_THREADS:
+            raise EngineError(f"threads must be 0 to {MAX_THREADS}, got {self.num_threads}")
         if self.precision not in PRECISIONS:
             raise EngineError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"

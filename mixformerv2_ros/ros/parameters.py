@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixformerv2_ros.engines.options import DEVICES, ENGINES, PRECISIONS
+from mixformerv2_ros.engines.options import DEVICES, ENGINES, MAX_THREADS, PRECISIONS
 from mixformerv2_ros.errors import ParameterError
 from mixformerv2_ros.model.bundle import Bundle
 from mixformerv2_ros.ros.qos import AUTO, QOS_CHOICES
@@ -140,7 +140,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("device", "cpu", "device that runs the network", choices=DEVICES),
     Parameter(
         "num_threads", 0, "threads per network run; 0: all physical cores but one",
-        low=0, high=256,
+        low=0, high=MAX_THREADS,
     ),
     Parameter(
         "precision", "auto", "number format of the network run; auto: what the bundle was made for",

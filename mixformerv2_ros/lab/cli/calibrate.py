@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.engines.loader import load_engine
+from mixformerv2_ros.engines.options import MAX_THREADS
 from mixformerv2_ros.errors import ParameterError, SourceError
 from mixformerv2_ros.model.bundle import check_recordable, open_bundle, record_depth
 from mixformerv2_ros.model.depth_calibration import DepthCalibration, DepthPoint
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="thresholds to measure, separated by commas (default: from 0.5 to 0.9)",
     )  # fmt: skip
     parser.add_argument(
-        "--num-threads", type=ranged(int, 0), default=1, metavar="N",
+        "--num-threads", type=ranged(int, 0, MAX_THREADS), default=1, metavar="N",
         help="threads; 0: all physical cores but one (default: %(default)s)",
     )  # fmt: skip
 

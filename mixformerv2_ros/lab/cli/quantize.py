@@ -12,7 +12,7 @@ from typing import Any
 from mixformerv2_ros.cli.arguments import ranged
 from mixformerv2_ros.cli.laboratory import libraries
 from mixformerv2_ros.engines.loader import load_engine
-from mixformerv2_ros.engines.options import PRECISIONS
+from mixformerv2_ros.engines.options import MAX_THREADS, PRECISIONS
 from mixformerv2_ros.errors import BundleError, ParameterError, SourceError
 from mixformerv2_ros.files import write_folder_atomically
 from mixformerv2_ros.io.paths import check_output
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="least mean IoU between the boxes of both bundles (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--num-threads", type=ranged(int, 0), default=1, metavar="N",
+        "--num-threads", type=ranged(int, 0, MAX_THREADS), default=1, metavar="N",
         help="threads; 0: all physical cores but one (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
