@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_a_choice_that_there_is_not_is_refused() -> None:
     assert "steam" in launch.output
 
 
+@pytest.mark.skipif(find_spec("ros2bag") is None, reason="needs ros2 bag, which is not installed")
 def test_a_recording_with_its_clock(tmp_path: Path, peer: Peer) -> None:
     bag = write_bag(tmp_path / "bag", 40)
     box = ",".join(str(float(side)) for side in red_box(0))

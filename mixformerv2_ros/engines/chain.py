@@ -18,7 +18,7 @@ from mixformerv2_ros.model.spec import ModelSpec
 
 R = TypeVar("R")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(__package__)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from mixformerv2_ros.text import printable
 Memory = OnnxMemory | LazyMemory[OnnxMemory]
 """Encoded templates: of a model with exits a `LazyMemory`."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(__package__)
 
 ANSWERS = ("boxes", "scores", "edges")
 """Outputs of every graph that answers."""

@@ -45,7 +45,7 @@ Memory = OpenVinoMemory | LazyMemory[OpenVinoMemory]
 State = dict[str, npt.NDArray[Any]]
 """What a segment hands to the next, by the names of the next one's inputs: views of its outputs."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(__package__)
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """Number format of what a graph holds in floating point, by precision."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from mixformerv2_ros.ros.messages import Level
 
 engine_log = logging.getLogger("mixformerv2_ros.engines")
+"""The one logger of all engines. Loggers of their modules would not do: in a process that has
+imported ROS's launch, new loggers keep their lines to themselves."""
 
 _changing = threading.Lock()
 
