@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __path__ = extend_path(__path__, __name__)
 
 # No command calls a server (docs/security.md). As soon as they are loaded, ONNX Runtime and
-# OpenVINO keep an identifier of the user and send usage data, unless the variable is set before and
-# the module is missing.
+# OpenVINO write an identifier of the user into the home folder, to send usage data with, unless the
+# variable is set before and the module is missing.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
